@@ -1,0 +1,77 @@
+"""Settings: the only reader of the environment.
+
+Every setting has the prefix `HORAE_`. Where no URL is given, Horae runs its own PostgreSQL and Valkey in `HORAE_HOME`.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from engine.errors import BadInput
+
+
+class Settings(BaseSettings):
+    """What a deployment decides; frozen once read."""
+
+    model_config = SettingsConfigDict(env_prefix="HORAE_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path(".horae"), description="Data directory: embedded servers, journals, logs.")
+    database_url: str | None = Field(None, description="PostgreSQL 14+; unset: embedded. postgresql://user:pw@host/db")
+    redis_url: str | None = Field(None, description="Redis 6.2+ or Valkey; unset: embedded.")
+    broker_url: str | None = Field(None, description="Celery's broker, if apart from HORAE_REDIS_URL.")
+    caps_url: str | None = Field(None, description="The caps' Redis, if apart from HORAE_REDIS_URL.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+    journal: Path | None = Field(None, description="The log gateway's journal; default HORAE_HOME/journal.jsonl.")
+    webhook_url: str | None = Field(None, description="Where the webhook gateway posts.")
+    webhook_secret: SecretStr | None = Field(None, description="Standard Webhooks secret, whsec_….")
+    webhook_allow_private: bool = Field(False, description="Let the webhook gateway reach private addresses.")
+
+    flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port on loopback under `horae up`.")
+    flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")
+
+    workers: int = Field(2, ge=1, le=64, description="Worker processes under `horae up`.")
+    planning_lead_minutes: int = Field(30, ge=1, description="How long before its first window a run plans.")
+    shard_slots: int = Field(64, ge=1, le=1024, description="Slots (of 1,024) per planning shard.")
+
+    @field_validator("log_level")
+    @classmethod
+    def _known_level(cls, value: str) -> str:
+        if value.upper() not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        return value.upper()
+
+    @field_validator("database_url")
+    @classmethod
+    def _postgres_only(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
+            raise ValueError("must be a postgresql:// URL; Horae speaks one database dialect")
+        return value
+
+    @model_validator(mode="after")
+    def _absolute_home(self) -> Self:
+        object.__setattr__(self, "home", self.home.expanduser().absolute())
+        return self
+
+    @cached_property
+    def journal_path(self) -> Path:
+        """Where the log gateway appends its JSON Lines."""
+        return self.journal or self.home / "journal.jsonl"
+
+
+def read_settings(**overrides: object) -> Settings:
+    """Settings from the environment, with `overrides` on top.
+
+    Raises BadInput naming the variable and what is wrong with it.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "HORAE_" + ".".join(str(part) for part in first["loc"]).upper()
+        raise BadInput(f"{name}: {first['msg']}") from error

@@ -1,0 +1,66 @@
+"""The one exception tree of Horae.
+
+HoraeError                    everything a caller may be told about
+├── BadInput                  something given to Horae is wrong: a file, an option, a definition
+│   └── UnknownName           a name that stands for nothing (campaign, user, model, cap, …)
+├── Unavailable               a server or resource that Horae needs is not there
+│   ├── StoreUnavailable      PostgreSQL
+│   ├── RedisUnavailable      Redis or Valkey
+│   └── DiskFull              no room to write
+├── SchemaMismatch            the database is of another schema version than this code
+├── ModelRefused              a model artifact fails its checks (hash, schema, library)
+└── LeaseLost                 another worker has taken over this piece of work
+
+The message is one sentence for the person who reads it; `hint` says what to do about it. Adapters translate their
+driver's errors at the border with `raise … from`.
+"""
+
+from __future__ import annotations
+
+
+class HoraeError(Exception):
+    """Something went wrong that a person should be told about, with what to do next."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class BadInput(HoraeError):
+    """Something given to Horae is wrong; nothing was changed."""
+
+
+class UnknownName(BadInput):
+    """A name that stands for nothing in this store."""
+
+
+class Unavailable(HoraeError):
+    """A server or resource that Horae needs is not there."""
+
+
+class StoreUnavailable(Unavailable):
+    """PostgreSQL does not answer."""
+
+
+class RedisUnavailable(Unavailable):
+    """Redis (or Valkey) does not answer."""
+
+
+class DiskFull(Unavailable):
+    """There is no room left to write."""
+
+
+class SchemaMismatch(HoraeError):
+    """The database's schema is not the one this code was written for."""
+
+
+class ModelRefused(HoraeError):
+    """A model artifact failed its checks and is not used."""
+
+
+class LeaseLost(HoraeError):
+    """The lease on this piece of work has passed to another worker; nothing may be recorded."""

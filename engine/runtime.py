@@ -1,0 +1,91 @@
+"""Builds what runs from Settings: the only place that names concrete classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import redis
+
+from engine.config import Settings, read_settings
+from engine.errors import RedisUnavailable
+from engine.store import schema
+from engine.store.database import Database
+
+if TYPE_CHECKING:
+    from engine.delivery.gateways import Gateway
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A database, a Redis for caps and the gateways of one deployment; opened once per process."""
+
+    settings: Settings
+    database: Database
+    redis_url: str
+    broker_url: str
+    caps_url: str
+
+    @cached_property
+    def caps(self) -> redis.Redis:
+        """The Redis that holds the caps' reservations."""
+        return redis.Redis.from_url(self.caps_url, socket_timeout=5, socket_connect_timeout=5)
+
+    @cached_property
+    def gateways(self) -> dict[str, Gateway]:
+        """The gateways that are configured, by name."""
+        from engine.delivery.gateways import build_gateways  # noqa: PLC0415 - they import their vendors' libraries
+
+        return build_gateways(self.settings)
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self.database.dispose()
+        for gateway in self.__dict__.get("gateways", {}).values():
+            gateway.close()
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL; starts the embedded PostgreSQL where none is configured."""
+    return settings.database_url or _embedded(settings)[0]
+
+
+def redis_url(settings: Settings) -> str:
+    """Redis' URL; starts the embedded Valkey where none is configured."""
+    return settings.redis_url or _embedded(settings)[1]
+
+
+def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> Runtime:
+    """The runtime of this process: servers started where embedded, schema brought up to date (`migrate`) or checked.
+
+    Raises StoreUnavailable, RedisUnavailable, SchemaMismatch.
+    """
+    settings = settings or read_settings()
+    database = Database(database_url(settings))
+    (schema.upgrade if migrate else schema.require_current)(database)
+    address = redis_url(settings)
+    runtime = Runtime(settings, database, address, settings.broker_url or address, settings.caps_url or address)
+    require_redis(runtime.redis_url)
+    return runtime
+
+
+def require_redis(url: str) -> None:
+    """Raise RedisUnavailable unless a Redis answers at `url`."""
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    try:
+        client.ping()
+    except (redis.RedisError, OSError) as error:
+        raise RedisUnavailable(
+            f"Redis at {url.rsplit('@', 1)[-1]} does not answer: {error}",
+            hint="is it running, and is HORAE_REDIS_URL right?",
+        ) from error
+    finally:
+        client.close()
+
+
+def _embedded(settings: Settings) -> tuple[str, str]:
+    from engine import embedded  # noqa: PLC0415 - an extra: production has servers of its own
+
+    addresses = embedded.ensure_started(settings.home)
+    return addresses.database_url, addresses.redis_url

@@ -1,0 +1,125 @@
+"""Connections to PostgreSQL: SQLAlchemy for statements, Arrow (ADBC) for bulk reads on the same snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import pyarrow as pa
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from engine.errors import DiskFull, StoreUnavailable
+
+DISK_FULL = "53100"  # SQLSTATE disk_full
+
+
+class Database:
+    """One PostgreSQL database.
+
+    `begin()` is a transaction that commits at its end and rolls back on any exception; `snapshot()` is a read-only
+    REPEATABLE READ transaction whose Arrow reads see exactly what its statements see.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = 5) -> None:
+        self.url = make_url(url).set(drivername="postgresql+psycopg")
+        self.engine: Engine = create_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=10,
+            pool_pre_ping=True,
+            # A driver that waits for a dead server for ever would hold a lease for ever.
+            connect_args={"connect_timeout": 10, "application_name": "horae"},
+        )
+        event.listen(self.engine, "connect", _set_utc)
+
+    @property
+    def libpq_url(self) -> str:
+        """The URL as libpq (ADBC, psql) reads it."""
+        return self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction. Raises StoreUnavailable or DiskFull where the server is the reason for the failure."""
+        with _translated(self.url.render_as_string(hide_password=True)), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        """A connection outside transactions: VACUUM, CREATE DATABASE, DETACH CONCURRENTLY."""
+        with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """A read-only REPEATABLE READ transaction with Arrow reads on the same exported snapshot."""
+        with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
+            reader = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with reader.begin():
+                snapshot = Snapshot(reader, self.libpq_url)
+                try:
+                    yield snapshot
+                finally:
+                    snapshot.close()
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+class Snapshot:
+    """A consistent view of the database at one moment; see Database.snapshot."""
+
+    def __init__(self, connection: Connection, libpq_url: str) -> None:
+        self.connection = connection
+        self._libpq_url = libpq_url
+        self._adbc: Any = None
+
+    def arrow(self, query: str) -> pa.Table:
+        """The rows of `query` (complete SQL, no parameters) as an Arrow table.
+
+        Values that vary are written into the text with `literal`; numbers and instants only, never foreign text.
+        """
+        if self._adbc is None:
+            snapshot = self.connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+            self._adbc = adbc.connect(self._libpq_url)
+            with self._adbc.cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+        with self._adbc.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetch_arrow_table()
+
+    def close(self) -> None:
+        """End the Arrow connection; the transaction itself belongs to Database.snapshot."""
+        if self._adbc is not None:
+            self._adbc.rollback()
+            self._adbc.close()
+
+
+def _set_utc(dbapi_connection: Any, _record: Any) -> None:
+    with dbapi_connection.cursor() as cursor:
+        cursor.execute("SET timezone TO 'UTC'")
+    dbapi_connection.commit()
+
+
+@contextmanager
+def _translated(shown_url: str) -> Iterator[None]:
+    """Turn the driver's connection and disk errors into ours; everything else passes through."""
+    try:
+        yield
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) == DISK_FULL:
+            raise DiskFull(
+                "PostgreSQL has no disk space left", hint="free some and run the command again; nothing was half done"
+            ) from error
+        if error.connection_invalidated or (
+            isinstance(error, OperationalError | InterfaceError) and getattr(error.orig, "sqlstate", None) is None
+        ):
+            raise StoreUnavailable(
+                f"PostgreSQL at {shown_url} does not answer: {str(error.orig).strip().splitlines()[0]}",
+                hint="is it running, and is HORAE_DATABASE_URL right?",
+            ) from error
+        raise

@@ -1,0 +1,1 @@
+"""Alembic migrations, with dated names; package data of the wheel."""

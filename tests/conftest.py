@@ -1,0 +1,99 @@
+"""Real servers for every test: one embedded PostgreSQL and Valkey a session, one database a test from a migrated template."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis as redis_client
+from sqlalchemy import text
+
+from engine import embedded
+from engine.config import Settings
+from engine.runtime import Runtime
+from engine.store import schema
+from engine.store.database import Database
+
+_numbers = itertools.count()
+
+for _name in [name for name in os.environ if name.startswith("HORAE_")]:
+    del os.environ[_name]
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[embedded.Addresses]:
+    """A PostgreSQL and a Valkey of this session's own."""
+    home = Path(tempfile.mkdtemp(prefix="horae-tests-"))
+    home.chmod(0o755)
+    try:
+        yield embedded.ensure_started(home)
+    finally:
+        embedded.stop(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template(servers: embedded.Addresses) -> str:
+    """The name of a migrated database that test databases are copied from."""
+    admin = Database(servers.database_url)
+    with admin.autocommit() as connection:
+        connection.execute(text("CREATE DATABASE template_horae"))
+    migrated = Database(str(admin.url.set(database="template_horae").render_as_string(hide_password=False)))
+    schema.upgrade(migrated)
+    migrated.dispose()
+    admin.dispose()
+    return "template_horae"
+
+
+@pytest.fixture
+def empty_database(servers: embedded.Addresses) -> Iterator[Database]:
+    """A database without a schema."""
+    yield from _new_database(servers, "template0")
+
+
+@pytest.fixture
+def database(servers: embedded.Addresses, template: str) -> Iterator[Database]:
+    """A migrated, empty database of this test's own."""
+    yield from _new_database(servers, template)
+
+
+@pytest.fixture
+def redis_url(servers: embedded.Addresses) -> Iterator[str]:
+    """A Redis database of this test's own, emptied before and after."""
+    url = servers.redis_url.rstrip("/") + "/7" if "unix" not in servers.redis_url else servers.redis_url
+    client = redis_client.Redis.from_url(url)
+    client.flushdb()
+    yield url
+    client.flushdb()
+    client.close()
+
+
+@pytest.fixture
+def runtime(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Runtime]:
+    """A runtime on this test's own database and Redis."""
+    settings = Settings(home=tmp_path / "home", database_url=database.libpq_url, redis_url=redis_url)
+    settings.home.mkdir()
+    opened = Runtime(settings, database, redis_url, redis_url, redis_url)
+    yield opened
+    for gateway in opened.__dict__.get("gateways", {}).values():
+        gateway.close()
+
+
+def _new_database(servers: embedded.Addresses, source: str) -> Iterator[Database]:
+    admin = Database(servers.database_url)
+    name = f"test_{next(_numbers)}"
+    with admin.autocommit() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source}"))
+    database = Database(admin.url.set(database=name).render_as_string(hide_password=False))
+    try:
+        yield database
+    finally:
+        database.dispose()
+        with admin.autocommit() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
