@@ -1,1 +1,1 @@
-
+"""Planning: runs, shards and settlement; who gets what, when, or nothing, and why."""

@@ -1,0 +1,35 @@
+"""Waking tasks by name. A wake-up carries ids only: losing one costs time until the next tick, never work."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+QUEUES = {"horae.plan_shard": "plan", "horae.settle": "plan", "horae.tick_campaigns": "plan"}
+"""The queue of each task that planning wakes; others go where the worker's own routes send them."""
+
+
+class Wake(Protocol):
+    """Asks some worker to run `task` with `ids` soon. Called after commit; may be lost, may arrive twice."""
+
+    def __call__(self, task: str, *ids: int) -> None: ...
+
+
+def ignore(task: str, *ids: int) -> None:  # noqa: ARG001 - a Wake
+    """A wake-up that goes nowhere: the next tick finds the work in the tables."""
+
+
+def broker_wake(broker_url: str) -> Wake:
+    """Wakes workers through the broker at `broker_url`; where it does not answer, the tick will find the work."""
+    client = Celery(broker=broker_url, set_as_current=False)
+    client.conf.update(task_ignore_result=True, broker_transport_options={"socket_connect_timeout": 5})
+
+    def wake(task: str, *ids: int) -> None:
+        try:
+            client.send_task(task, args=ids, queue=QUEUES.get(task), retry=False, ignore_result=True)
+        except (OperationalError, OSError):
+            return
+
+    return wake
