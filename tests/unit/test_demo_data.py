@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as parquet
 import pytest
+from pyarrow import parquet
 
 from engine.demo import data
 from engine.demo.titles import readable, titles
@@ -109,7 +110,7 @@ def test_a_slice_of_events_is_open_at_its_start_and_closed_at_its_end(journey: d
     assert found.iloc[-1] == end
 
 
-def test_the_files_end_at_the_cutoff(journey: data.Journey, tmp_path) -> None:
+def test_the_files_end_at_the_cutoff(journey: data.Journey, tmp_path: Path) -> None:
     paths = data.write_files(journey, CUTOFF, tmp_path / "files")
 
     events = parquet.read_table(paths["events"])

@@ -16,7 +16,11 @@ NOON = pd.Timestamp("2017-10-16 16:00", tz="UTC")  # 12:00 in New York
 def frame(*rows: tuple[str, str, float]) -> pd.DataFrame:
     """(user, item, hours after NOON) rows."""
     return pd.DataFrame(
-        {"user": [r[0] for r in rows], "item": [r[1] for r in rows], "at": [NOON + pd.Timedelta(hours=r[2]) for r in rows]}
+        {
+            "user": [r[0] for r in rows],
+            "item": [r[1] for r in rows],
+            "at": [NOON + pd.Timedelta(hours=r[2]) for r in rows],
+        }
     )
 
 

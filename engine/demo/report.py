@@ -1,0 +1,199 @@
+"""The demo's report as text (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from engine.demo.outcomes import Comparison, Estimate
+
+BAR_WIDTH = 40
+
+
+@dataclass(frozen=True)
+class CampaignLedger:
+    """What became of one campaign's audience, occurrence by occurrence: `reasons` counts every user exactly once.
+
+    `audience` is counted from the data, apart from the engine's own tables; `planned` are decisions to send.
+    """
+
+    name: str
+    occurrences: int
+    audience: int
+    planned: int
+    sent: int
+    reasons: dict[str, int]
+
+    @property
+    def expected(self) -> int:
+        """Users that must be accounted for: audience × occurrences."""
+        return self.audience * self.occurrences
+
+    @property
+    def accounted(self) -> int:
+        """Users that are."""
+        return self.sent + sum(self.reasons.values())
+
+
+@dataclass(frozen=True)
+class CapCheck:
+    """A cap beside the most that any user got under it, counted from the gateway's journal."""
+
+    rule: str
+    limit: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Spacing:
+    """Gaps and quiet hours, counted from the journal."""
+
+    gap_hours: float
+    smallest_gap_hours: float | None
+    quiet_hours: str
+    sent_in_quiet_hours: int
+    sent_twice: int
+    violations: int
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Shares of what was decided by a keyed hash, beside what was asked for."""
+
+    holdout: float
+    holdout_asked: float
+    exploration: float
+    exploration_asked: float
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What the data says happened after the pushes, beside the two baselines."""
+
+    bought: Comparison
+    popular_item: str
+    shopped: Comparison
+    popular_hour: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the demo prints at its end."""
+
+    households: int
+    events_ingested: int
+    start: datetime
+    end: datetime
+    timezone: str
+    campaigns: tuple[CampaignLedger, ...]
+    local_hours: dict[int, int]
+    caps: tuple[CapCheck, ...]
+    spacing: Spacing
+    chance: Chance
+    aftermath: Aftermath | None
+    example: str | None
+    worker_restarts: int
+    seconds: dict[str, float]
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether every user of every audience ended in exactly one reason, at every occurrence."""
+        return all(ledger.accounted == ledger.expected for ledger in self.campaigns)
+
+
+def render(report: Report) -> str:
+    """The report as plain text, at most 100 columns wide."""
+    parts = [_heading(report), _ledger(report), _hours(report), _caps(report), _chance(report), _after(report)]
+    return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
+
+
+def _heading(report: Report) -> list[str]:
+    first, last = (f"{day:%a %d %b %Y}".replace(" 0", " ") for day in (report.start, report.end))
+    took = sum(report.seconds.values())
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
+    lines = [
+        f"{report.households:,} households, {report.events_ingested:,} purchases ingested; {first} to {last},"
+        f" {report.timezone}",
+        f"took {took:.0f} s: {stages}",
+    ]
+    if report.worker_restarts:
+        lines.append(f"the worker died and was started again: {report.worker_restarts} ×")
+    return lines if report.example is None else [*lines, f"for example: {report.example}"]
+
+
+def _ledger(report: Report) -> list[str]:
+    campaigns = report.campaigns
+    reasons = sorted(
+        {r for c in campaigns for r in c.reasons}, key=lambda r: -sum(c.reasons.get(r, 0) for c in campaigns)
+    )
+    rows: list[tuple[str, list[int]]] = [
+        ("audience × occurrences", [c.expected for c in campaigns]),
+        ("planned", [c.planned for c in campaigns]),
+        ("sent", [c.sent for c in campaigns]),
+        *((f"not sent: {reason}", [c.reasons.get(reason, 0) for c in campaigns]) for reason in reasons),
+    ]
+    accounted, expected = (sum(values) for values in zip(*((c.accounted, c.expected) for c in campaigns), strict=True))
+    verdict = "it adds up" if report.adds_up else "IT DOES NOT ADD UP"
+    return [
+        f"{'What became of everybody':<38}" + "".join(f"{c.name:>18}" for c in campaigns) + f"{'together':>12}",
+        *(f"  {name:<36}" + "".join(f"{n:>18,}" for n in row) + f"{sum(row):>12,}" for name, row in rows),
+        f"  sent + not sent = {accounted:,} of {expected:,}: {verdict}",
+    ]
+
+
+def _hours(report: Report) -> list[str]:
+    most = max(report.local_hours.values(), default=0)
+    hours = range(min(report.local_hours, default=0), max(report.local_hours, default=-1) + 1)
+    bars = ((hour, report.local_hours.get(hour, 0)) for hour in hours)
+    return [
+        "When they were sent (local hour)",
+        *(f"  {hour:02d}:00  {'█' * round(BAR_WIDTH * n / most):<{BAR_WIDTH}} {n:>6,}" for hour, n in bars),
+    ]
+
+
+def _caps(report: Report) -> list[str]:
+    spacing = report.spacing
+    smallest = "–" if spacing.smallest_gap_hours is None else f"{spacing.smallest_gap_hours:.1f} h"
+    return [
+        f"{'Never too often, counted from the journal':<46}{'rule':>12}{'worst user':>14}",
+        *(f"  at most, {cap.rule:<35}{cap.limit:>12,}{cap.largest:>14,}" for cap in report.caps),
+        f"  {'at least, between two pushes':<44}{f'{spacing.gap_hours:g} h':>12}{smallest:>14}",
+        f"  {f'in quiet hours ({spacing.quiet_hours}, local)':<44}{0:>12}{spacing.sent_in_quiet_hours:>14,}",
+        f"  {'twice for one user and occurrence':<44}{0:>12}{spacing.sent_twice:>14,}",
+    ]
+
+
+def _chance(report: Report) -> list[str]:
+    chance = report.chance
+    return [
+        "Left to chance, so that it can be measured",
+        f"  held out {chance.holdout:.1%} of the audience (asked for: {chance.holdout_asked:.1%});"
+        f" explored with {chance.exploration:.1%} of the pushes planned (asked for: {chance.exploration_asked:.1%})",
+    ]
+
+
+def _after(report: Report) -> list[str]:
+    after = report.aftermath
+    if after is None:
+        return ["Nothing was sent, so there is nothing to look back on."]
+    return [
+        "What the data says happened next (nobody saw these pushes: foresight is measured, not effect)",
+        f"  {'':<42}{'Horae':>22}{'baseline':>22}",
+        *_compared("bought the pushed item within 7 days", after.bought, f"most popular item: {after.popular_item}"),
+        *_compared(
+            "a trip within 3 hours after the push", after.shopped, f"most popular hour: {after.popular_hour}:00"
+        ),
+        f"  {after.bought.pushes:,} pushes to {after.bought.households:,} households; 95 % intervals,"
+        " bootstrap by household",
+    ]
+
+
+def _compared(what: str, found: Comparison, baseline: str) -> Iterator[str]:
+    gain = found.gain
+    yield f"  {what:<42}{_share(found.horae):>22}{_share(found.baseline):>22}"
+    yield f"    ({baseline}; gain {100 * gain.value:+.1f} points [{100 * gain.low:+.1f}, {100 * gain.high:+.1f}])"
+
+
+def _share(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
