@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from alembic import command
@@ -11,6 +12,9 @@ from alembic.script import ScriptDirectory
 
 from engine.errors import SchemaMismatch
 from engine.store.database import Database
+
+_alembic = threading.Lock()
+"""Alembic keeps the migration under way in module globals: one at a time in a process."""
 
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -24,12 +28,13 @@ def alembic_config(database: Database) -> Config:
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema to `revision`. Idempotent; an advisory lock lets one process do it.
+    """Bring the schema to `revision`. Idempotent; an advisory lock lets one process do it, a lock one thread.
 
     Raises SchemaMismatch where the database is newer than this code.
     """
     if version_state(database) != "current" or revision != "head":
-        command.upgrade(alembic_config(database), revision)
+        with _alembic:
+            command.upgrade(alembic_config(database), revision)
 
 
 def version_state(database: Database) -> str:
