@@ -14,6 +14,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import BadInput
 
+QUEUES = ("plan", "dispatch", "ingest", "train", "upkeep")
+"""Celery's queues; each needs a worker."""
+
 
 class Settings(BaseSettings):
     """What a deployment decides; frozen once read."""

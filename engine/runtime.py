@@ -56,6 +56,11 @@ def redis_url(settings: Settings) -> str:
     return settings.redis_url or _embedded(settings)[1]
 
 
+def broker_url(settings: Settings) -> str:
+    """The URL of Celery's broker; starts the embedded Valkey where none is configured."""
+    return settings.broker_url or redis_url(settings)
+
+
 def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> Runtime:
     """The runtime of this process: servers started where embedded, schema brought up to date (`migrate`) or checked.
 

@@ -134,7 +134,7 @@ def _fixed(array: np.ndarray, valid: np.ndarray | None) -> _Fixed:
             big = days.astype(">i4")
         else:
             big = (array.astype("datetime64[us]").astype(np.int64) - POSTGRES_EPOCH_US).astype(">i8")
-        return _Fixed(big.view(np.uint8).reshape(len(array), -1), None if valid.all() else valid)
+        return _Fixed(big.view(np.uint8).reshape(len(array), big.itemsize), None if valid.all() else valid)
     if array.dtype in (np.int16, np.int32, np.int64, np.float64, np.float32):
         big = np.ascontiguousarray(array.astype(array.dtype.newbyteorder(">")))
         return _Fixed(big.view(np.uint8).reshape(len(array), array.dtype.itemsize), valid)

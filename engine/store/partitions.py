@@ -75,7 +75,9 @@ def _wanted(table: str, first: date, last: date) -> dict[str, tuple[date, date]]
 def _make(database: Database, table: str, name: str, lower: date, upper: date) -> bool:
     key = {**MONTHLY, **DAILY}[table]
     cast = "timestamptz" if table in MONTHLY else "date"
-    low, high = (f"'{bound.isoformat()}+00'::{cast}" if cast == "timestamptz" else f"'{bound}'" for bound in (lower, upper))
+    low, high = (
+        f"'{bound.isoformat()}+00'::{cast}" if cast == "timestamptz" else f"'{bound}'" for bound in (lower, upper)
+    )
     try:
         with database.begin() as connection:
             # One maker at a time: two concurrent ATTACHes of the same range would deadlock on the parent.
