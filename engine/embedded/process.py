@@ -14,8 +14,6 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from engine import clock
 from engine.embedded.home import OWN_SERVERS
 from engine.errors import DiskFull, Unavailable
@@ -152,6 +150,8 @@ def _launch(server: Server) -> int:
 
 
 def _signal(server: Server, number: signal.Signals) -> None:
+    import psutil  # noqa: PLC0415 - of the extra; whoever stops a server has it, whoever imports this may not
+
     pid = server.pid()
     if pid is None:
         return

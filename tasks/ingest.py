@@ -1,0 +1,15 @@
+"""Ingest: fold accepted events into profiles."""
+
+from __future__ import annotations
+
+from tasks.app import app
+from tasks.runtime import worker_runtime
+
+
+@app.task(name="horae.fold")
+def fold() -> dict:
+    """Fold the events that wait into profiles."""
+    from engine.ingest import fold as folding
+
+    with worker_runtime() as runtime:
+        return {"events": folding.fold_all(runtime.database)}

@@ -1,0 +1,36 @@
+"""Planning: look for due campaigns, plan one shard, settle a run."""
+
+from __future__ import annotations
+
+from tasks.app import app
+from tasks.runtime import wake, worker_runtime
+
+
+@app.task(name="horae.tick_campaigns")
+def tick_campaigns() -> dict:
+    """Open a run over the occurrences that have become due; wake its shards, and those that were forgotten."""
+    from engine import clock
+    from engine.planning import run
+
+    with worker_runtime() as runtime:
+        with runtime.database.begin() as connection:
+            now = clock.business_now(connection)
+        return run.tick_campaigns(runtime, now, wake)
+
+
+@app.task(name="horae.plan_shard")
+def plan_shard(run_id: int, shard: int) -> dict:
+    """Plan one shard of a run."""
+    from engine.planning import run
+
+    with worker_runtime() as runtime:
+        return run.plan_shard(runtime, run_id, shard, wake)
+
+
+@app.task(name="horae.settle")
+def settle(run_id: int) -> dict:
+    """Settle a run whose shards are done, and publish its pushes."""
+    from engine.planning import run
+
+    with worker_runtime() as runtime:
+        return run.settle(runtime, run_id, wake)

@@ -1,0 +1,63 @@
+"""What tasks share: this process' runtime, opened at the first task, and the wake-ups that the engine is handed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from celery import current_app
+from kombu.exceptions import OperationalError
+
+from engine.config import read_settings
+from engine.errors import Unavailable
+from engine.runtime import Runtime, open_runtime
+
+logger = logging.getLogger(__name__)
+
+
+class _Process:
+    """This process' runtime; a pool child keeps it from task to task."""
+
+    runtime: Runtime | None = None
+
+
+@contextmanager
+def worker_runtime() -> Iterator[Runtime]:
+    """This process' runtime, opened when first needed and opened anew after a server was lost.
+
+    The schema is brought up to date only where the servers are embedded; elsewhere `horae migrate` does it, before
+    workers of a new version start. Raises SchemaMismatch, StoreUnavailable, RedisUnavailable.
+    """
+    if _Process.runtime is None:
+        settings = read_settings()
+        _Process.runtime = open_runtime(settings, migrate=settings.database_url is None)
+    try:
+        yield _Process.runtime
+    except Unavailable:
+        close_runtime()  # the next task starts embedded servers again, and reconnects
+        raise
+
+
+def close_runtime(**_signal: object) -> None:
+    """Close this process' runtime, if it has one."""
+    runtime, _Process.runtime = _Process.runtime, None
+    if runtime is not None:
+        runtime.close()
+
+
+def wake(task: str, *ids: int) -> None:
+    """Ask some worker to run `task` with `ids` (an engine.planning.wake.Wake).
+
+    A broker that does not answer costs no work, only the time until the next tick finds it in the tables.
+    """
+    try:
+        current_app.send_task(task, args=ids)
+    except (OperationalError, OSError) as error:
+        logger.warning("%s%r was not announced: %s", task, ids, error, extra={"action": "wake_lost"})
+
+
+def one_thread_each(**_signal: object) -> None:
+    """Numeric libraries use one thread in each worker process: parallelism comes from processes."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
