@@ -17,6 +17,9 @@ driver's errors at the border with `raise … from`.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class HoraeError(Exception):
     """Something went wrong that a person should be told about, with what to do next."""
@@ -64,3 +67,10 @@ class ModelRefused(HoraeError):
 
 class LeaseLost(HoraeError):
     """The lease on this piece of work has passed to another worker; nothing may be recorded."""
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str | None:
+    """A hint that names the known word closest to `given` (case aside), or None where none is close."""
+    by_folded = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(given.casefold(), by_folded, n=1, cutoff=0.7)
+    return f"did you mean {by_folded[close[0]]}?" if close else None
