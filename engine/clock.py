@@ -1,7 +1,7 @@
 """The two clocks.
 
-*Business time* decides what is due, open, expired, counted: it is an argument everywhere and is read once, at the edge,
-from the workspace row. It may be virtual: then a driver (demo, tests) steps it, by at most 15 minutes, after all due work
+*Business time* decides what is due, open, expired, counted: it is an argument everywhere and is read once, at the
+edge, from the workspace row. It may be virtual: then a driver (demo, tests) steps it, by at most 15 minutes, after all due work
 is closed. *Machine time* rules leases, timeouts, backoff and metrics and is never virtual.
 """
 

@@ -1,4 +1,4 @@
-"""Real servers for every test: one embedded PostgreSQL and Valkey a session, one database a test from a migrated template."""
+"""Real servers for every test: one PostgreSQL and Valkey a session, one database a test from a migrated template."""
 
 from __future__ import annotations
 
@@ -31,10 +31,22 @@ def servers() -> Iterator[embedded.Addresses]:
     home = Path(tempfile.mkdtemp(prefix="horae-tests-"))
     home.chmod(0o755)
     try:
-        yield embedded.ensure_started(home)
+        addresses = embedded.ensure_started(home)
+        _without_disk_waits(addresses.database_url)
+        yield addresses
     finally:
         embedded.stop(home)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _without_disk_waits(url: str) -> None:
+    """These databases need not outlive the machine: killed processes are tested, power cuts are not."""
+    admin = Database(url)
+    with admin.autocommit() as connection:
+        for setting in ("fsync", "full_page_writes", "synchronous_commit"):
+            connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+        connection.execute(text("SELECT pg_reload_conf()"))
+    admin.dispose()
 
 
 @pytest.fixture(scope="session")

@@ -1,1 +1,1 @@
-"""The store: tables, connections, schema versions, partitions and bulk transfer. PostgreSQL is the queue and the truth."""
+"""The store: tables, connections, schema versions, partitions, bulk transfer. PostgreSQL is the queue and the truth."""

@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
+import psycopg
 import pyarrow as pa
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from engine.errors import DiskFull, StoreUnavailable
 
 DISK_FULL = "53100"  # SQLSTATE disk_full
+GONE = {"57P01", "57P02", "57P03"}  # admin shutdown, crash shutdown, cannot connect now
 
 
 class Database:
@@ -110,16 +112,17 @@ def _translated(shown_url: str) -> Iterator[None]:
     """Turn the driver's connection and disk errors into ours; everything else passes through."""
     try:
         yield
-    except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) == DISK_FULL:
+    except (DBAPIError, psycopg.Error) as error:  # COPY speaks to the driver itself
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        state = getattr(cause, "sqlstate", None)
+        if state == DISK_FULL:
             raise DiskFull(
                 "PostgreSQL has no disk space left", hint="free some and run the command again; nothing was half done"
             ) from error
-        if error.connection_invalidated or (
-            isinstance(error, OperationalError | InterfaceError) and getattr(error.orig, "sqlstate", None) is None
-        ):
+        gone = state in GONE or (state is None and isinstance(cause, psycopg.OperationalError | psycopg.InterfaceError))
+        if gone or getattr(error, "connection_invalidated", False):
             raise StoreUnavailable(
-                f"PostgreSQL at {shown_url} does not answer: {str(error.orig).strip().splitlines()[0]}",
+                f"PostgreSQL at {shown_url} does not answer: {next(iter(str(cause).strip().splitlines()), 'gone')}",
                 hint="is it running, and is HORAE_DATABASE_URL right?",
             ) from error
         raise

@@ -3,7 +3,7 @@
 Rules that the tables enforce, so that everything may run twice:
 - `event_keys` is the uniqueness of events; `events` (partitioned by month) carries no unique index of its own.
 - `occurrences (campaign_id, label)` is the uniqueness of a campaign's due instants, `triggers` that of admin requests.
-- `decisions (date, occurrence_id, user_id, revision)` is the guard against a second push: a push row is written only with
+- `decisions (date, occurrence_id, user_id, revision)` guards against a second push: a push row is written only with
   a revision 0 that did not conflict. `pushes` is hot and forgets; `deliveries` is the append-only ledger.
 
 Instants are timestamptz, except in profiles, whose `first_at` and `last_at` are float8 epoch seconds (UTC) because

@@ -18,7 +18,7 @@ from engine.store.tables import SLOTS
 
 def test_a_database_that_does_not_answer_is_a_clear_error():
     database = Database("postgresql://nobody@127.0.0.1:1/none")
-    with pytest.raises(StoreUnavailable, match="127.0.0.1:1/none does not answer"), database.begin():
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1/none does not answer"), database.begin():
         pass
 
 
