@@ -1,0 +1,274 @@
+"""Everything that is known of some users at a decision instant τ (pure).
+
+Profiles come from the profile tables or from raw events through `decay.fold`; from there on it is one code path.
+Features that a row is assembled from are computed once per user and per (user, item) here, so that assembling rows is
+gathering. Tastes for categories and brands are sums over the pairs, hence exact when an item's metadata arrives late.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.features.catalogue import Catalogue, interest_weights
+from engine.features.decay import Folded
+from engine.features.readings import HOURS_PER_DAY, Reading, Readings, positions, take
+from engine.features.schema import Block
+from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
+
+USER_HALF_LIVES = HALF_LIVES_DAYS["user_profiles"]
+PAIR_HALF_LIVES = HALF_LIVES_DAYS["user_item_profiles"]
+HOUR_HALF_LIVES = HALF_LIVES_DAYS["user_hour_profiles"]
+U_1H, U_1D, U_7D, U_30D = (USER_HALF_LIVES.index(days) for days in (1 / 24, 1.0, 7.0, 30.0))
+P_1D, P_14D, P_45D, P_120D = (PAIR_HALF_LIVES.index(days) for days in (1.0, 14.0, 45.0, 120.0))
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """Folded profiles of some users.
+
+    Keys: (user id, event type), (user id, item id, event type), (user id, rung, hour).
+    """
+
+    users: Folded
+    pairs: Folded
+    hours: Folded
+
+
+@dataclass(frozen=True)
+class Table:
+    """Feature rows by key.
+
+    keys: int64[m], sorted · block: float32[m + 1, columns], whose last row is NaN (no such key).
+    """
+
+    keys: np.ndarray
+    block: np.ndarray
+
+    def find(self, keys: np.ndarray, low: int = 0, high: int | None = None) -> np.ndarray:
+        """Rows of `block` for `keys` (int64), searching keys[low:high] only: int64, the NaN row where absent."""
+        part = self.keys[low:high]
+        missing = len(self.keys)
+        if not len(part):
+            return np.full(len(keys), missing, np.int64)
+        at = np.searchsorted(part, keys)
+        at[at == len(part)] = 0
+        return np.where(part[at] == keys, at + low, missing)
+
+
+@dataclass(frozen=True)
+class Hours:
+    """When users act, in user order.
+
+    user: int32[m] positions · rung, hour: int16[m] · weight: float64[m], decayed.
+    """
+
+    user: np.ndarray
+    rung: np.ndarray
+    hour: np.ndarray
+    weight: np.ndarray
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of U users at τ; every array is in user order.
+
+    as_of: epoch seconds · users: int64[U] ids, sorted · user_block: float32[U, user features] · pairs: features by
+    user position · I + item position · pair_start: int64[U + 1], each user's pairs · interest: float32[m, k], decayed
+    interest in each pair at the pair half-lives · category, brand: tastes by user position · codes + code.
+    """
+
+    as_of: float
+    users: np.ndarray
+    catalogue: Catalogue
+    user_block: np.ndarray
+    pairs: Table
+    pair_start: np.ndarray
+    interest: np.ndarray
+    category: Table
+    brand: Table
+    hours: Hours
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def pair_item(self) -> np.ndarray:
+        """The item position of each pair, int64[m]."""
+        return self.pairs.keys % max(len(self.catalogue), 1)
+
+
+def build_state(users: np.ndarray, profiles: Profiles, catalogue: Catalogue, as_of: float) -> State:
+    """The state of `users` (int64 ids, sorted, distinct) at τ = `as_of` (epoch seconds).
+
+    Profiles of other users and of items outside the catalogue are left out. Raises ValueError where a profile holds an
+    event after τ: its past value cannot be had from it, fold the events before τ instead.
+    """
+    items = len(catalogue)
+    pairs, pair_keys = _pair_rows(users, profiles.pairs, catalogue)
+    keys, starts = np.unique(pair_keys, return_index=True)
+    group = np.repeat(np.arange(len(keys)), np.diff(np.append(starts, len(pair_keys))))
+    readings = Readings(pairs, group, as_of, PAIR_HALF_LIVES)
+    weighted = interest_weights(pairs.keys[-1])[:, None] * readings.s
+    interest = np.add.reduceat(weighted, starts) if len(starts) else weighted
+    user_of, item_of = np.divmod(keys, max(items, 1))
+    bought = readings.of(EVENT_TYPES["purchase"])
+    viewed = readings.of(EVENT_TYPES["view"])
+    own = _Own(len(users), user_of, interest[:, P_45D], bought, viewed)
+    return State(
+        as_of,
+        users,
+        catalogue,
+        _user_block(users, profiles.users, as_of),
+        Table(keys, _with_missing_row(_pair_block(len(keys), readings))),
+        np.searchsorted(user_of, np.arange(len(users) + 1)),
+        interest.astype(np.float32),
+        _category_taste(own, catalogue.items.category[item_of], len(catalogue.items.categories)),
+        _brand_taste(own, catalogue.items.brand[item_of], len(catalogue.items.brands)),
+        _hours(users, profiles.hours, as_of),
+    )
+
+
+def _pair_rows(users: np.ndarray, folded: Folded, catalogue: Catalogue) -> tuple[Folded, np.ndarray]:
+    """The pair profiles of these users and items in (user, item, type) order, and the pair key of each."""
+    user, item = positions(users, folded.keys[0]), catalogue.positions(folded.keys[1])
+    keys = user * len(catalogue) + item
+    known = (user >= 0) & (item >= 0)
+    in_order = len(keys) < 2 or bool(np.all(keys[1:] >= keys[:-1]))
+    if known.all() and in_order:
+        return folded, keys
+    chosen = np.flatnonzero(known)
+    chosen = chosen[np.argsort(keys[chosen], kind="stable")]
+    return take(folded, chosen), keys[chosen]
+
+
+def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> np.ndarray:
+    at = positions(users, folded.keys[0])
+    if np.any(at < 0):
+        folded, at = take(folded, at >= 0), at[at >= 0]
+    readings = Readings(folded, at, as_of, USER_HALF_LIVES)
+    block = Block("user", len(users))
+    for event, name, columns in (
+        ("view", "views", {"1h": U_1H, "1d": U_1D, "7d": U_7D}),
+        ("add_to_cart", "carts", {"1d": U_1D, "7d": U_7D}),
+        ("purchase", "purchases", {"1d": U_1D, "7d": U_7D, "30d": U_30D}),
+        ("app_open", "sessions", {"7d": U_7D}),
+        ("push_open", "push_opens", {"7d": U_7D}),
+        ("push_click", "push_clicks", {"7d": U_7D, "30d": U_30D}),
+        ("push_dismiss", "push_dismissals", {"7d": U_7D}),
+    ):
+        read = readings.of(EVENT_TYPES[event])
+        for suffix, column in columns.items():
+            block.put(f"user_{name}_{suffix}", read.s[:, column], read.at)
+    for event, name in (
+        ("view", "view"),
+        ("add_to_cart", "cart"),
+        ("purchase", "purchase"),
+        ("app_open", "session"),
+        ("push_open", "push_open"),
+        ("push_click", "push_click"),
+    ):
+        read = readings.of(EVENT_TYPES[event])
+        block.put(f"user_hours_since_{name}", read.hours_since, read.at)
+    bought = readings.of(EVENT_TYPES["purchase"])
+    block.put("user_purchase_gap", bought.gap, bought.at)
+    block.put("user_due_ratio", bought.hours_since / bought.gap, bought.at)
+    block.put("user_mean_value", bought.value / bought.n, bought.at)
+    block.put("user_known_days", readings.hours_known(len(users)) / HOURS_PER_DAY)
+    return block.values
+
+
+def _pair_block(rows: int, readings: Readings) -> np.ndarray:
+    block = Block("pair", rows)
+    bought = readings.of(EVENT_TYPES["purchase"])
+    for name, column in (("1d", P_1D), ("14d", P_14D), ("45d", P_45D), ("120d", P_120D)):
+        block.put(f"pair_purchases_{name}", bought.s[:, column], bought.at)
+    block.put("pair_purchases", bought.n, bought.at)
+    block.put("pair_hours_since_purchase", bought.hours_since, bought.at)
+    block.put("pair_purchase_gap", bought.gap, bought.at)
+    block.put("pair_due_ratio", bought.hours_since / bought.gap, bought.at)
+    block.put("pair_days_since_first", bought.hours_known / HOURS_PER_DAY, bought.at)
+    for event, name in (("view", "views"), ("add_to_cart", "carts")):
+        read = readings.of(EVENT_TYPES[event])
+        block.put(f"pair_{name}_1d", read.s[:, P_1D], read.at)
+        block.put(f"pair_{name}_14d", read.s[:, P_14D], read.at)
+        block.put(f"pair_hours_since_{name[:-1]}", read.hours_since, read.at)
+    clicks, ratings = readings.of(EVENT_TYPES["push_click"]), readings.of(EVENT_TYPES["rating"])
+    block.put("pair_clicks_14d", clicks.s[:, P_14D], clicks.at)
+    block.put("pair_hours_since_click", clicks.hours_since, clicks.at)
+    block.put("pair_rating", ratings.value / ratings.n, ratings.at)
+    return block.values
+
+
+class _Own:
+    """The pairs of all users, as the tastes aggregate them: one row per pair, in user order."""
+
+    def __init__(self, users: int, user_of: np.ndarray, interest: np.ndarray, bought: Reading, viewed: Reading) -> None:
+        rows = len(user_of)
+        self.user_of, self.interest = user_of, interest
+        self.total = np.bincount(user_of, interest, minlength=users)
+        self.bought = {column: np.zeros(rows) for column in (P_14D, P_45D, P_120D)}
+        for column, target in self.bought.items():
+            target[bought.at] = bought.s[:, column]
+        self.viewed_14d = np.zeros(rows)
+        self.viewed_14d[viewed.at] = viewed.s[:, P_14D]
+        self.hours_since = np.full(rows, np.inf)
+        self.hours_since[bought.at] = bought.hours_since
+
+
+class _Groups:
+    """The pairs grouped by (user, code); sums and minima over each group."""
+
+    def __init__(self, own: _Own, codes: np.ndarray, count: int) -> None:
+        coded = np.flatnonzero(codes >= 0)
+        keys = own.user_of[coded] * count + codes[coded]
+        order = np.argsort(keys, kind="stable")
+        self._rows = coded[order]
+        self.keys, self._starts = np.unique(keys[order], return_index=True)
+        self.user = self.keys // max(count, 1)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(values[self._rows], self._starts) if len(self.keys) else np.zeros(0)
+
+    def least(self, values: np.ndarray) -> np.ndarray:
+        return np.minimum.reduceat(values[self._rows], self._starts) if len(self.keys) else np.zeros(0)
+
+    def share(self, own: _Own) -> np.ndarray:
+        total = own.total[self.user]
+        share = np.full(len(self.keys), np.nan)
+        np.divide(self.sum(own.interest), total, out=share, where=total > 0)
+        return share
+
+
+def _category_taste(own: _Own, codes: np.ndarray, count: int) -> Table:
+    groups = _Groups(own, codes, count)
+    block = Block("category", len(groups.keys))
+    block.put("category_purchases_14d", groups.sum(own.bought[P_14D]))
+    block.put("category_purchases_120d", groups.sum(own.bought[P_120D]))
+    block.put("category_views_14d", groups.sum(own.viewed_14d))
+    block.put("category_share", groups.share(own))
+    block.put("category_hours_since_purchase", groups.least(own.hours_since))
+    return Table(groups.keys, _with_missing_row(block.values))
+
+
+def _brand_taste(own: _Own, codes: np.ndarray, count: int) -> Table:
+    groups = _Groups(own, codes, count)
+    block = Block("brand", len(groups.keys))
+    block.put("brand_purchases_45d", groups.sum(own.bought[P_45D]))
+    block.put("brand_share", groups.share(own))
+    block.put("brand_hours_since_purchase", groups.least(own.hours_since))
+    return Table(groups.keys, _with_missing_row(block.values))
+
+
+def _with_missing_row(block: np.ndarray) -> np.ndarray:
+    return np.concatenate([block, np.full((1, block.shape[1]), np.nan, np.float32)])
+
+
+def _hours(users: np.ndarray, folded: Folded, as_of: float) -> Hours:
+    user = positions(users, folded.keys[0])
+    chosen = np.flatnonzero(user >= 0)
+    chosen = chosen[np.lexsort((folded.keys[2][chosen], folded.keys[1][chosen], user[chosen]))]
+    rows = take(folded, chosen)
+    weight = Readings(rows, user[chosen], as_of, HOUR_HALF_LIVES).s[:, 0]
+    return Hours(user[chosen].astype(np.int32), rows.keys[1].astype(np.int16), rows.keys[2].astype(np.int16), weight)
