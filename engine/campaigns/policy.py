@@ -1,0 +1,228 @@
+"""The workspace's rules, and the one function that applies them to a push (pure).
+
+The invariant of caps: *when an obeying push is admitted, the counting pushes in each of its windows, itself included,
+are ≤ limit.* A rolling window of length w at instant t is [t − w, t], both ends counted; a calendar window is the
+user's calendar day or week (from Monday), by the local day that each push kept when it was sent, so that a later change
+of zone neither frees nor doubles a place. The minimum gap holds between any two counting pushes; exactly the gap apart
+is enough.
+
+`admits` decides for planning, preview, explanation and the check of a provider's journal; the Lua script of delivery
+and the vectorised twin of planning are held equal to it by property tests. For planning, `sent` may hold pushes later
+than the one asked about (planned, not yet sent): then no window that ends at one of those may overflow either.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, Field
+
+from engine.campaigns.fields import (
+    Duration,
+    LocalHours,
+    Share,
+    Strict,
+    ZoneName,
+    duration_text,
+    in_words,
+    parse_duration,
+)
+from engine.localtime import Hours, in_hours, local_day
+
+LONGEST_WINDOW = timedelta(days=92)
+"""Of a rolling cap and of the gap: what delivery must remember of each user."""
+
+SCOPES = ("channel", "campaign", "tag", "category")
+
+
+def _check_scope(value: str) -> str:
+    kind, _, name = value.partition(":")
+    if value != "all" and (kind not in SCOPES or not name.strip() or any(ord(c) < 32 for c in name)):
+        raise ValueError("must be all, channel:NAME, campaign:NAME, tag:NAME or category:NAME")
+    return value
+
+
+def _check_window(value: str) -> str:
+    if value in ("local_day", "local_week"):
+        return value
+    kind, _, length = value.partition(":")
+    if kind != "rolling":
+        raise ValueError("must be local_day, local_week or rolling:DURATION (rolling:PT24H)")
+    width = parse_duration(length)
+    if width > LONGEST_WINDOW:
+        raise ValueError(f"a rolling window is at most {in_words(LONGEST_WINDOW)}")
+    return f"rolling:{duration_text(width)}"
+
+
+def _check_gap(value: timedelta) -> timedelta:
+    if value > LONGEST_WINDOW:
+        raise ValueError(f"is at most {in_words(LONGEST_WINDOW)}")
+    return value
+
+
+class Cap(Strict):
+    """At most `limit` counting pushes per user in each window, among the pushes in scope."""
+
+    id: str = Field("", description="Given when the cap is added; names it in refusals and for removal.")
+    scope: Annotated[str, AfterValidator(_check_scope)] = Field(
+        "all", description="Which pushes: all, channel:GATEWAY, campaign:NAME, tag:NAME or category:ITEM CATEGORY."
+    )
+    limit: int = Field(ge=0, le=10_000, description="The most pushes; 0 allows none.")
+    window: Annotated[str, AfterValidator(_check_window)] = Field(
+        description="local_day, local_week (from Monday), both the user's own calendar, or rolling:PT24H."
+    )
+
+    @property
+    def width(self) -> timedelta | None:
+        """The length of a rolling window; None of a calendar one."""
+        return parse_duration(self.window.partition(":")[2]) if self.window.startswith("rolling:") else None
+
+    def covers(self, scopes: frozenset[str]) -> bool:
+        """Whether a push with these scopes is in this cap's scope."""
+        return self.scope == "all" or self.scope in scopes
+
+    def __str__(self) -> str:
+        width = self.width
+        per = f"in any {in_words(width)}" if width else "a local day" if self.window == "local_day" else "a local week"
+        return f"at most {self.limit} {per}" + ("" if self.scope == "all" else f" of {self.scope}")
+
+
+class Policy(Strict):
+    """What holds for every campaign of the workspace."""
+
+    default_timezone: ZoneName = Field("UTC", description="The zone of users who have none.")
+    quiet_hours: LocalHours | None = Field(
+        (time(22), time(8)), description="No push leaves in these local hours; a user's own win."
+    )
+    caps: tuple[Cap, ...] = Field((), description="Frequency caps; all must hold.")
+    min_gap: Annotated[Duration, AfterValidator(_check_gap)] | None = Field(
+        None, description="The least time between two counting pushes to a user."
+    )
+    holdout: Share = Field(0.0, description="Share of users who get no marketing push at all, sticky.")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A push of a user that was sent, or is planned: what caps and the gap look at."""
+
+    at: datetime
+    scopes: frozenset[str]
+    local_day: date
+    """The user's calendar day at `at`, as kept when it was sent."""
+    counts: bool = True
+    """Whether it counts toward caps and the gap."""
+    obeys: bool = True
+    """Whether caps and the gap hold for it: of interest where it is still to be sent."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a push may not leave at an instant; `cap` is the one that bound."""
+
+    reason: Literal["capped", "gap", "quiet_hours"]
+    cap: Cap | None = None
+
+    def __str__(self) -> str:
+        return str(self.cap) if self.cap else {"gap": "the minimum gap", "quiet_hours": "quiet hours"}[self.reason]
+
+
+def admits(
+    policy: Policy,
+    caps: Sequence[Cap],
+    sent: Sequence[Sent],
+    at: datetime,
+    scopes: frozenset[str],
+    tz: ZoneInfo,
+    own_quiet: Hours | None = None,
+) -> Refusal | None:
+    """None if a push may leave at `at` (aware) under `caps` and the policy's gap and quiet hours; else why not.
+
+    `caps` are those the push obeys (`rules.rules_of`); those that do not cover its `scopes` are passed over. `sent` are
+    the user's other pushes in any order. `own_quiet` are the user's own quiet hours, which win over the workspace's.
+    """
+    quiet = own_quiet or policy.quiet_hours
+    if quiet and in_hours(tz, at, *quiet):
+        return Refusal("quiet_hours")
+    today = local_day(tz, at)
+    for cap in caps:
+        if cap.covers(scopes) and not _room(cap, [push for push in sent if cap.covers(push.scopes)], at, today):
+            return Refusal("capped", cap)
+    if policy.min_gap is not None and any(_too_close(push, at, policy.min_gap) for push in sent):
+        return Refusal("gap")
+    return None
+
+
+def _room(cap: Cap, sent: list[Sent], at: datetime, today: date) -> bool:
+    """Whether one more at `at` keeps every window of `cap` within its limit."""
+    counting = [push for push in sent if push.counts]
+    if cap.width is None:
+        unit = today if cap.window == "local_day" else _monday(today)
+        days = [push.local_day if cap.window == "local_day" else _monday(push.local_day) for push in counting]
+        return days.count(unit) < cap.limit
+    ends = [at, *(push.at for push in sent if push.obeys and at < push.at <= at + cap.width)]
+    return all(sum(end - cap.width <= push.at <= end for push in counting) < cap.limit for end in ends)
+
+
+def _too_close(push: Sent, at: datetime, gap: timedelta) -> bool:
+    return (push.counts and timedelta() <= at - push.at < gap) or (push.obeys and timedelta() < push.at - at < gap)
+
+
+def _monday(day: date) -> date:
+    return day - timedelta(days=day.weekday())
+
+
+# --- the check of a journal ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Journalled:
+    """A push as a provider received it."""
+
+    user: str
+    at: datetime
+    scopes: frozenset[str]
+    tz: ZoneInfo
+    """The user's zone at that time."""
+    own_quiet: Hours | None = None
+    counts: bool = True
+    obeys: bool = True
+
+
+@dataclass(frozen=True)
+class Violation:
+    """A push that should not have left."""
+
+    user: str
+    at: datetime
+    refusal: Refusal
+
+    def __str__(self) -> str:
+        return f"user {self.user} at {self.at.isoformat()}: {self.refusal}"
+
+
+def check_journal(policy: Policy, sends: Iterable[Journalled]) -> list[Violation]:
+    """The pushes in a provider's journal that broke a cap, the gap or quiet hours, in order of time per user.
+
+    Counted from what the provider received alone; pushes of one instant stand in the order given.
+    """
+    by_user: dict[str, list[Journalled]] = defaultdict(list)
+    for send in sorted(sends, key=lambda send: send.at):
+        by_user[send.user].append(send)
+    return [violation for pushes in by_user.values() for violation in _check_user(policy, pushes)]
+
+
+def _check_user(policy: Policy, pushes: list[Journalled]) -> list[Violation]:
+    violations, sent = [], list[Sent]()
+    for push in pushes:
+        held = policy if push.obeys else policy.model_copy(update={"caps": (), "min_gap": None})
+        recent = [before for before in sent if before.at >= push.at - LONGEST_WINDOW]
+        refusal = admits(held, held.caps, recent, push.at, push.scopes, push.tz, push.own_quiet)
+        if refusal:
+            violations.append(Violation(push.user, push.at, refusal))
+        sent = [*recent, Sent(push.at, push.scopes, local_day(push.tz, push.at), push.counts, push.obeys)]
+    return violations
