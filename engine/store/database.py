@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import psycopg
-import pyarrow as pa
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from engine.errors import DiskFull, StoreUnavailable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DISK_FULL = "53100"  # SQLSTATE disk_full
 GONE = {"57P01", "57P02", "57P03"}  # admin shutdown, crash shutdown, cannot connect now
@@ -84,6 +85,8 @@ class Snapshot:
 
         Values that vary are written into the text with `literal`; numbers and instants only, never foreign text.
         """
+        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415 - it imports pandas, which few processes need
+
         if self._adbc is None:
             snapshot = self.connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
             self._adbc = adbc.connect(self._libpq_url)
