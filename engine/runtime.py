@@ -10,7 +10,6 @@ import redis
 
 from engine.config import Settings, read_settings
 from engine.errors import RedisUnavailable
-from engine.store import schema
 from engine.store.database import Database
 
 if TYPE_CHECKING:
@@ -66,6 +65,8 @@ def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> R
 
     Raises StoreUnavailable, RedisUnavailable, SchemaMismatch.
     """
+    from engine.store import schema  # noqa: PLC0415 - Alembic is slow to import; who only asks for addresses needs none
+
     settings = settings or read_settings()
     database = Database(database_url(settings))
     (schema.upgrade if migrate else schema.require_current)(database)

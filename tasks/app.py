@@ -16,10 +16,10 @@ from typing import Any
 from celery import Celery
 from celery.schedules import crontab
 from celery.signals import worker_init, worker_process_shutdown
+from kombu import Exchange, Queue
 
-from engine.config import read_settings
-from engine.runtime import broker_url
-from tasks.runtime import close_runtime, one_thread_each
+from engine.config import QUEUES, read_settings
+from tasks.runtime import close_runtime, prepare_pool
 
 VISIBILITY_SECONDS = 900
 """Redis hands a message out again after this long: longer than any task but training, which guards itself."""
@@ -49,6 +49,8 @@ class Configuration:
     @cached_property
     def broker_url(self) -> str:
         """HORAE_BROKER_URL, else Redis' URL; starts the embedded servers where none is configured."""
+        from engine.runtime import broker_url
+
         return broker_url(read_settings())
 
     broker_transport_options = {
@@ -72,8 +74,11 @@ class Configuration:
     result_backend = None  # the rows in PostgreSQL are the results
     task_ignore_result = True
     task_routes = {name: {"queue": queue} for name, queue in ROUTES.items()}
+    task_queues = tuple(
+        Queue(name, Exchange(name), routing_key=name) for name in QUEUES
+    )  # a worker without -Q serves them all
     task_default_queue = "upkeep"
-    task_create_missing_queues = True
+    task_create_missing_queues = False  # a misspelt -Q is an error, not a queue that nothing is sent to
 
     # --- execution ---
     task_acks_late = True  # a killed worker's message comes back
@@ -123,5 +128,5 @@ class Configuration:
 app = Celery("horae")
 app.config_from_object(Configuration())
 
-worker_init.connect(one_thread_each)
+worker_init.connect(prepare_pool)
 worker_process_shutdown.connect(close_runtime)

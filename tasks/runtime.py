@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from celery import current_app
 from kombu.exceptions import OperationalError
 
 from engine.config import read_settings
 from engine.errors import Unavailable
-from engine.runtime import Runtime, open_runtime
+
+if TYPE_CHECKING:
+    from engine.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,8 @@ def worker_runtime() -> Iterator[Runtime]:
     workers of a new version start. Raises SchemaMismatch, StoreUnavailable, RedisUnavailable.
     """
     if _Process.runtime is None:
+        from engine.runtime import open_runtime
+
         settings = read_settings()
         _Process.runtime = open_runtime(settings, migrate=settings.database_url is None)
     try:
@@ -58,6 +65,9 @@ def wake(task: str, *ids: int) -> None:
         logger.warning("%s%r was not announced: %s", task, ids, error, extra={"action": "wake_lost"})
 
 
-def one_thread_each(**_signal: object) -> None:
-    """Numeric libraries use one thread in each worker process: parallelism comes from processes."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+def prepare_pool(**_signal: object) -> None:
+    """What the pool's children inherit from the worker that spawns them."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # parallelism comes from processes
+    project = str(Path(__file__).resolve().parents[1])
+    if project not in sys.path:  # a checkout that is not installed: `celery -A` finds it, its children would not
+        sys.path.append(project)
