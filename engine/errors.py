@@ -8,6 +8,7 @@ HoraeError                    everything a caller may be told about
 │   ├── RedisUnavailable      Redis or Valkey
 │   └── DiskFull              no room to write
 ├── SchemaMismatch            the database is of another schema version than this code
+├── IngestStopped             a file was stored only in part: `summary` says how much
 ├── ModelRefused              a model artifact fails its checks (hash, schema, library)
 └── LeaseLost                 another worker has taken over this piece of work
 
@@ -59,6 +60,18 @@ class DiskFull(Unavailable):
 
 class SchemaMismatch(HoraeError):
     """The database's schema is not the one this code was written for."""
+
+
+class IngestStopped(HoraeError):
+    """An ingest ended early; what was committed stays, and running it again completes it.
+
+    `summary` (ingest.summary.Summary) says how much that is; `interrupted` that a person asked for the end.
+    """
+
+    def __init__(self, message: str, *, summary: object, interrupted: bool = False, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.summary = summary
+        self.interrupted = interrupted
 
 
 class ModelRefused(HoraeError):

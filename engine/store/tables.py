@@ -216,9 +216,15 @@ unfolded_events = Table(
     metadata,
     Column("key", Uuid, primary_key=True),
     Column("slot", SmallInteger, nullable=False, comment="of the user; -1 without one"),
-    _instant("occurred_at", nullable=False, comment="finds the event's partition"),
+    Column("user_id", BigInteger),
+    Column("item_id", BigInteger),
+    Column("event_type", SmallInteger, nullable=False),
+    _instant("occurred_at", nullable=False),
+    Column("value", Double),
     _created(),
     Index(None, "slot"),
+    Index(None, "user_id"),
+    comment="what the folder needs of events that no profile holds yet; no join with events",
 )
 
 # --- profiles --------------------------------------------------------------------------------------------------------

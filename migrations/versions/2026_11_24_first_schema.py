@@ -184,11 +184,17 @@ def upgrade() -> None:
     op.create_table('unfolded_events',
     sa.Column('key', sa.Uuid(), nullable=False),
     sa.Column('slot', sa.SmallInteger(), nullable=False, comment='of the user; -1 without one'),
-    sa.Column('occurred_at', sa.DateTime(timezone=True), nullable=False, comment="finds the event's partition"),
+    sa.Column('user_id', sa.BigInteger(), nullable=True),
+    sa.Column('item_id', sa.BigInteger(), nullable=True),
+    sa.Column('event_type', sa.SmallInteger(), nullable=False),
+    sa.Column('occurred_at', sa.DateTime(timezone=True), nullable=False),
+    sa.Column('value', sa.Double(), nullable=True),
     sa.Column('created_at', sa.DateTime(timezone=True), server_default=sa.text('now()'), nullable=False),
-    sa.PrimaryKeyConstraint('key', name=op.f('pk_unfolded_events'))
+    sa.PrimaryKeyConstraint('key', name=op.f('pk_unfolded_events')),
+    comment='what the folder needs of events that no profile holds yet; no join with events'
     )
     op.create_index(op.f('ix_unfolded_events_slot'), 'unfolded_events', ['slot'], unique=False)
+    op.create_index(op.f('ix_unfolded_events_user_id'), 'unfolded_events', ['user_id'], unique=False)
     op.create_table('user_hour_profiles',
     sa.Column('slot', sa.SmallInteger(), nullable=False),
     sa.Column('user_id', sa.BigInteger(), nullable=False),
@@ -442,6 +448,7 @@ def downgrade() -> None:
     op.drop_table('user_profiles')
     op.drop_table('user_item_profiles')
     op.drop_table('user_hour_profiles')
+    op.drop_index(op.f('ix_unfolded_events_user_id'), table_name='unfolded_events')
     op.drop_index(op.f('ix_unfolded_events_slot'), table_name='unfolded_events')
     op.drop_table('unfolded_events')
     op.drop_table('ticks')
