@@ -4,9 +4,9 @@ A user gets at most one push per occurrence. Up to two pushes the set is the bes
 with one improvement pass. Shared constraints (capacity) act through prices, which are already taken off the values.
 
 Exactness of a pair: for every (window of A, window of B) that may stand side by side, the best two offers per window
-decide unless a category rule binds the two items together; where the best pair so found breaks one, that user's pairs are
-enumerated in full. (Beside a *later* planned push with room for exactly one more, pairs are refused a little too often;
-never too rarely.)
+decide unless a category rule binds the two items together; where the best pair so found breaks one, that user's pairs
+are enumerated in full. (Beside a *later* planned push with room for exactly one more, pairs are refused a little too
+often; never too rarely.)
 
 Shapes: n users, O occurrences, K offers of an occurrence, W windows. A choice is k · W + w, or −1 for nothing.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.planning import limits
-from engine.planning.limits import Room, Rules, Taken
+from engine.planning.limits import Candidates, Room, Rules, Taken
 
 NOTHING = -1
 _ENUMERATED = 128
@@ -30,8 +30,8 @@ class Problem:
     """What may be sent to whom, when, and what it is worth.
 
     net float64[n, O, K, W]: value less prices; −inf where the push may not be sent, also by the caps alone.
-    item int64[n, O, K] (−1: without an item), category int32[n, O, K]; at float64[n, O, W], day int32[n, O, W].
-    once bool[O]: the occurrence's campaign sends an item once.
+    item int64[n, O, K] (−1: without an item), category int32[n, O, K]; at int64[n, O, W] (microseconds since 1970),
+    day int32[n, O, W] (ordinal of the local day). once bool[O]: the occurrence's campaign sends an item once.
     """
 
     net: np.ndarray
@@ -85,7 +85,7 @@ def beside(problem: Problem, occurrence: int, taken: Taken, items: np.ndarray) -
     by_window = limits.gap_clash(problem.rules, occurrence, at, taken)
     blocked = np.zeros(problem.net[:, occurrence].shape, bool)
     for r, rule in enumerate(problem.rules.rules):
-        given = (problem.room.used[r, :, occurrence], problem.room.later[r, :, occurrence], at, day)
+        given = Candidates(problem.room.used[r, :, occurrence], problem.room.later[r, :, occurrence], at, day)
         bad = limits.clash(problem.rules, r, occurrence, given, taken)
         if rule.category < 0:
             by_window |= bad
@@ -93,7 +93,8 @@ def beside(problem: Problem, occurrence: int, taken: Taken, items: np.ndarray) -
             blocked |= (problem.category[:, occurrence] == rule.category)[:, :, None] & bad[:, None, :]
     once = taken.valid & (problem.once[occurrence] | problem.once[taken.occurrence]) & (items >= 0)
     same = (problem.item[:, occurrence][:, :, None] == items[:, None, :]) & once[:, None, :]
-    return blocked | by_window[:, None, :] | same.any(2)[:, :, None]
+    blocked |= by_window[:, None, :] | same.any(2)[:, :, None]
+    return blocked
 
 
 def taken_of(problem: Problem, choices: np.ndarray) -> tuple[Taken, np.ndarray]:
@@ -152,12 +153,13 @@ def _pairs(problem: Problem, first: int, second: int) -> np.ndarray:
 
 def _value(problem: Problem, occurrence: int, choice: np.ndarray) -> np.ndarray:
     flat = problem.net[:, occurrence].reshape(len(choice), -1)
-    return np.where(choice >= 0, flat[np.arange(len(choice)), np.maximum(choice, 0)], 0.0)
+    value: np.ndarray = np.where(choice >= 0, flat[np.arange(len(choice)), np.maximum(choice, 0)], 0.0)
+    return value
 
 
 def _two_best(net: np.ndarray) -> np.ndarray:
     """int[n, min(K, 2), W]: the offers of the two largest values in each window."""
-    first = np.argmax(net, 1)
+    first: np.ndarray = np.argmax(net, 1)
     if net.shape[1] == 1:
         return first[:, None, :]
     rest = net.copy()
@@ -180,7 +182,7 @@ def _side_by_side(problem: Problem, first: int, second: int, w: int) -> np.ndarr
     bad = limits.gap_clash(problem.rules, second, at, taken)
     for r, rule in enumerate(problem.rules.rules):
         if rule.category < 0:
-            given = (problem.room.used[r, :, second], problem.room.later[r, :, second], at, day)
+            given = Candidates(problem.room.used[r, :, second], problem.room.later[r, :, second], at, day)
             bad |= limits.clash(problem.rules, r, second, given, taken)
     return bad
 

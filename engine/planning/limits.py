@@ -1,8 +1,9 @@
 """Caps and the minimum gap for many users at once: the vectorised twin of `campaigns.policy.admits` (pure).
 
-The rule (DESIGN 10): when an obeying push is admitted, the counting pushes in each of its windows, itself included, are
-≤ limit. A plan is not made in order of time, so the twin also looks forward: a push must not take the place of a later
-one that is already planned. Calendar windows count the whole local day or week, rolling ones (t − width, t].
+A plan is not made in order of time, so both also look forward: a push must not take the place of a later one that is
+already planned. `admits` judges one push; the twin also judges it beside others of the same plan (`clash`).
+
+Instants and widths are whole microseconds (int64), so that window ends are exact.
 
 Shapes: n users, O occurrences of the run, W windows of an occurrence, R rules, S earlier pushes of all users.
 """
@@ -10,7 +11,7 @@ Shapes: n users, O occurrences of the run, W windows of an occurrence, R rules, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -22,14 +23,14 @@ Kind = Literal["rolling", "day", "week"]
 
 @dataclass(frozen=True)
 class Rule:
-    """One cap: at most `limit` counting pushes in its window; `width` in seconds, of rolling windows.
+    """One cap: at most `limit` counting pushes in its window; `width` in microseconds, of rolling windows.
 
     `category` is the catalogue's code of the category it is about, −1 where it is not about items.
     """
 
     limit: int
     kind: Kind
-    width: float = 0.0
+    width: int = 0
     category: int = -1
 
 
@@ -38,13 +39,13 @@ class Rules:
     """The caps of a run, and whom they concern.
 
     binds[R, O]: pushes of the occurrence obey the rule; counted[R, O]: they count toward it (of a category rule: where
-    the item is of the category). `gap` in seconds; gap_binds[O], gap_counted[O] likewise.
+    the item is of the category). `gap` in microseconds; gap_binds[O], gap_counted[O] likewise.
     """
 
     rules: tuple[Rule, ...]
     binds: np.ndarray
     counted: np.ndarray
-    gap: float
+    gap: int
     gap_binds: np.ndarray
     gap_counted: np.ndarray
 
@@ -57,8 +58,8 @@ class Rules:
 class Sends:
     """Pushes of the users that were sent or are planned, grouped by user row: user i owns offsets[i] : offsets[i+1].
 
-    at float64[S] (epoch seconds), day int32[S] (ordinal of the user's local day), counts bool[R, S], binds bool[R, S]
-    (planned pushes that must still pass the rule when they leave), gap_counts bool[S], gap_binds bool[S].
+    at int64[S] (microseconds since 1970), day int32[S] (ordinal of the user's local day), counts bool[R, S] toward each
+    rule, binds bool[R, S] (planned, and must still pass the rule when it leaves), gap_counts bool[S], gap_binds bool[S].
     """
 
     offsets: np.ndarray
@@ -74,7 +75,9 @@ def no_sends(users: int, rules: int) -> Sends:
     """Nothing sent, nothing planned."""
     none = np.zeros(0, bool)
     matrix = np.zeros((rules, 0), bool)
-    return Sends(np.zeros(users + 1, np.int64), np.zeros(0), np.zeros(0, np.int32), matrix, matrix, none, none)
+    return Sends(
+        np.zeros(users + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int32), matrix, matrix, none, none
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def bucket(day: np.ndarray, kind: Kind) -> np.ndarray:
 
 
 def room(rules: Rules, sends: Sends, at: np.ndarray, day: np.ndarray) -> Room:
-    """What `sends` leave at the candidate instants at float64[n, O, W], day int32[n, O, W]."""
+    """What `sends` leave at the candidate instants at int64[n, O, W], day int32[n, O, W]."""
     n = at.shape[0]
     flat_at, flat_day = at.reshape(n, -1), day.reshape(n, -1)
     used = np.zeros((len(rules.rules), *flat_at.shape), np.int32)
@@ -105,13 +108,11 @@ def room(rules: Rules, sends: Sends, at: np.ndarray, day: np.ndarray) -> Room:
             later[r] = _later(rule, sends, r, flat_at)
     gap_free = np.ones(flat_at.shape, bool)
     if rules.gap > 0:
-        windows = at.shape[2]
-        mine, theirs = np.repeat(rules.gap_binds, windows), np.repeat(rules.gap_counted, windows)
+        asked = np.repeat(rules.gap_binds, at.shape[2])
         for rows, index in _rounds(sends.offsets):
             apart = flat_at[rows] - sends.at[index][:, None]
-            before = (apart >= 0) & sends.gap_counts[index][:, None] & mine
-            after = (apart < 0) & sends.gap_binds[index][:, None] & theirs
-            gap_free[rows] &= ~((np.abs(apart) < rules.gap) & (before | after))
+            standing = np.where(apart >= 0, sends.gap_counts[index][:, None], sends.gap_binds[index][:, None])
+            gap_free[rows] &= ~((np.abs(apart) < rules.gap) & standing & asked)
     shape = (len(rules.rules), *at.shape)
     return Room(used.reshape(shape), later.reshape(shape), gap_free.reshape(at.shape))
 
@@ -119,15 +120,15 @@ def room(rules: Rules, sends: Sends, at: np.ndarray, day: np.ndarray) -> Room:
 def full(rules: Rules, given: Room) -> np.ndarray:
     """bool[R, n, O, W]: one more push of the occurrence would break the rule (of a category rule: for its items)."""
     limits = np.array([rule.limit for rule in rules.rules], np.int32).reshape(-1, 1, 1, 1)
-    broken = (given.used + 1 > limits) | (given.later < 1)
-    return broken & rules.binds[:, None, :, None]
+    broken: np.ndarray = rules.binds[:, None, :, None] & ((given.used + 1 > limits) | (given.later < 1))
+    return broken
 
 
 @dataclass(frozen=True)
 class Taken:
     """Pushes that the plan has already given the same users: E per user, `valid` bool[n, E].
 
-    at float64, day int32, occurrence int32, category int32, all [n, E]; used int32[R, n, E] of their own windows.
+    at int64, day int32, occurrence int32, category int32, all [n, E]; used int32[R, n, E] of their own windows.
     """
 
     valid: np.ndarray
@@ -138,14 +139,17 @@ class Taken:
     used: np.ndarray
 
 
-def clash(
-    rules: Rules, r: int, occurrence: int, given: tuple[np.ndarray, ...], taken: Taken, *, member: bool = True
-) -> np.ndarray:
-    """bool[n, W]: rule r forbids a push of `occurrence` beside `taken`.
+class Candidates(NamedTuple):
+    """Candidate instants of one occurrence, as one rule sees them, all [n, W]: Room's used and later, at, day."""
 
-    given: (used[n, W], later[n, W], at[n, W], day[n, W]) of the candidates at this rule. `member`: of a category rule,
-    the candidates' items are of the category.
-    """
+    used: np.ndarray
+    later: np.ndarray
+    at: np.ndarray
+    day: np.ndarray
+
+
+def clash(rules: Rules, r: int, occurrence: int, given: Candidates, taken: Taken) -> np.ndarray:
+    """bool[n, W]: rule r forbids a push of `occurrence` beside `taken` (of a category rule: for its items)."""
     rule = rules.rules[r]
     used, later, at, day = given
     counts = taken.valid & rules.counted[r][taken.occurrence] & _of(rule, taken.category)
@@ -153,10 +157,10 @@ def clash(
     before, after = _beside(rule, taken, at, day)
     near = (before | after) & counts[:, None, :]
     bad = np.zeros(at.shape, bool)
-    if rules.binds[r, occurrence] and member:
+    if rules.binds[r, occurrence]:
         total = used + (before & counts[:, None, :]).sum(2) + 1
         bad |= (total > rule.limit) | (later - near.sum(2) < 1)
-    if rules.counted[r, occurrence] and member:
+    if rules.counted[r, occurrence] or rules.binds[r, occurrence]:
         for e in range(taken.at.shape[1]):
             others = _others(rule, taken, e, counts)
             over = taken.used[r][:, e] + others + 2 > rule.limit
@@ -173,7 +177,7 @@ def gap_clash(rules: Rules, occurrence: int, at: np.ndarray, taken: Taken) -> np
     counted = rules.gap_counted[taken.occurrence][:, None, :]
     binds = rules.gap_binds[taken.occurrence][:, None, :]
     mine = rules.gap_binds[occurrence] & counted & (apart >= 0)
-    theirs = rules.gap_counted[occurrence] & binds & (apart < 0)
+    theirs = (rules.gap_counted[occurrence] | rules.gap_binds[occurrence]) & binds & (apart < 0)
     clashing: np.ndarray = (near & (mine | theirs)).any(2)
     return clashing
 
@@ -186,7 +190,7 @@ def _beside(rule: Rule, taken: Taken, at: np.ndarray, day: np.ndarray) -> tuple[
     """bool[n, W, E] twice: the taken push lies in the candidate's window; the candidate lies in the taken push's."""
     if rule.kind == "rolling":
         apart = at[:, :, None] - taken.at[:, None, :]
-        return (apart >= 0) & (apart < rule.width), (apart < 0) & (apart > -rule.width)
+        return (apart >= 0) & (apart <= rule.width), (apart < 0) & (apart >= -rule.width)
     same = bucket(day, rule.kind)[:, :, None] == bucket(taken.day, rule.kind)[:, None, :]
     return same, same
 
@@ -195,12 +199,13 @@ def _others(rule: Rule, taken: Taken, e: int, counts: np.ndarray) -> np.ndarray:
     """int[n]: the other taken pushes in the window of taken push e."""
     if rule.kind == "rolling":
         apart = taken.at[:, e][:, None] - taken.at
-        inside = (apart >= 0) & (apart < rule.width)
+        inside = (apart >= 0) & (apart <= rule.width)
     else:
         inside = bucket(taken.day, rule.kind) == bucket(taken.day[:, e], rule.kind)[:, None]
     inside = inside & counts
     inside[:, e] = False
-    return inside.sum(1)
+    others: np.ndarray = inside.sum(1)
+    return others
 
 
 def _rounds(offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -218,7 +223,7 @@ def _used(rule: Rule, sends: Sends, counts: np.ndarray, at: np.ndarray, day: np.
     for rows, index in _rounds(sends.offsets):
         if wanted is None:
             apart = at[rows] - sends.at[index][:, None]
-            inside = (apart >= 0) & (apart < rule.width)
+            inside = (apart >= 0) & (apart <= rule.width)
         else:
             inside = wanted[rows] == bucket(sends.day[index], rule.kind)[:, None]
         used[rows] += inside & counts[index][:, None]
@@ -241,8 +246,8 @@ def _later(rule: Rule, sends: Sends, r: int, at: np.ndarray) -> np.ndarray:
         for s in range(int((end - begin).max())):
             other = np.minimum(begin + s, end - 1)
             apart = mine[:, 0] - sends.at[other]
-            own += (begin + s < end) & sends.counts[r][other] & (apart >= 0) & (apart < rule.width)
-        ahead = (mine > at[rows]) & (mine < at[rows] + rule.width)
+            own += (begin + s < end) & sends.counts[r][other] & (apart >= 0) & (apart <= rule.width)
+        ahead = (mine > at[rows]) & (mine <= at[rows] + rule.width)
         left = (rule.limit - own)[:, None]
         room_left[rows] = np.where(ahead, np.minimum(room_left[rows], left), room_left[rows])
     return room_left

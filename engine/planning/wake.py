@@ -14,10 +14,11 @@ QUEUES = {"horae.plan_shard": "plan", "horae.settle": "plan", "horae.tick_campai
 class Wake(Protocol):
     """Asks some worker to run `task` with `ids` soon. Called after commit; may be lost, may arrive twice."""
 
-    def __call__(self, task: str, *ids: int) -> None: ...
+    def __call__(self, task: str, *ids: int) -> None:
+        """Ask for it."""
 
 
-def ignore(task: str, *ids: int) -> None:  # noqa: ARG001 - a Wake
+def ignore(task: str, *ids: int) -> None:
     """A wake-up that goes nowhere: the next tick finds the work in the tables."""
 
 

@@ -1,0 +1,131 @@
+"""Receipts: what a decision stored about itself, as compact bytes (pure).
+
+A receipt is HEADER, then `features` float32 values (the feature row of the choice, or none), then `alternatives`
+records ALTERNATIVE; all little-endian. It holds what cannot be had again later; `horae explain` recomputes the rest and
+says whether it agrees. A reader refuses a version it does not know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from engine import __version__
+from engine.errors import BadInput
+
+VERSION = 1
+
+HEADER = np.dtype(
+    [
+        ("version", "u1"),
+        ("alternatives", "u1"),
+        ("features", "<u2"),
+        ("library", "u1", (3,)),  # major, minor, patch
+        ("code", "u1"),  # what stood in the way of the nearest miss; FREE where something was chosen
+        ("as_of", "<f8"),  # epoch seconds: the shard's snapshot
+        ("model", "<i4"),  # 0: the baseline
+        ("policy", "<i4"),
+        ("campaign", "<i4"),  # version of the campaign
+        ("options", "<u4"),  # |A|: feasible (offer, window), and nothing
+        ("exploit_item", "<i8"),  # what exploiting would have chosen; −1: no item
+        ("exploit_slot", "<f8"),  # NaN: nothing
+    ]
+)
+
+ALTERNATIVE = np.dtype(
+    [
+        ("item", "<i8"),  # −1: no item
+        ("slot", "<f8"),  # start of its window, epoch seconds
+        ("send_at", "<f8"),
+        ("end", "<f8"),  # of the stretch in which it may leave
+        ("value", "<f4"),
+        ("price", "<f4"),
+        ("code", "u1"),
+    ]
+)
+
+MOST_ALTERNATIVES = 5
+
+FREE, EXPIRED, GAP, PRICE, BESIDE, WORTHLESS = range(6)
+"""Codes: nothing in the way · the item or offer ends before · minimum gap · its capacity costs more than it is worth ·
+another push of the same run stands in the way · value not positive."""
+
+FIRST_CAP = 16
+"""Code FIRST_CAP + r: rule r of the run's caps (workspace rules by position, then the campaign's own)."""
+
+_LIBRARY = np.array([int(part) for part in __version__.split(".")[:3]], np.uint8)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """A decoded receipt: header fields, features float32[F], alternatives as a numpy array of ALTERNATIVE."""
+
+    library: str
+    code: int
+    as_of: float
+    model: int
+    policy: int
+    campaign: int
+    options: int
+    exploit_item: int
+    exploit_slot: float
+    features: np.ndarray
+    alternatives: np.ndarray
+
+
+def headers(count: int, **fields: Any) -> np.ndarray:
+    """`count` headers of this version with `fields` set; each a scalar or an array of that length."""
+    out = np.zeros(count, HEADER)
+    out["version"], out["library"] = VERSION, _LIBRARY
+    for name, values in fields.items():
+        out[name] = values
+    return out
+
+
+def encode(head: np.ndarray, features: np.ndarray, has: np.ndarray, alternatives: np.ndarray) -> pa.Array:
+    """Receipts of n decisions as a pyarrow large_binary array.
+
+    head HEADER[n]; features float32[n, F], written where has bool[n]; alternatives ALTERNATIVE[n, A], of which the
+    first head["alternatives"] are written. head["features"] is filled in here.
+    """
+    n, width = features.shape
+    head = head.copy()
+    head["features"] = np.where(has, width, 0)
+    parts = [
+        head.view(np.uint8).reshape(n, HEADER.itemsize),
+        np.ascontiguousarray(features.astype("<f4")).view(np.uint8).reshape(n, width * 4),
+        np.ascontiguousarray(alternatives).view(np.uint8).reshape(n, -1),
+    ]
+    sizes = [np.full(n, HEADER.itemsize), np.where(has, width * 4, 0), head["alternatives"] * ALTERNATIVE.itemsize]
+    keep = np.concatenate([np.arange(p.shape[1]) < s[:, None] for p, s in zip(parts, sizes, strict=True)], axis=1)
+    flat = np.concatenate(parts, axis=1)[keep]
+    offsets = np.zeros(n + 1, np.int64)
+    np.cumsum(sum(sizes), out=offsets[1:])
+    return pa.Array.from_buffers(pa.large_binary(), n, [None, pa.py_buffer(offsets), pa.py_buffer(flat)])
+
+
+def decode(stored: bytes) -> Receipt:
+    """The receipt in `stored`. Raises BadInput for another version or broken bytes."""
+    if len(stored) < HEADER.itemsize or stored[0] != VERSION:
+        raise BadInput("this receipt was written by another version of Horae and cannot be read")
+    head = np.frombuffer(stored, HEADER, 1)[0]
+    begin = HEADER.itemsize
+    middle = begin + 4 * int(head["features"])
+    if len(stored) != middle + int(head["alternatives"]) * ALTERNATIVE.itemsize:
+        raise BadInput("this receipt is broken: its length is not what its header says")
+    return Receipt(
+        library=".".join(str(part) for part in head["library"]),
+        code=int(head["code"]),
+        as_of=float(head["as_of"]),
+        model=int(head["model"]),
+        policy=int(head["policy"]),
+        campaign=int(head["campaign"]),
+        options=int(head["options"]),
+        exploit_item=int(head["exploit_item"]),
+        exploit_slot=float(head["exploit_slot"]),
+        features=np.frombuffer(stored, "<f4", int(head["features"]), begin).copy(),
+        alternatives=np.frombuffer(stored, ALTERNATIVE, int(head["alternatives"]), middle).copy(),
+    )
