@@ -1,4 +1,4 @@
-"""The vectorised caps of planning say what `campaigns.policy.admits` says."""
+"""The vectorised caps of planning say what `campaigns.policy.admits` says, and no plan breaks a cap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from engine.campaigns.policy import Cap, Policy, Sent, admits
 from engine.localtime import local_day
-from engine.planning import limits
+from engine.planning import allocation, limits
+from engine.planning.allocation import Problem
 from engine.planning.limits import Candidates, Rule, Rules, Sends, Taken
 
 TZ = ZoneInfo("America/New_York")
@@ -49,7 +50,9 @@ def rule(cap: Cap) -> Rule:
 
 def sends_of(users: list[list[Sent]], rules: list[Cap]) -> Sends:
     flat = [push for user in users for push in user]
-    covers = np.array([[cap.covers(push.scopes) for push in flat] for cap in rules], bool).reshape(len(rules), len(flat))
+    covers = np.array([[cap.covers(push.scopes) for push in flat] for cap in rules], bool).reshape(
+        len(rules), len(flat)
+    )
     counts, obeys = (np.array([getattr(push, name) for push in flat], bool) for name in ("counts", "obeys"))
     return Sends(
         np.cumsum([0, *map(len, users)]),
@@ -113,7 +116,9 @@ def test_one_push_is_judged_as_by_the_pure_function(rules_, users, at, own, gap)
     st.tuples(instants, st.sampled_from((3, 4, -1))),
     gaps,
 )
-def test_a_push_beside_others_of_the_plan_breaks_nothing_that_the_pure_function_forbids(rules_, sent, taken, asked, gap):
+def test_a_push_beside_others_of_the_plan_breaks_nothing_that_the_pure_function_forbids(
+    rules_, sent, taken, asked, gap
+):
     """Where the twin allows the push, `admits` does too, beside all that is sent and taken, for every one of them."""
     policy = Policy(quiet_hours=None, min_gap=gap)
     base = frozenset({"channel:log", "tag:sale"})
@@ -172,3 +177,138 @@ def clash(
         given_ = Candidates(here.used[r, :, 0], here.later[r, :, 0], as_array(at)[:, 0], as_day(at)[:, 0])
         close |= bool(limits.clash(rules, r, 0, given_, taken)[0, 0])
     return close
+
+
+# --- whole sets ------------------------------------------------------------------------------------------------------
+
+BASE = frozenset({"channel:log", "tag:sale"})
+
+
+def push_of(problem: Problem, user: int, occurrence: int, choice: int) -> tuple[Sent, int]:
+    windows = problem.net.shape[3]
+    at = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(problem.at[user, occurrence, choice % windows]))
+    category = int(problem.category[user, occurrence, choice // windows])
+    own = BASE | ({f"category:{category}"} if category >= 0 else frozenset())
+    return Sent(at, own, local_day(TZ, at)), int(problem.item[user, occurrence, choice // windows])
+
+
+def stands(policy: Policy, rules_: list[Cap], sent: list[Sent], together: list[Sent]) -> bool:
+    """Whether every one of `together` is admitted beside all others."""
+    return all(
+        admits(policy, rules_, [*sent, *(p for p in together if p is not one)], one.at, one.scopes, TZ) is None
+        for one in together
+    )
+
+
+def problem_of(rules_: list[Cap], gap: timedelta | None, sent: list[list[Sent]], drawn: tuple) -> Problem:
+    """A problem of len(sent) users from drawn instants [n][O][W], values, items and categories."""
+    at, values, items, categories = drawn
+    rules = rules_of(rules_, BASE, gap, occurrences=len(at[0]))
+    micros_ = np.array([[[micros(t) for t in row] for row in user] for user in at], np.int64)
+    days = np.array([[[local_day(TZ, t).toordinal() for t in row] for row in user] for user in at], np.int32)
+    room = limits.room(rules, sends_of(sent, rules_), micros_, days)
+    net = np.array(values, float)
+    category = np.array(categories, np.int32)
+    full = limits.full(rules, room)
+    for r, rule_ in enumerate(rules.rules):
+        hit = np.ones(category.shape, bool) if rule_.category < 0 else category == rule_.category
+        net[hit[..., None] & full[r][:, :, None, :]] = -np.inf
+    net[np.broadcast_to(~room.gap_free[:, :, None, :], net.shape)] = -np.inf
+    once = np.ones(len(at[0]), bool)
+    return Problem(net, np.array(items, np.int64), category, micros_, days, once, rules, room)
+
+
+@st.composite
+def problems(draw, occurrences: int):
+    rules_ = draw(st.lists(caps, max_size=3))
+    gap = draw(gaps)
+    users, offers, windows = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    past = st.builds(
+        lambda hours, own: Sent(START - timedelta(hours=hours), own, local_day(TZ, START - timedelta(hours=hours))),
+        st.integers(1, 60),
+        scopes,
+    )
+    sent = draw(st.lists(st.lists(past, max_size=3), min_size=users, max_size=users))
+
+    def nest(leaf, *sizes):
+        for size in reversed(sizes):
+            leaf = st.lists(leaf, min_size=size, max_size=size)
+        return leaf
+
+    values = st.integers(-2, 6).map(float)
+    drawn = (
+        draw(nest(instants, users, occurrences, windows)),
+        draw(nest(values, users, occurrences, offers, windows)),
+        [[draw(st.permutations([1, 2, 3, 4]))[:offers] for _ in range(occurrences)] for _ in range(users)],
+        draw(nest(st.sampled_from((3, 4, -1)), users, occurrences, offers)),
+    )
+    return rules_, gap, sent, problem_of(rules_, gap, sent, drawn)
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(2))
+def test_up_to_two_pushes_are_the_best_set_there_is(given_):
+    rules_, gap, sent, problem = given_
+    policy = Policy(quiet_hours=None, min_gap=gap)
+    chosen = allocation.best_sets(problem)
+    options = range(-1, problem.net.shape[2] * problem.net.shape[3])
+    flat = problem.net.reshape(*problem.net.shape[:2], -1)
+    for user in range(len(chosen)):
+        best = 0.0
+        for first in options:
+            for second in options:
+                picked = [(o, c) for o, c in enumerate((first, second)) if c >= 0]
+                value = sum(flat[user, o, c] for o, c in picked)
+                if value <= best or not np.isfinite(value):
+                    continue
+                pushes_, items = zip(*(push_of(problem, user, o, c) for o, c in picked), strict=True)
+                if len(set(items)) == len(items) and stands(policy, rules_, sent[user], list(pushes_)):
+                    best = value
+        got = sum(flat[user, o, c] for o, c in enumerate(chosen[user]) if c >= 0)
+        assert got == best
+
+
+@settings(max_examples=150, deadline=None)
+@given(problems(4))
+def test_no_set_breaks_a_cap_and_none_is_worth_less_than_its_best_push(given_):
+    rules_, gap, sent, problem = given_
+    policy = Policy(quiet_hours=None, min_gap=gap)
+    chosen = allocation.best_sets(problem)
+    flat = problem.net.reshape(*problem.net.shape[:2], -1)
+    for user in range(len(chosen)):
+        picked = [(o, c) for o, c in enumerate(chosen[user]) if c >= 0]
+        pushes_ = [push_of(problem, user, o, c) for o, c in picked]
+        assert stands(policy, rules_, sent[user], [push for push, _ in pushes_])
+        assert len({item for _, item in pushes_}) == len(pushes_)
+        assert all(flat[user, o, c] > 0 for o, c in picked)
+        assert sum(flat[user, o, c] for o, c in picked) >= max(flat[user].max(), 0.0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(problems(3), st.randoms(use_true_random=False))
+def test_a_users_set_does_not_depend_on_who_else_is_in_the_block(given_, random):
+    problem = given_[3]
+    chosen = allocation.best_sets(problem)
+    order = np.array(random.sample(range(len(chosen)), len(chosen)))
+    assert (allocation.best_sets(problem.of(order)) == chosen[order]).all()
+    for user in range(len(chosen)):
+        assert (allocation.best_sets(problem.of(np.array([user]))) == chosen[user]).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems(3), st.data())
+def test_choices_already_made_stay_and_the_others_fit_beside_them(given_, data):
+    rules_, gap, sent, problem = given_
+    policy = Policy(quiet_hours=None, min_gap=gap)
+    flat = problem.net.reshape(*problem.net.shape[:2], -1)
+    fixed = np.full(flat.shape[:2], -1, np.int32)
+    for user in range(len(fixed)):
+        open_ = np.flatnonzero(np.isfinite(flat[user, 1]))
+        if len(open_):
+            fixed[user, 1] = data.draw(st.sampled_from(open_.tolist()))
+    chosen = allocation.best_sets(problem, fixed)
+    for user in range(len(chosen)):
+        if fixed[user, 1] >= 0:
+            assert chosen[user, 1] == fixed[user, 1]
+        pushes_ = [push_of(problem, user, o, c) for o, c in enumerate(chosen[user]) if c >= 0]
+        assert stands(policy, rules_, sent[user], [push for push, _ in pushes_])
