@@ -1,0 +1,323 @@
+"""Messages: Liquid templates of tenants, parsed once, rendered per push, strict and bounded (pure).
+
+Liquid cannot reach Python objects; here it cannot reach the clock, files or other templates either, and neither its
+loops nor its filters can grow without bound. A field that a user or item does not have is an error where it is printed,
+not an empty place in somebody's notification: a template says what to do then with `default` or `if`.
+
+    {{ user.id }}   user.locale  user.country  user.timezone  user.attributes.NAME
+    {{ item.id }}   item.title  item.price  item.category  item.brand  item.attributes.NAME
+    {{ campaign.name }}   {{ push.id }}   {{ data.NAME }} (given with a trigger)
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import wraps
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from liquid import BoundTemplate, Environment, Mode
+from liquid.exceptions import FilterArgumentError, LiquidError
+from liquid.undefined import FalsyStrictUndefined
+from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+
+from engine.campaigns.fields import Strict, Text
+from engine.errors import BadInput, did_you_mean
+
+PAYLOAD_BYTES = 3840
+"""Title, body and data of a rendered message as compact JSON: providers take 4,096 bytes with their own fields."""
+
+_MOST_CHARACTERS = 65_536
+_MOST_MEMBERS = 1_000
+_FIELDS = {
+    "user": ("id", "locale", "country", "timezone", "attributes"),
+    "item": ("id", "title", "price", "category", "brand", "attributes"),
+    "campaign": ("name",),
+    "push": ("id",),
+    "data": (),
+}
+_LOCALE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
+
+
+def _check_locales(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    named = {plain_locale(name): variant for name, variant in value.items()}
+    for name in named:
+        if not _LOCALE.fullmatch(name):
+            raise ValueError(f"{name!r} is no locale; they are written like de or zh-CN")
+    if len(named) < len(value):
+        raise ValueError("name the same locale twice")
+    return MappingProxyType(named)
+
+
+def _check_keys(value: Mapping[str, str]) -> Mapping[str, str]:
+    if len(value) > 32:
+        raise ValueError("hold at most 32 keys")
+    return MappingProxyType(dict(value))
+
+
+_Source = Annotated[Text, Field(min_length=1, max_length=4000)]
+_Data = Annotated[Mapping[Text, _Source], AfterValidator(_check_keys), PlainSerializer(dict)]
+
+
+class Variant(Strict):
+    """What a push says, in Liquid."""
+
+    title: _Source = Field(description="Liquid: the first line.")
+    body: _Source = Field(description="Liquid: the text.")
+    data: _Data = Field(
+        default_factory=lambda: MappingProxyType({}),
+        description="Key to Liquid: what the app gets beside the text, such as a link.",
+    )
+
+
+class MessageSpec(Variant):
+    """What a push says, with variants for locales: zh-CN falls back to zh, then to the default."""
+
+    locales: Annotated[Mapping[str, Variant], AfterValidator(_check_locales), PlainSerializer(dict)] = Field(
+        default_factory=lambda: MappingProxyType({}), description="Locale to its own title, body and data."
+    )
+
+    @model_validator(mode="after")
+    def _parses(self) -> MessageSpec:
+        problems = [problem for place, source in sources(self) if (problem := _fault(source, place))]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+@dataclass(frozen=True)
+class Message:
+    """A rendered message."""
+
+    title: str
+    body: str
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The parsed templates of a message, by locale ("" is the default)."""
+
+    variants: Mapping[str, tuple[BoundTemplate, BoundTemplate, Mapping[str, BoundTemplate]]]
+
+
+def compile_message(spec: MessageSpec) -> Compiled:
+    """Parse every template of `spec`, once for many renderings. Raises BadInput with the place and the fault."""
+    variants: dict[str, Variant] = {"": spec, **spec.locales}
+    return Compiled(
+        MappingProxyType(
+            {
+                locale: (
+                    _parse(variant.title, "title"),
+                    _parse(variant.body, "body"),
+                    MappingProxyType({key: _parse(source, f"data.{key}") for key, source in variant.data.items()}),
+                )
+                for locale, variant in variants.items()
+            }
+        )
+    )
+
+
+def render(
+    compiled: Compiled,
+    user: Mapping[str, Any],
+    item: Mapping[str, Any] | None,
+    data: Mapping[str, Any],
+    locale: str | None,
+    **about: Mapping[str, Any],
+) -> Message:
+    """The message for one user, in their locale or the nearest one there is.
+
+    `user`, `item` and `about` (campaign=…, push=…) are what `user_fields` and `item_fields` make. Raises BadInput where
+    a field is missing, a limit is reached, title or body come out blank, or the payload exceeds PAYLOAD_BYTES.
+    """
+    title, body, pairs = compiled.variants[_nearest(locale, compiled.variants)]
+    context = {"user": user, "data": data, **about}
+    if item is not None:
+        context["item"] = item
+    try:
+        message = Message(
+            title.render(context).strip(),
+            body.render(context).strip(),
+            MappingProxyType({key: template.render(context) for key, template in pairs.items()}),
+        )
+    except (LiquidError, ArithmeticError, ValueError, TypeError) as error:
+        raise BadInput(f"the message cannot be rendered: {_said(error)}") from error
+    if not message.title or not message.body:
+        raise BadInput(f"the message's {'body' if message.title else 'title'} came out blank")
+    size = len(json.dumps([message.title, message.body, dict(message.data)], ensure_ascii=False).encode())
+    if size > PAYLOAD_BYTES:
+        raise BadInput(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
+    return message
+
+
+def user_fields(
+    external_id: str, locale: str | None, country: str | None, timezone: str | None, attributes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What templates see of a user; what is not known is left out, so that strictness sees it."""
+    fields = {"id": external_id, "locale": locale, "country": country, "timezone": timezone}
+    return {**_known(fields), "attributes": _known(attributes)}
+
+
+def item_fields(
+    external_id: str,
+    *,
+    title: str | None,
+    price: float | None,
+    category: str | None,
+    brand: str | None,
+    attributes: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What templates see of an item; what is not known is left out, so that strictness sees it."""
+    fields = {"id": external_id, "title": title, "price": price, "category": category, "brand": brand}
+    return {**_known(fields), "attributes": _known(attributes)}
+
+
+def unknown_fields(spec: MessageSpec, *, with_item: bool) -> list[str]:
+    """What is wrong with the names that the templates use, one sentence each; `with_item`: pushes are about an item."""
+    problems = []
+    for place, source in sources(spec):
+        for used in _parse(source, place).analyze().globals.values():
+            for variable in used:
+                problem = _unknown(variable.segments, with_item=with_item)
+                if problem:
+                    problems.append(f"{place}: {problem}")
+    return list(dict.fromkeys(problems))
+
+
+def sources(spec: MessageSpec) -> list[tuple[str, str]]:
+    """Every template of a message with its place in the definition."""
+    found = []
+    for prefix, variant in (("", spec), *((f"locales.{name}.", each) for name, each in spec.locales.items())):
+        found += [(f"{prefix}title", variant.title), (f"{prefix}body", variant.body)]
+        found += [(f"{prefix}data.{key}", source) for key, source in variant.data.items()]
+    return found
+
+
+def plain_locale(locale: str) -> str:
+    """A locale as it is compared: lower case, with hyphens."""
+    return locale.replace("_", "-").lower()
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+class _Missing(FalsyStrictUndefined):
+    """A field that is not there: false in `if`, replaced by `default`, an error where it is printed."""
+
+    force_liquid_default = True
+
+
+class _Liquid(Environment):
+    context_depth_limit = 8
+    loop_iteration_limit = 1_000
+    local_namespace_limit = _MOST_CHARACTERS
+    output_stream_limit = 4 * PAYLOAD_BYTES
+
+    def setup_tags_and_filters(self, *, extra: bool = False) -> None:
+        super().setup_tags_and_filters(extra=extra)
+        for tag in ("include", "render", "increment", "decrement", "tablerow"):
+            del self.tags[tag]
+        self.filters = {name: _bounded(function) for name, function in self.filters.items()}
+        self.filters["date"] = _date
+        self.filters["decimals"] = _decimals
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that refuses to grow without bound: each character of its input may become as long as an argument."""
+
+    @wraps(function)
+    def guarded(value: Any, *arguments: Any, **named: Any) -> Any:
+        members = [part for part in (value, *arguments) if isinstance(part, list | tuple | range)]
+        texts = [len(part) for part in arguments if isinstance(part, str)]
+        length = len(value) if isinstance(value, str) else 0
+        if (
+            any(len(part) > _MOST_MEMBERS for part in members)
+            or (length + 1) * max([1, *texts]) > 16 * _MOST_CHARACTERS
+        ):
+            raise FilterArgumentError("too much to work on", token=None)
+        return function(value, *arguments, **named)
+
+    return guarded
+
+
+def _date(value: Any, form: Any = "%Y-%m-%d") -> str:
+    """Liquid's `date` for ISO texts and datetimes only: `now` would read the clock."""
+    if value in ("now", "today"):
+        raise FilterArgumentError("a message has no 'now': it is planned before it is sent", token=None)
+    try:
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return moment.strftime(str(form)[:100])
+    except ValueError as error:
+        raise FilterArgumentError(f"{str(value)[:40]!r} is no date", token=None) from error
+
+
+def _decimals(value: Any, places: Any = 2) -> str:
+    """`{{ item.price | decimals: 2 }}`: a number with exactly so many decimals."""
+    try:
+        return f"{float(value):.{min(max(int(places), 0), 9)}f}"
+    except (TypeError, ValueError) as error:
+        raise FilterArgumentError(f"{str(value)[:40]!r} is no number", token=None) from error
+
+
+_LIQUID = _Liquid(tolerance=Mode.STRICT, undefined=_Missing, strict_filters=True)
+
+
+def _parse(source: str, place: str) -> BoundTemplate:
+    fault = _fault(source, place)
+    if fault:
+        raise BadInput(fault)
+    return _LIQUID.from_string(source)
+
+
+def _fault(source: str, place: str) -> str | None:
+    """What is wrong with a template's grammar, tags or filters; None if nothing is."""
+    try:
+        found = _LIQUID.from_string(source).analyze()
+    except (LiquidError, RecursionError) as error:
+        return f"{place}: {_said(error)}"
+    for name in found.filters:
+        if name not in _LIQUID.filters:
+            hint = did_you_mean(name, _LIQUID.filters)
+            return f"{place}: unknown filter {name!r}" + (f"; {hint}" if hint else "")
+    return None
+
+
+def _unknown(segments: list[Any], *, with_item: bool) -> str | None:
+    root, rest = str(segments[0]), segments[1:]
+    path = ".".join(str(part) for part in segments)
+    roots = [name for name in _FIELDS if with_item or name != "item"]
+    if root not in roots:
+        if root == "item":
+            return f"{path!r} needs an item, and items are none"
+        hint = did_you_mean(root, roots)
+        return f"unknown field {path!r}; " + (hint or f"known are {', '.join(roots)}")
+    fields = _FIELDS[root]
+    if not fields:
+        return None
+    if not rest:
+        return f"{root!r} alone is no text; known are {', '.join(f'{root}.{name}' for name in fields)}"
+    if rest[0] not in fields:
+        hint = did_you_mean(f"{root}.{rest[0]}", [f"{root}.{name}" for name in fields])
+        own = f"attributes are written {root}.attributes.{rest[0]}" if "attributes" in fields else None
+        return f"unknown field {path!r}; " + (hint or own or f"known are {', '.join(fields)}")
+    return None
+
+
+def _nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
+    wanted = plain_locale(locale or "")
+    while wanted not in variants:
+        wanted = wanted.rpartition("-")[0]
+    return wanted
+
+
+def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _said(error: BaseException) -> str:
+    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
