@@ -60,11 +60,11 @@ def _append(descriptor: int, batch: bytes) -> Outcome:
         batch = b"\n" + batch  # a power cut left half a line behind: it must not swallow ours
     try:
         written = os.write(descriptor, batch)
-        if written != len(batch):
-            raise OSError(f"only {written} of {len(batch)} bytes fitted")
     except OSError as error:
-        os.ftruncate(descriptor, size)
         return _not_written(error)
+    if written != len(batch):
+        os.ftruncate(descriptor, size)
+        return Outcome(Kind.RETRY, detail=f"the disk is full: {written} of {len(batch)} bytes fitted the journal")
     try:
         os.fsync(descriptor)
     except OSError as error:

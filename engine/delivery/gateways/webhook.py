@@ -26,6 +26,9 @@ from engine.errors import BadInput
 LONGEST_BODY = 20_000
 """Standard Webhooks: "payloads should be kept under 20kb"."""
 
+TIMEOUT = timedelta(seconds=15)
+"""Standard Webhooks: "15-30s"."""
+
 RESOLVE_AGAIN = timedelta(minutes=1)
 SHORTEST_SECRET = 24
 MOST_OF_A_DETAIL = 200
@@ -40,9 +43,9 @@ class WebhookGateway:
 
     name = "webhook"
     needs_device = False
-    timeout = timedelta(seconds=15)
 
-    def __init__(self, url: str, secret: str, *, allow_private: bool = False) -> None:
+    def __init__(self, url: str, secret: str, *, allow_private: bool = False, timeout: timedelta = TIMEOUT) -> None:
+        self.timeout = timeout
         self._url = url
         self._host, self._port = _checked_address(url, allow_private)
         self._allow_private = allow_private
@@ -166,10 +169,9 @@ def _checked_address(url: str, allow_private: bool) -> tuple[str, int]:
 
 def _signer(secret: str) -> Webhook:
     try:
-        webhook = Webhook(secret)
-        length = len(binascii.a2b_base64(secret.removeprefix("whsec_") + "=="))
-    except (binascii.Error, RuntimeError, ValueError) as error:
+        key = binascii.a2b_base64(secret.removeprefix("whsec_") + "==")
+    except (binascii.Error, ValueError) as error:
         raise BadInput(f"HORAE_WEBHOOK_SECRET is not whsec_ and base64: {error}") from error
-    if length < SHORTEST_SECRET:
-        raise BadInput(f"HORAE_WEBHOOK_SECRET has {length} bytes; Standard Webhooks asks for {SHORTEST_SECRET} to 64")
-    return webhook
+    if len(key) < SHORTEST_SECRET:
+        raise BadInput(f"HORAE_WEBHOOK_SECRET has {len(key)} bytes; Standard Webhooks asks for {SHORTEST_SECRET} to 64")
+    return Webhook(key)

@@ -1,0 +1,148 @@
+"""Claiming pushes: who may work on a row, for how long, and what a latecomer may still record (nothing).
+
+    planned ──claim──► claimed ──intent──► sending ──► a delivery row, the push row is gone
+       ▲                  │                   │
+       └──── put_back ────┴──── put_back ─────┘   (certainly not sent)
+
+A claim takes a batch with SKIP LOCKED, leases it and raises each row's fencing number; attempts are counted here, so a
+push that kills its worker uses them up too. Everything after the claim is conditional on the fence: whoever was
+presumed dead and comes back finds no row. Leases are measured by the database's own clock, one clock for all hosts; a
+worker keeps its own end of the lease on its monotonic clock, started before the statement, and so errs on the short
+side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from engine.delivery.reserve import Epoch
+
+STOPPED = (
+    "EXISTS (SELECT 1 FROM switches s WHERE s.scope IN ('all', 'gateway:' || p.gateway, 'campaign:' || p.campaign_id))"
+)
+"""Whether a stop switch concerns the push `p`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A push that this worker holds: the row as it was claimed."""
+
+    id: UUID
+    fence: int
+    attempts: int
+    date: date
+    occurrence_id: int
+    campaign_id: int
+    run_id: int
+    user_id: int
+    slot: int
+    item_id: int | None
+    gateway: str
+    window_end: datetime
+    send_at: datetime
+    not_after: datetime
+
+    @property
+    def end(self) -> datetime:
+        """The instant at and after which it may not leave."""
+        return min(self.window_end, self.not_after)
+
+
+_COLUMNS = ", ".join(f"p.{name}" for name in Claimed.__dataclass_fields__)
+
+_CLAIM = text(f"""
+    WITH due AS MATERIALIZED (
+        SELECT p.id FROM pushes p JOIN campaigns c ON c.id = p.campaign_id
+        WHERE p.state = 'planned' AND p.send_at <= :now AND p.window_end > :now AND p.not_after > :now
+          AND (p.not_before IS NULL OR p.not_before <= clock_timestamp())
+          AND p.gateway = ANY(:gateways) AND c.state IN ('running', 'done') AND NOT {STOPPED}
+        ORDER BY p.send_at LIMIT :most FOR UPDATE OF p SKIP LOCKED)
+    UPDATE pushes p
+    SET state = 'claimed', fence = p.fence + 1, attempts = p.attempts + 1,
+        lease_until = clock_timestamp() + :lease, not_before = NULL
+    FROM due WHERE p.id = due.id
+    RETURNING {_COLUMNS}
+""")
+
+_HEARTBEAT = text("""
+    UPDATE pushes p SET lease_until = clock_timestamp() + :lease
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS mine (id, fence)
+    WHERE p.id = mine.id AND p.fence = mine.fence AND p.state = 'claimed' AND p.lease_until > clock_timestamp()
+    RETURNING p.id
+""")
+
+# The one statement after which a push may have left. It locks the epoch's row first: an epoch that is being moved is
+# waited for, and read as it then is.
+_INTENT = text(f"""
+    WITH epoch AS MATERIALIZED (SELECT cap_epoch FROM workspace WHERE id = 1 FOR SHARE)
+    UPDATE pushes p SET state = 'sending', lease_until = clock_timestamp() + :lease
+    FROM epoch, campaigns c, unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS mine (id, fence)
+    WHERE p.id = mine.id AND p.fence = mine.fence AND p.state = 'claimed' AND p.lease_until > clock_timestamp()
+      AND epoch.cap_epoch = :epoch AND c.id = p.campaign_id AND c.state IN ('running', 'done') AND NOT {STOPPED}
+    RETURNING p.id
+""")
+
+_PUT_BACK = text("""
+    UPDATE pushes p
+    SET state = 'planned', lease_until = NULL, not_before = clock_timestamp() + mine.wait,
+        attempts = p.attempts - mine.untried, send_at = COALESCE(mine.send_at, p.send_at)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:waits AS interval[]),
+                CAST(:untried AS int[]), CAST(:send_at AS timestamptz[])) AS mine (id, fence, wait, untried, send_at)
+    WHERE p.id = mine.id AND p.fence = mine.fence AND p.state IN ('claimed', 'sending')
+    RETURNING p.id
+""")
+
+
+def claim(
+    connection: Connection, now: datetime, gateways: Collection[str], most: int, lease: timedelta
+) -> list[Claimed]:
+    """Claim up to `most` pushes for `gateways` that are due at `now`, in time and not stopped; oldest first."""
+    rows = connection.execute(_CLAIM, {"now": now, "gateways": list(gateways), "most": most, "lease": lease})
+    return sorted((Claimed(**row._mapping) for row in rows), key=lambda push: (push.send_at, push.id))
+
+
+def heartbeat(connection: Connection, pushes: Sequence[Claimed], lease: timedelta) -> set[UUID]:
+    """Extend the lease of claimed pushes; the ids still held. A lease that has ended cannot be extended."""
+    return set(connection.execute(_HEARTBEAT, {**_mine(pushes), "lease": lease}).scalars())
+
+
+def commit_intent(connection: Connection, pushes: Sequence[Claimed], epoch: Epoch, lease: timedelta) -> set[UUID]:
+    """Mark pushes as `sending`; the ids that may now be sent, once this transaction has committed.
+
+    In one statement: the fence is ours, the lease lives, nobody stopped it, the campaign runs, the caps' epoch holds.
+    """
+    parameters = {**_mine(pushes), "lease": lease, "epoch": epoch.number}
+    return set(connection.execute(_INTENT, parameters).scalars())
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """A push that goes back to `planned`: it certainly was not sent."""
+
+    push: Claimed
+    wait: timedelta
+    """Machine time until the next attempt."""
+    tried: bool = True
+    """Whether the attempt counts: not where the reason lay elsewhere (a stop, the caps' Redis, a lost epoch)."""
+    send_at: datetime | None = None
+    """A later due instant (business time), where it has to wait for one."""
+
+
+def put_back(connection: Connection, rows: Sequence[Back]) -> set[UUID]:
+    """Put pushes back to `planned`; the ids that were still ours."""
+    parameters = {
+        **_mine([row.push for row in rows]),
+        "waits": [row.wait for row in rows],
+        "untried": [0 if row.tried else 1 for row in rows],
+        "send_at": [row.send_at for row in rows],
+    }
+    return set(connection.execute(_PUT_BACK, parameters).scalars())
+
+
+def _mine(pushes: Sequence[Claimed]) -> dict[str, object]:
+    return {"ids": [push.id for push in pushes], "fences": [push.fence for push in pushes]}

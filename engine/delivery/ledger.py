@@ -1,0 +1,118 @@
+"""The ledger of deliveries: one row for each push that came to its end, in the transaction that deletes the hot row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+REASONS = {
+    "rejected": ("dead_device", "payload_refused", "template", "attempts"),
+    "unknown": ("no_answer", "lease_expired"),
+    "expired": ("expired", "retries"),
+    "cancelled": ("campaign_cancelled",),
+    "suppressed": (
+        "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "capped", "gap", "hours",
+    ),
+}  # fmt: skip
+"""The closed list of reasons for which a push ended otherwise than accepted, by its final state. Those of `displaced`
+belong to planning."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a push ended."""
+
+    push_id: UUID
+    fence: int
+    state: str
+    at: datetime
+    reason: str | None = None
+    local_day: date | None = None
+    counts: bool = False
+    scopes: tuple[str, ...] = ()
+    provider_id: str | None = None
+    detail: str | None = None
+
+
+_CLOSE = text("""
+    WITH ending AS (
+        SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
+            push_id uuid, fence bigint, state text, at timestamptz, reason text, local_day date, counts boolean,
+            scopes text[], provider_id text, detail text)
+    ), gone AS (
+        DELETE FROM pushes p USING ending e
+        WHERE p.id = e.push_id AND p.fence = e.fence AND p.state = ANY(:states)
+        RETURNING p.*
+    )
+    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
+                            attempts, send_at, local_day, counts, scopes, provider_id, detail)
+    SELECT (e.at AT TIME ZONE 'UTC')::date, p.id, p.id, e.state, e.reason, e.at, p.occurrence_id, p.campaign_id,
+           p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, e.local_day, e.counts, e.scopes, e.provider_id,
+           e.detail
+    FROM gone p JOIN ending e ON e.push_id = p.id
+    RETURNING push_id
+""")
+
+# Pushes that nobody holds, closed in one statement. Row locks of a claim that is being made are skipped, not waited
+# for.
+_CLOSE_WAITING = """
+    WITH over AS (
+        SELECT p.id FROM pushes p WHERE {where} LIMIT :most FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM pushes p USING over WHERE p.id = over.id RETURNING p.*
+    )
+    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
+                            attempts, send_at, counts, scopes)
+    SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id, '{state}', '{reason}', :now,
+           p.occurrence_id, p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{{}}'
+    FROM gone p RETURNING push_id
+"""
+
+_EXPIRE = text(
+    _CLOSE_WAITING.format(
+        where="p.state IN ('proposed', 'planned') AND p.send_at <= :now"
+        " AND (p.window_end <= :now OR p.not_after <= :now)",
+        state="expired",
+        reason="expired",
+    )
+)
+_CANCEL = text(
+    _CLOSE_WAITING.format(
+        where="p.state IN ('proposed', 'planned')"
+        " AND p.campaign_id IN (SELECT id FROM campaigns WHERE state = 'cancelled')",
+        state="cancelled",
+        reason="campaign_cancelled",
+    )
+)
+
+
+def close(connection: Connection, ends: Sequence[End], states: Collection[str]) -> set[UUID]:
+    """Write the deliveries of pushes held by us in one of `states` and delete their rows; the ids that were ours."""
+    if not ends:
+        return set()
+    rows = [
+        {
+            **{name: getattr(end, name) for name in ("fence", "state", "reason", "counts", "provider_id", "detail")},
+            "push_id": str(end.push_id),
+            "at": end.at.isoformat(),
+            "local_day": end.local_day.isoformat() if end.local_day else None,
+            "scopes": list(end.scopes),
+        }
+        for end in ends
+    ]
+    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars())
+
+
+def close_expired(connection: Connection, now: datetime, most: int) -> int:
+    """Close up to `most` waiting pushes whose window or use is over at `now`, also of unpublished runs."""
+    return len(connection.execute(_EXPIRE, {"now": now, "most": most}).scalars().all())
+
+
+def close_cancelled(connection: Connection, now: datetime, most: int) -> int:
+    """Close up to `most` waiting pushes of cancelled campaigns."""
+    return len(connection.execute(_CANCEL, {"now": now, "most": most}).scalars().all())

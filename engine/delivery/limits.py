@@ -1,0 +1,94 @@
+"""What a push asks of its user's caps, seen from one instant (pure).
+
+A reservation at t stands for a receipt anywhere in [t, t + δ], δ being the attempt deadline: rolling windows and the
+gap look back by δ more, and a push carries the calendar day of t + δ, so that within δ of midnight it counts for both
+days (entries of a day *or a later one* count). With δ = 0 this is `campaigns.policy.admits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from engine.campaigns.policy import Cap
+from engine.localtime import local_day
+
+GAP = "gap"
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One cap as seen from one instant: at most `most` entries since `since` (inclusive), an instant or a local day."""
+
+    rule: str
+    """The cap's id, or GAP."""
+    most: int
+    since: datetime | date
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What counts toward caps: a push sent or under way."""
+
+    push_id: UUID
+    fence: int
+    at: datetime
+    day: date
+    scopes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A push that asks for its place under the caps of `user_id`; `counts` says whether it takes one."""
+
+    user_id: int
+    entry: Entry
+    limits: tuple[Limit, ...]
+    counts: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """When and where a push is tried: from `at` for at most `deadline`, by the clock of a user in `tz`."""
+
+    at: datetime
+    tz: ZoneInfo
+    deadline: timedelta = timedelta(0)
+
+    @property
+    def day(self) -> date:
+        """The calendar day it counts for: the later one, where it may arrive on either side of midnight."""
+        return local_day(self.tz, self.at + self.deadline)
+
+
+def limits_of(
+    caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str], attempt: Attempt
+) -> tuple[Limit, ...]:
+    """The limits of a push with `scopes` that obeys `caps` and `gap`, in the order in which `admits` looks at them."""
+    earliest = attempt.at - attempt.deadline
+    today = local_day(attempt.tz, attempt.at)
+    limits = [
+        Limit(cap.id or str(cap), cap.limit, _since(cap, earliest, today), None if cap.scope == "all" else cap.scope)
+        for cap in caps
+        if cap.covers(scopes)
+    ]
+    if gap is not None:
+        limits.append(Limit(GAP, 1, earliest - gap + _MICROSECOND))
+    return tuple(limits)
+
+
+def horizon_of(caps: Iterable[Cap], gap: timedelta | None, deadline: timedelta) -> timedelta:
+    """How far back the limits of these rules look at most; a local week and its zone changes included."""
+    widths = [cap.width for cap in caps]
+    return max([timedelta(days=8), gap or timedelta(0), *(width for width in widths if width)]) + deadline
+
+
+def _since(cap: Cap, earliest: datetime, today: date) -> datetime | date:
+    if cap.width is not None:
+        return earliest - cap.width
+    return today if cap.window == "local_day" else today - timedelta(days=today.weekday())
