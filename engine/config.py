@@ -35,10 +35,10 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(None, description="Standard Webhooks secret, whsec_….")
     webhook_allow_private: bool = Field(False, description="Let the webhook gateway reach private addresses.")
 
-    flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port on loopback under `horae up`.")
+    flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port under `horae up`; 0: no Flower.")
     flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")
 
-    workers: int = Field(2, ge=1, le=64, description="Worker processes under `horae up`.")
+    workers: int = Field(2, ge=1, le=64, description="Planning processes under `horae up`.")
     planning_lead_minutes: int = Field(30, ge=1, description="How long before its first window a run plans.")
     shard_slots: int = Field(64, ge=1, le=1024, description="Slots (of 1,024) per planning shard.")
 

@@ -47,12 +47,20 @@ class Runtime:
 
 def database_url(settings: Settings) -> str:
     """The database's URL; starts the embedded PostgreSQL where none is configured."""
-    return settings.database_url or _embedded(settings)[0]
+    if settings.database_url is not None:
+        return settings.database_url
+    from engine import embedded  # noqa: PLC0415 - an extra: production has servers of its own
+
+    return embedded.ensure_postgres(settings.home)
 
 
 def redis_url(settings: Settings) -> str:
     """Redis' URL; starts the embedded Valkey where none is configured."""
-    return settings.redis_url or _embedded(settings)[1]
+    if settings.redis_url is not None:
+        return settings.redis_url
+    from engine import embedded  # noqa: PLC0415 - an extra: production has servers of its own
+
+    return embedded.ensure_valkey(settings.home)
 
 
 def broker_url(settings: Settings) -> str:
@@ -90,8 +98,7 @@ def require_redis(url: str) -> None:
         client.close()
 
 
-def _embedded(settings: Settings) -> tuple[str, str]:
-    from engine import embedded  # noqa: PLC0415 - an extra: production has servers of its own
-
-    addresses = embedded.ensure_started(settings.home)
-    return addresses.database_url, addresses.redis_url
+def revive(settings: Settings) -> None:
+    """Start embedded servers that have died; nothing where they are running or not embedded."""
+    database_url(settings)
+    redis_url(settings)

@@ -15,10 +15,12 @@ from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import worker_init, worker_process_shutdown
+from celery.signals import after_setup_logger, task_failure, task_success, worker_init, worker_process_shutdown
 from kombu import Exchange, Queue
 
 from engine.config import QUEUES, read_settings
+from engine.errors import HoraeError
+from tasks.logs import quiet_routine, say_failed, say_succeeded
 from tasks.runtime import close_runtime, prepare_pool
 
 VISIBILITY_SECONDS = 900
@@ -84,6 +86,7 @@ class Configuration:
     task_acks_late = True  # a killed worker's message comes back
     task_reject_on_worker_lost = False  # a task that kills its worker must not come back for ever; leases in SQL do
     task_retry_on_worker_lost = False
+    task_annotations = {"*": {"throws": (HoraeError,)}}  # said in one line, by tasks.logs
     task_soft_time_limit = 780  # below the visibility timeout: a task never runs beside its own redelivery
     task_time_limit = 840
     worker_prefetch_multiplier = 1
@@ -101,7 +104,7 @@ class Configuration:
     # --- being watched ---
     worker_send_task_events = True  # as -E: Flower sees tasks start and end
     task_send_sent_event = True  # … and those that wait
-    worker_hijack_root_logger = True
+    worker_redirect_stdouts_level = "INFO"
     worker_log_format = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     worker_task_log_format = "%(asctime)s %(levelname)s %(task_name)s[%(task_id)s] %(message)s"
 
@@ -128,5 +131,8 @@ class Configuration:
 app = Celery("horae")
 app.config_from_object(Configuration())
 
+after_setup_logger.connect(quiet_routine)
+task_success.connect(say_succeeded)
+task_failure.connect(say_failed)
 worker_init.connect(prepare_pool)
 worker_process_shutdown.connect(close_runtime)

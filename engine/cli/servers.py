@@ -1,9 +1,156 @@
-"""Commands."""
+"""Servers and what runs on them: `horae up`, `down`, `status`, `migrate`."""
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING
+
 import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.config import Settings
+    from engine.status import Status, StoreStatus
+    from engine.supervise import Plan
+
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
+    app.command()(up)
+    app.command()(down)
+    app.command()(status)
+    app.command()(migrate)
+
+
+def up() -> None:
+    """Run everything in the foreground: servers, migrations, workers, beat, Flower.
+
+    Where HORAE_DATABASE_URL or HORAE_REDIS_URL is not set, the embedded servers of HORAE_HOME are started. A program
+    that dies is started again. Ctrl-C (or SIGTERM) lets workers finish what they do, at most 40 seconds; a second one
+    does not wait. The embedded servers stay up, as after every command: `horae down` stops them.
+
+    Flower (http://127.0.0.1:5555, or the next free port; HORAE_FLOWER_PORT, 0: none) shows the tasks, read-only. Its
+    user is `horae`; the password is HORAE_FLOWER_PASSWORD, or is made and kept in HORAE_HOME/flower-password.
+    """
+    from engine.config import read_settings
+    from engine.embedded.home import usable_home
+    from engine.runtime import open_runtime, revive
+    from engine.supervise import Supervisor, only_one, plan_programs
+
+    settings = read_settings()
+    with only_one(usable_home(settings.home)):
+        with err.status("starting the servers, bringing the schema up to date …"):
+            runtime = open_runtime(settings)
+            runtime.close()
+        plan = plan_programs(settings)
+        _say_where(settings, plan)
+        Supervisor(plan.programs, _interleave(plan), lambda: revive(settings)).run()
+        out.print("stopped; embedded servers stay up until: horae down")
+
+
+def down() -> None:
+    """Stop a running `horae up` of this HORAE_HOME, then its embedded servers. Servers of your own are left alone."""
+    from engine import embedded
+    from engine.config import read_settings
+    from engine.supervise import stop_other
+
+    home = read_settings().home
+    with err.status("stopping …"):
+        pid = stop_other(home)
+        stopped = ([f"horae up (process {pid})"] if pid else []) + embedded.stop(home)
+    out.print(f"stopped: {', '.join(stopped)}" if stopped else f"nothing was running on {home}")
+
+
+def migrate() -> None:
+    """Bring the database's schema up to date. Safe to repeat and to run from several hosts at once."""
+    from engine.config import read_settings
+    from engine.runtime import database_url
+    from engine.store import schema
+    from engine.store.database import Database
+
+    database = Database(database_url(read_settings()))
+    before = schema.version_state(database)
+    schema.upgrade(database)
+    database.dispose()
+    out.print("the schema was up to date" if before == "current" else f"the schema was {before} and is up to date now")
+
+
+def status(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -> None:
+    """Say what runs, how deep the queues are and how late the oldest due push is. Starts nothing.
+
+    Exit code 0 where everything that pushes need is running (PostgreSQL with the current schema, Redis, a worker for
+    each queue, beat), 1 where something is down; `down` names it.
+    """
+    from engine.config import read_settings
+    from engine.status import gather
+
+    with err.status("asking …"):
+        found = gather(read_settings())
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        lines = [*_server_lines(found), *(_store_lines(found.store) if found.store else ())]
+        for name, what in lines:
+            out.print(f"[bold]{name:<18}[/]{what}")
+    raise typer.Exit(1 if found.down else 0)
+
+
+def _say_where(settings: Settings, plan: Plan) -> None:
+    out.print(f"[bold]Horae is up[/], data in {settings.home}")
+    if plan.flower_url is not None:
+        where = f"in {plan.flower_password_file}" if plan.flower_password_file else "HORAE_FLOWER_PASSWORD"
+        out.print(f"Flower: {plan.flower_url}, user horae, password {where}")
+    out.print("Ctrl-C stops workers, beat and Flower\n")
+
+
+def _interleave(plan: Plan):  # type: ignore[no-untyped-def] # a Say
+    names = ["horae", *(program.name for program in plan.programs)]
+    width = max(map(len, names))
+    colours = dict(zip(names, ("bold", *COLOURS), strict=False))
+
+    def say(name: str, line: str) -> None:
+        out.print(Text.assemble((f"{name:<{width}} │ ", colours.get(name, "white")), line))
+
+    return say
+
+
+def _server_lines(found: Status) -> Iterator[tuple[str, str]]:
+    yield "data directory", str(found.home)
+    for name, server in (("PostgreSQL", found.postgres), ("Redis", found.redis)):
+        kind = "embedded" if server.embedded else "own"
+        state = f"[green]running[/], {kind}, {server.address}" if server.running else f"[red]down[/], {kind}"
+        yield name, f"{state} {server.problem or ''}".rstrip()
+    yield "schema", found.schema
+    yield "horae up", f"process {found.up}" if found.up else "not running"
+    for worker in found.workers:
+        yield "worker", f"{worker.name}: {', '.join(worker.queues)}"
+    yield "beat", "[green]running[/]" if found.beat else "[red]down[/]"
+    yield "messages waiting", ", ".join(f"{name} {n}" for name, n in found.queues.items()) or "unknown"
+    yield "down", f"[red]{', '.join(found.down)}[/]" if found.down else "nothing"
+
+
+def _store_lines(store: StoreStatus) -> Iterator[tuple[str, str]]:
+    yield "business time", f"{store.business_now:%Y-%m-%d %H:%M:%S} UTC" + " (virtual)" * store.virtual_clock
+    yield "campaigns", _listed(store.campaigns)
+    yield "pushes", _listed(store.pushes)
+    late = f", the oldest {store.oldest_due_late_seconds:.1f} s late" if store.pushes_due else ""
+    yield "due now", f"{store.pushes_due:,}{late}"
+    runs = (f"{run['id']} {run['state']} {run['shards_done']}/{run['shards_total']} shards" for run in store.runs)
+    yield "runs in progress", "; ".join(runs) or "none"
+    yield "events to fold", f"{store.events_unfolded:,}"
+    yield "last 24 hours", _listed(store.outcomes_last_day)
+    yield "of these unknown", f"{store.unknown_last_day:,} (counted, never sent again)"
+    model = store.model
+    yield "model", f"{model['version']}, {model['regime']}, as of {model['as_of']}" if model else "none yet"
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"

@@ -24,7 +24,7 @@ from engine.embedded.postgres import Postgres
 from engine.embedded.process import Server, alive, shut_down, start
 from engine.embedded.valkey import Valkey
 
-__all__ = ["Addresses", "States", "ensure_started", "running", "states", "stop"]
+__all__ = ["Addresses", "States", "ensure_postgres", "ensure_started", "ensure_valkey", "running", "states", "stop"]
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,24 @@ def ensure_started(home: Path) -> Addresses:
     Safe to call from many processes at once. Raises Unavailable (DiskFull, StoreUnavailable, RedisUnavailable) or
     BadInput with what to do: the extra is not installed, the directory is not usable, a server does not come up.
     """
-    already = running(home)
-    if already is not None:
-        return already
-    home = usable_home(home)
-    with servers_lock(home):
-        postgres, valkey = Postgres(home), Valkey(home)
-        start(postgres)
-        start(valkey)
-        return Addresses(postgres.url(), valkey.url())
+    return Addresses(ensure_postgres(home), ensure_valkey(home))
+
+
+def ensure_postgres(home: Path) -> str:
+    """The URL of `home`'s PostgreSQL, started where it is not running; see ensure_started."""
+    return _ensure(home, Postgres(home.absolute()))
+
+
+def ensure_valkey(home: Path) -> str:
+    """The URL of `home`'s Valkey, started where it is not running; see ensure_started."""
+    return _ensure(home, Valkey(home.absolute()))
+
+
+def _ensure(home: Path, server: Postgres | Valkey) -> str:
+    if not (alive(server) and server.answers()):
+        with servers_lock(usable_home(home)):
+            start(server)
+    return server.url()
 
 
 def stop(home: Path) -> list[str]:

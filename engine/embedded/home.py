@@ -8,7 +8,7 @@ import importlib.util
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,3 +98,21 @@ def open_way(path: Path) -> None:
         if not mode & stat.S_IXOTH:
             logger.info("letting other users walk through %s", parent, extra={"action": "open_way"})
             parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)
+
+
+def kept(path: Path, make: Callable[[], str]) -> str:
+    """The content of the private file `path`, made and kept where it is missing or empty."""
+    text = path.read_text().strip() if path.exists() else ""
+    if not text:
+        text = make()
+        write_private(path, text)
+    return text
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that its owner alone may read: whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    fresh.rename(path)

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -109,8 +110,7 @@ def _settled(server: Server, seconds: float) -> bool:
     return alive(server) and server.answers()
 
 
-def _wait(condition: object, seconds: float) -> bool:
-    assert callable(condition)
+def _wait(condition: Callable[[], bool], seconds: float) -> bool:
     pause = threading.Event()
     until = clock.monotonic() + seconds
     while not condition():

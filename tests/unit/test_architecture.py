@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
     *("errors", "config", "clock", "localtime", "store", "features", "ingest", "learning", "campaigns", "planning"),
-    *("delivery", "embedded", "runtime", "web", "bench", "demo", "cli"),
+    *("delivery", "embedded", "runtime", "supervise", "status", "web", "bench", "demo", "cli"),
 )
 """The rooms of engine/, each importing only rooms before it."""
 

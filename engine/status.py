@@ -1,0 +1,244 @@
+"""What runs and how it stands, for `horae status`: looked up with short timeouts, starting and changing nothing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import redis
+from celery import Celery
+from sqlalchemy import Connection, text
+
+from engine import clock, embedded
+from engine.config import QUEUES, Settings
+from engine.errors import HoraeError, SchemaMismatch
+from engine.store.database import Database
+from engine.supervise import one
+
+ANSWER_SECONDS = 1.0
+"""How long workers and beat get to answer."""
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """A server: whether it answers, where (no password), whether it is the embedded one, what is wrong."""
+
+    running: bool
+    embedded: bool
+    address: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """A Celery worker that answered, and the queues it serves."""
+
+    name: str
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What the tables say; instants are business time."""
+
+    business_now: datetime
+    virtual_clock: bool
+    campaigns: dict[str, int]
+    """Number of campaigns by state."""
+    pushes: dict[str, int]
+    """Number of hot pushes by state."""
+    pushes_due: int
+    """Planned pushes whose instant has come."""
+    oldest_due_late_seconds: float
+    """How late the oldest of these is; 0 where none is due."""
+    runs: list[dict[str, Any]]
+    """Runs in progress: id, state, shards_done, shards_total, users_done, users_total."""
+    events_unfolded: int
+    outcomes_last_day: dict[str, int]
+    """Deliveries of the last 24 hours by state and, where it has one, reason: `accepted`, `suppressed: capped`, …"""
+    unknown_last_day: int
+    model: dict[str, Any] | None
+    """The champion: version, regime, as_of."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """Everything `horae status` says."""
+
+    home: Path
+    up: int | None
+    """Process id of the `horae up` on this data directory."""
+    postgres: ServerStatus
+    redis: ServerStatus
+    schema: str
+    """current, behind, empty, newer, or unknown where PostgreSQL does not answer."""
+    workers: list[WorkerStatus]
+    beat: bool
+    queues: dict[str, int]
+    """Messages that wait in each queue."""
+    store: StoreStatus | None
+    down: list[str] = field(default_factory=list)
+    """What is missing for pushes to go out."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        found = asdict(self)
+        found["home"] = str(self.home)
+        if self.store is not None:
+            found["store"]["business_now"] = self.store.business_now.isoformat()
+        return found
+
+
+def gather(settings: Settings) -> Status:
+    """Look everything up; a server that is down is said to be down, not started."""
+    states = embedded.states(settings.home)
+    postgres, schema_state, store = _postgres(settings, settings.database_url or states.database_url)
+    redis_status, queues, workers, beat = _broker(settings, settings.redis_url or states.redis_url)
+    found = Status(
+        home=settings.home,
+        up=one.other(settings.home),
+        postgres=postgres,
+        redis=redis_status,
+        schema=schema_state,
+        workers=workers,
+        beat=beat,
+        queues=queues,
+        store=store,
+    )
+    found.down.extend(_down(found))
+    return found
+
+
+def _down(status: Status) -> Iterator[str]:
+    if not status.postgres.running:
+        yield "PostgreSQL"
+    elif status.schema != "current":
+        yield f"schema ({status.schema})"
+    if not status.redis.running:
+        yield "Redis"
+    served = {queue for worker in status.workers for queue in worker.queues}
+    if unserved := [queue for queue in QUEUES if queue not in served]:
+        yield f"workers for the queues {', '.join(unserved)}"
+    if not status.beat:
+        yield "beat"
+
+
+def _postgres(settings: Settings, url: str | None) -> tuple[ServerStatus, str, StoreStatus | None]:
+    own = settings.database_url is None
+    if url is None:
+        return ServerStatus(False, own), "unknown", None
+    database = Database(url)
+    address = database.url.render_as_string(hide_password=True)
+    try:
+        schema_state = _schema_state(database)
+        store = None
+        if schema_state == "current":
+            with database.begin() as connection:
+                store = _store(connection)
+        return ServerStatus(True, own, address), schema_state, store
+    except HoraeError as error:
+        return ServerStatus(False, own, address, error.message), "unknown", None
+    finally:
+        database.dispose()
+
+
+def _schema_state(database: Database) -> str:
+    from engine.store import schema  # noqa: PLC0415 - Alembic is slow to import
+
+    try:
+        return schema.version_state(database)
+    except SchemaMismatch:
+        return "newer"
+
+
+def _store(connection: Connection) -> StoreStatus:
+    now = clock.business_now(connection)
+    virtual = connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one_or_none()
+    due = connection.execute(
+        text("SELECT count(*), min(send_at) FROM pushes WHERE state = 'planned' AND send_at <= :now"), {"now": now}
+    ).one()
+    outcomes = _counts(
+        connection,
+        "SELECT state || coalesce(': ' || reason, ''), count(*) FROM deliveries"
+        " WHERE day >= :day AND at > :since AND NOT test GROUP BY 1",
+        day=(now - timedelta(days=1)).date(),
+        since=now - timedelta(days=1),
+    )
+    return StoreStatus(
+        business_now=now,
+        virtual_clock=bool(virtual),
+        campaigns=_counts(connection, "SELECT state, count(*) FROM campaigns GROUP BY 1"),
+        pushes=_counts(connection, "SELECT state, count(*) FROM pushes GROUP BY 1"),
+        pushes_due=due[0],
+        oldest_due_late_seconds=(now - due[1]).total_seconds() if due[1] else 0.0,
+        runs=[dict(row) for row in connection.execute(text(_RUNS)).mappings()],
+        events_unfolded=connection.execute(text("SELECT count(*) FROM unfolded_events")).scalar_one(),
+        outcomes_last_day=outcomes,
+        unknown_last_day=sum(n for state, n in outcomes.items() if state.split(":")[0] == "unknown"),
+        model=_model(connection),
+    )
+
+
+_RUNS = """
+SELECT id, state, shards_done, shards_total, users_done, users_total FROM runs
+WHERE state IN ('planning', 'settling') ORDER BY id
+"""
+
+
+def _counts(connection: Connection, query: str, **values: Any) -> dict[str, int]:
+    return dict(connection.execute(text(query + " ORDER BY 1"), values).tuples().all())
+
+
+def _model(connection: Connection) -> dict[str, Any] | None:
+    row = connection.execute(text("SELECT version, regime, as_of FROM models WHERE state = 'champion'")).first()
+    return None if row is None else {"version": row[0], "regime": row[1], "as_of": row[2].isoformat()}
+
+
+def _broker(settings: Settings, url: str | None) -> tuple[ServerStatus, dict[str, int], list[WorkerStatus], bool]:
+    own = settings.redis_url is None
+    url = settings.broker_url or url
+    if url is None:
+        return ServerStatus(False, own), {}, [], False
+    address = url.rsplit("@", 1)[-1].removeprefix("redis://")
+    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=None)
+    try:
+        queues = {name: int(client.llen(name)) for name in QUEUES}
+    except (redis.RedisError, OSError) as error:
+        return ServerStatus(False, own, address, str(error)), {}, [], False
+    finally:
+        client.close()
+    workers, beat = _answering(url)
+    return ServerStatus(True, own, address), queues, workers, beat
+
+
+def _answering(broker_url: str) -> tuple[list[WorkerStatus], bool]:
+    """The workers that answer and whether a beat does."""
+    client = Celery(broker=broker_url, set_as_current=False)
+    with _quiet("celery", "kombu"):
+        queues = client.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+        nodes = client.control.inspect(timeout=ANSWER_SECONDS).ping() or {}
+    client.close()
+    workers = [
+        WorkerStatus(name, tuple(queue["name"] for queue in queues.get(name, ())))
+        for name in sorted(nodes)
+        if not name.startswith("celerybeat@")
+    ]
+    return workers, len(workers) < len(nodes)
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,91 @@
+"""What `horae up` runs beside the servers: Celery workers, beat and Flower."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.config import Settings
+from engine.embedded.home import kept
+from engine.errors import BadInput
+from engine.supervise.supervisor import Program
+
+WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ingest", "upkeep")}
+"""The queues of each worker: sending and folding never wait behind planning."""
+
+FLOWER_USER = "horae"
+PORTS_TRIED = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The programs, and where Flower will be (None: without)."""
+
+    programs: tuple[Program, ...]
+    flower_url: str | None
+    flower_password_file: Path | None
+
+
+def plan_programs(settings: Settings) -> Plan:
+    """What to run for `settings`. Makes Flower's password where none is set.
+
+    Raises BadInput where no port for Flower is free.
+    """
+    programs = [_worker(settings, name) for name in WORKERS]
+    programs.append(_celery(settings, "beat", "beat", "-l", settings.log_level))
+    if settings.flower_port == 0:
+        return Plan(tuple(programs), None, None)
+    port = _free_port(settings.flower_port)
+    given = settings.flower_password
+    file = None if given else settings.home / "flower-password"
+    password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
+    programs.append(_flower(settings, port, password))
+    return Plan(tuple(programs), f"http://127.0.0.1:{port}", file)
+
+
+def _worker(settings: Settings, name: str) -> Program:
+    processes = {"plan": settings.workers, "dispatch": 2, "ingest": 1}[name]
+    return _celery(
+        settings,
+        name,
+        *("worker", "-n", f"{name}@%h", "-Q", ",".join(WORKERS[name]), "-c", str(processes)),
+        *("-l", settings.log_level, "-E", "--without-gossip", "--without-mingle"),
+    )
+
+
+def _flower(settings: Settings, port: int, password: str) -> Program:
+    # By the environment: the arguments of a process are for every user of the machine to read.
+    secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}", "FLOWER_READ_ONLY": "true"}
+    return _celery(settings, "flower", "flower", "--address=127.0.0.1", f"--port={port}", environment=secret)
+
+
+def _celery(settings: Settings, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:
+    command = (sys.executable, "-m", "celery", "-q", "-A", "tasks.app", *arguments)
+    # In the data directory, where no module of the shop's shadows ours: `-m` and `-A` look here first.
+    return Program(name, command, settings.home, {**_environment(settings), **(environment or {})})
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Our settings for a process that works in another directory, and the way to our code from a mere checkout."""
+    found = {"HORAE_HOME": str(settings.home), "PYTHONUNBUFFERED": "1"}
+    if settings.journal is not None:
+        found["HORAE_JOURNAL"] = str(settings.journal.absolute())
+    project = Path(__file__).resolve().parents[2]
+    if project.name not in ("site-packages", "dist-packages"):
+        found["PYTHONPATH"] = str(project)
+    return found
+
+
+def _free_port(wanted: int) -> int:
+    for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
+    raise BadInput(f"no port from {wanted} on is free for Flower", hint="set HORAE_FLOWER_PORT, or 0 for no Flower")
