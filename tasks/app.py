@@ -16,7 +16,6 @@ from typing import Any
 from celery import Celery
 from celery.schedules import crontab
 from celery.signals import after_setup_logger, task_failure, task_success, worker_init, worker_process_shutdown
-from kombu import Exchange, Queue
 
 from engine.config import QUEUES, read_settings
 from engine.errors import HoraeError

@@ -1,0 +1,38 @@
+"""Logs that can be read: a line for what a task did or why it could not, none for ticks that found nothing to do."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import Task
+
+from engine.errors import HoraeError
+
+logger = logging.getLogger("horae")
+
+ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace", "multiprocessing")
+"""Loggers that have a line for every tick sent, received and done, and for every child."""
+
+
+def quiet_routine(loglevel: int | None = None, **_signal: object) -> None:
+    """Keep routine lines out of the log, unless it is to show everything (-l DEBUG)."""
+    if loglevel is not None and loglevel > logging.DEBUG:
+        for name in ROUTINE:
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def say_succeeded(sender: Task, result: object = None, **_signal: object) -> None:
+    """Log the counts of a task that did something; a tick that found nothing says nothing."""
+    if isinstance(result, dict) and (done := {name: value for name, value in result.items() if value}):
+        logger.info(
+            "%s: %s",
+            sender.name,
+            ", ".join(f"{name} {value}" for name, value in done.items()),
+            extra={"action": "task"},
+        )
+
+
+def say_failed(sender: Task, exception: BaseException | None = None, **_signal: object) -> None:
+    """Log an error of ours in one line; what is not ours is logged by Celery, with its traceback."""
+    if isinstance(exception, HoraeError):
+        logger.error("%s: %s", sender.name, exception, extra={"action": "task_failed"})
