@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.exceptions import BuilderError, ConnectError, ConnectTimeoutError, PoolTimeoutError, RequestError
+from pyreqwest.exceptions import RequestError
 
 from engine.clock import monotonic
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
 MOST_OF_A_BODY = 2_000
+NEVER_CONNECTED = "client error (Connect)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +98,26 @@ class Transport:
         return await asyncio.gather(*map(in_turn, requests))
 
     async def _post(self, request: Request) -> Result:
+        answer: Answer | None = None
         try:
-            built = self._client.post(request.url).headers(dict(request.headers)).body_bytes(request.body).build()
-            response = await built.send()
-            body = bytes(await response.bytes())[:MOST_OF_A_BODY].decode(errors="replace")
-        except (BuilderError, ConnectError, ConnectTimeoutError, PoolTimeoutError) as error:
-            return NotSent(_cause(error))
+            posted = self._client.post(request.url).headers(dict(request.headers)).body_bytes(request.body)
+            async with posted.streamed_read_buffer_limit(0).build_streamed() as response:
+                answer = Answer(response.status, response.get_header("retry-after"), "")
+                body = await response.body_reader.read(MOST_OF_A_BODY)
+                return replace(answer, body=bytes(body or b"").decode(errors="replace"))
         except RequestError as error:
-            return Uncertain(_cause(error))
-        return Answer(response.status, response.get_header("retry-after"), body)
+            return answer or _without_answer(error)  # a status is an answer, whatever became of the rest
+        except ValueError as error:
+            return NotSent(f"the request cannot be made: {error}")
+
+
+def _without_answer(error: RequestError) -> Result:
+    """What an error without a status means. pyreqwest calls it ConnectError and ConnectTimeoutError also where the
+    request had been written (0.15.1); the only proof that it had not is hyper's own word in the chain of causes, and
+    anything else is doubt."""
+    causes = [cause["message"] for cause in error.details.get("causes") or []]
+    said = ": ".join(dict.fromkeys([error.message, *causes]))
+    return NotSent(said) if NEVER_CONNECTED in causes else Uncertain(said)
 
 
 def _client(timeout: timedelta, concurrency: int, http2: bool, pin: Pin | None) -> Client:
@@ -122,8 +134,3 @@ def _client(timeout: timedelta, concurrency: int, http2: bool, pin: Pin | None) 
     if pin is not None:
         builder = builder.resolve(pin.host, pin.address, pin.port)
     return builder.build()
-
-
-def _cause(error: RequestError | BuilderError) -> str:
-    causes = [cause["message"] for cause in error.details.get("causes") or []]
-    return ": ".join(dict.fromkeys([error.message, *causes]))
