@@ -41,7 +41,7 @@ class Items:
         return len(self.ids)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Catalogue:
     """Items and what everybody did with them, as of τ.
 

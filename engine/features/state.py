@@ -70,7 +70,7 @@ class Hours:
     weight: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class State:
     """What is known of U users at τ; every array is in user order.
 

@@ -8,13 +8,13 @@ candidates; a candidate's source is the one that contributed most.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from engine.features.state import P_14D, P_120D, State
-from engine.learning import related
 from engine.learning.ranking import best_rows
+from engine.learning.related import history, sparse
 
 SOURCES = ("own", "related", "popular")
 
@@ -50,44 +50,95 @@ class Candidates:
         return len(self.user)
 
 
-def propose(
-    state: State, neighbours: sparse.csr_array, blend: Blend, k: int, allowed: np.ndarray | None = None
-) -> Candidates:
-    """At most k items for each user, of those `allowed` (bool[I]; None: all) and available at the state's τ.
+class Proposer:
+    """Proposes items of one catalogue: item-to-item neighbours and popularity, ready for many states and campaigns."""
 
-    neighbours: item-to-item by catalogue position. Equal for any batch of users; equal scores keep the sources' order, then the catalogue's.
-    """
-    open_items = state.catalogue.available if allowed is None else state.catalogue.available & allowed
-    fill = _fill(state, open_items, blend, k)
-    blocks = [
-        _propose(state, _Round(first, min(first + BLOCK_USERS, len(state)), neighbours, open_items, fill), blend, k)
-        for first in range(0, len(state), BLOCK_USERS)
-    ]
-    names = ("user", "item", "source", "score", "related")
-    types = (np.int32, np.int32, np.int8, np.float32, np.float32)
-    if not blocks:
-        return Candidates(*(np.zeros(0, dtype) for dtype in types))
-    return Candidates(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+    def __init__(self, neighbours: Any, blend: Blend) -> None:
+        """`neighbours`: CSR float32 [I, I] by catalogue position."""
+        self.neighbours, self.blend = neighbours, blend
+        # One sparse product forms two sums for every (user, item): Σ interest·relatedness in the real part, the own
+        # item's score in the imaginary part. So the union of both sources needs no sorting and no searching.
+        identity = sparse.eye_array(neighbours.shape[0], dtype=np.complex64, format="csr") * 1j
+        self._sources = sparse.vstack([neighbours.astype(np.complex64), identity], format="csr")
+
+    def propose(self, state: State, k: int, allowed: np.ndarray | None = None) -> Candidates:
+        """At most k items for each user, of those `allowed` (bool[I]; None: all) and available at the state's τ.
+
+        Bit-equal for any batch of users. Equal scores keep an order that depends on the user alone.
+        """
+        open_items = state.catalogue.available if allowed is None else state.catalogue.available & allowed
+        fill = _fill(state, open_items, self.blend, k)
+        blocks = [
+            self._propose(state, slice(first, min(first + BLOCK_USERS, len(state))), open_items, fill)
+            for first in range(0, len(state), BLOCK_USERS)
+        ]
+        names = ("user", "item", "source", "score", "related")
+        types = (np.int32, np.int32, np.int8, np.float32, np.float32)
+        if not blocks:
+            return Candidates(*(np.zeros(0, dtype) for dtype in types))
+        return Candidates(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
+
+    def _propose(self, state: State, users: slice, open_items: np.ndarray, fill: _Fill) -> Candidates:
+        table = self._interests(state, users) @ self._sources
+        user, item, sums = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)), table.indices, table.data
+        if not open_items.all():
+            keep = np.flatnonzero(open_items[item])
+            user, item, sums = user[keep], item[keep], sums[keep]
+        score = sums.imag + np.float32(self.blend.related) * sums.real + fill.score[item]
+        floor = _floor(user, score, table.shape[0], fill.k)
+        good = np.flatnonzero(score >= floor[user])
+        fill_user, fill_item = fill.unseen(user, item, floor)
+        user, item = np.concatenate([user[good], fill_user]), np.concatenate([item[good], fill_item])
+        score = np.concatenate([score[good], fill.score[fill_item]])
+        sums = np.concatenate([sums[good], np.zeros(len(fill_user), np.complex64)])
+        best = best_rows(user, score, fill.k)
+        item, sums = item[best], sums[best]
+        parts = (sums.imag, np.float32(self.blend.related) * sums.real, fill.score[item])
+        return Candidates(
+            (user[best] + users.start).astype(np.int32),
+            item.astype(np.int32),
+            np.stack(parts).argmax(axis=0).astype(np.int8),
+            score[best],
+            np.ascontiguousarray(sums.real),
+        )
+
+    def _interests(self, state: State, users: slice) -> Any:
+        """[users, 2I]: each pair's history for relatedness, then its score as the user's own item."""
+        low, high = int(state.pair_start[users.start]), int(state.pair_start[users.stop])
+        start = state.pair_start[users.start : users.stop + 1] - low
+        pairs, size = np.diff(start), len(state.catalogue)
+        at = np.arange(high - low) + np.repeat(start[:-1], pairs)
+        data, columns = np.empty(2 * (high - low), np.complex64), np.empty(2 * (high - low), np.int64)
+        second = at + np.repeat(pairs, pairs)
+        item = state.pair_item[low:high]
+        data[at], columns[at] = history(state, slice(low, high)), item
+        data[second], columns[second] = self._own(state, low, high), item + size
+        return sparse.csr_array((data, columns, 2 * start), shape=(len(pairs), 2 * size))
+
+    def _own(self, state: State, low: int, high: int) -> np.ndarray:
+        interest = state.interest[low:high]
+        score: np.ndarray = np.float32(self.blend.own) * np.log1p(interest[:, P_120D])
+        score += np.float32(self.blend.own_recent) * np.log1p(interest[:, P_14D])
+        return score
 
 
 @dataclass(frozen=True)
 class _Fill:
     """Popularity as a source. score: float32[I] · items: the k most popular open ones · rank: int32[I], −1 others."""
 
+    k: int
     score: np.ndarray
     items: np.ndarray
     rank: np.ndarray
 
-
-@dataclass(frozen=True)
-class _Round:
-    """What one block of users is proposed from."""
-
-    first: int
-    last: int
-    neighbours: sparse.csr_array
-    open_items: np.ndarray
-    fill: _Fill
+    def unseen(self, user: np.ndarray, item: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(user, item) of the popular items not among the rows (user, item) yet that reach the user's floor."""
+        missing = self.score[self.items] >= floor[:, None]
+        rank = self.rank[item]
+        known = np.flatnonzero(rank >= 0)
+        missing[user[known], rank[known]] = False
+        fill_user, at = np.nonzero(missing)
+        return fill_user, self.items[at]
 
 
 def _fill(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Fill:
@@ -98,82 +149,24 @@ def _fill(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Fill:
     items = at[best_rows(np.zeros(len(at), np.int64), score[at], k)]
     rank = np.full(len(score), -1, np.int32)
     rank[items] = np.arange(len(items))
-    return _Fill(score, items, rank)
+    return _Fill(k, score, items, rank)
 
 
-def _propose(state: State, round_: _Round, blend: Blend, k: int) -> Candidates:
-    own_user, own_item, own = _own(state, blend, round_.first, round_.last)
-    user, item, related_score = _related(state, round_)
-    size = len(state.catalogue)
-    at = _find(user * size + item, own_user * size + own_item)
-    found = at >= 0
-    own_of_row = np.zeros(len(user), np.float32)
-    own_of_row[at[found]] = own[found]
-    user = np.concatenate([user, own_user[~found]])
-    item = np.concatenate([item, own_item[~found]])
-    related_score = np.concatenate([related_score, np.zeros(int((~found).sum()), np.float32)])
-    own_of_row = np.concatenate([own_of_row, own[~found]])
-    fill_user, fill_item = _unseen(user, item, round_)
-    user, item = np.concatenate([user, fill_user]), np.concatenate([item, fill_item])
-    related_score = np.concatenate([related_score, np.zeros(len(fill_user), np.float32)])
-    own_of_row = np.concatenate([own_of_row, np.zeros(len(fill_user), np.float32)])
-    return _best(round_, blend, k, (user, item, own_of_row, related_score))
+def _floor(user: np.ndarray, score: np.ndarray, users: int, k: int) -> np.ndarray:
+    """A score that at least k rows of each user reach, float32[users]; −inf where there are fewer rows.
 
-
-def _own(state: State, blend: Blend, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The block's own items: (user within the block, item, score)."""
-    low, high = int(state.pair_start[first]), int(state.pair_start[last])
-    user, item = np.divmod(state.pairs.keys[low:high], max(len(state.catalogue), 1))
-    interest = state.interest[low:high]
-    score = np.float32(blend.own) * np.log1p(interest[:, P_120D])
-    score += np.float32(blend.own_recent) * np.log1p(interest[:, P_14D])
-    return user - first, item, score
-
-
-def _related(state: State, round_: _Round) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The block's related items in (user, item) order: (user within the block, item, score)."""
-    table = related.scores(state, round_.neighbours, _history(state), round_.first, round_.last)
-    user = np.repeat(np.arange(round_.last - round_.first), np.diff(table.indptr))
-    return user, table.indices.astype(np.int64), table.data
-
-
-def _history(state: State) -> np.ndarray:
-    """What relatedness starts from: decayed interest in each pair, damped so that staples do not drown the rest."""
-    return np.log1p(state.interest[:, P_14D])
-
-
-def _find(sorted_keys: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Where each of `keys` stands in `sorted_keys`, −1 where it does not."""
-    if not len(sorted_keys):
-        return np.full(len(keys), -1, np.int64)
-    at = np.minimum(np.searchsorted(sorted_keys, keys), len(sorted_keys) - 1)
-    return np.where(sorted_keys[at] == keys, at, -1)
-
-
-def _unseen(user: np.ndarray, item: np.ndarray, round_: _Round) -> tuple[np.ndarray, np.ndarray]:
-    """The popular items that a user has not among (user, item) yet."""
-    fill = round_.fill
-    unseen = np.ones((round_.last - round_.first, len(fill.items)), bool)
-    rank = fill.rank[item]
-    known = rank >= 0
-    unseen[user[known], rank[known]] = False
-    fill_user, at = np.nonzero(unseen)
-    return fill_user, fill.items[at]
-
-
-def _best(
-    round_: _Round, blend: Blend, k: int, rows: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-) -> Candidates:
-    keep = round_.open_items[rows[1]]
-    user, item, own, related_score = (column[keep] for column in rows)
-    popular = round_.fill.score[item]
-    score = own + np.float32(blend.related) * related_score + popular
-    at = best_rows(user, score, k)
-    parts = np.stack([own[at], np.float32(blend.related) * related_score[at], popular[at]])
-    return Candidates(
-        (user[at] + round_.first).astype(np.int32),
-        item[at].astype(np.int32),
-        parts.argmax(axis=0).astype(np.int8),
-        score[at],
-        related_score[at],
-    )
+    Rows (grouped by user) are cut into k runs; the least of the runs' maxima is reached k times. It spares sorting most
+    rows, and a pass costs a twentieth of what sorting does.
+    """
+    count = np.bincount(user, minlength=users)
+    start = np.cumsum(count) - count
+    runs = np.where(count >= k, k, np.minimum(count, 1))
+    first = np.cumsum(runs) - runs
+    within = np.arange(runs.sum()) - np.repeat(first, runs)
+    floor = np.full(users, -np.inf, np.float32)
+    some = np.flatnonzero(runs)
+    if len(some):
+        edges = np.repeat(start, runs) + within * np.repeat(count, runs) // np.repeat(runs, runs)
+        floor[some] = np.minimum.reduceat(np.maximum.reduceat(score, edges), first[some])
+    floor[count < k] = -np.inf
+    return floor

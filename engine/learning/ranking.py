@@ -19,13 +19,13 @@ def best_rows(group: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
     row_bits = max(rows - 1, 1).bit_length()
     if int(group.max()).bit_length() + _SCORE_BITS + row_bits > 64:
         order = np.lexsort((_descending(score), group))
-        return order[_first_of_each(group[order], k)]
+        return np.asarray(order[_first_of_each(group[order], k)], np.int64)
     packed = group.astype(np.uint64) << np.uint64(_SCORE_BITS + row_bits)
     packed |= _descending(score).astype(np.uint64) << np.uint64(row_bits)
     packed |= np.arange(rows, dtype=np.uint64)
     packed.sort()
     packed = packed[_first_of_each(packed >> np.uint64(_SCORE_BITS + row_bits), k)]
-    return (packed & np.uint64((1 << row_bits) - 1)).astype(np.int64)
+    return np.asarray(packed & np.uint64((1 << row_bits) - 1), np.int64)
 
 
 def _first_of_each(sorted_group: np.ndarray, k: int) -> np.ndarray:

@@ -8,13 +8,17 @@ visits (distinct instants), so that items of one basket are neighbours whatever 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy.sparse
 
 from engine.features.catalogue import Catalogue
-from engine.features.state import State
+from engine.features.state import P_14D, State
 from engine.learning.ranking import best_rows
+
+sparse: Any = scipy.sparse
+"""Its stubs, where they are installed, type shapes that are known at run time only."""
 
 HALF_LIFE_DAYS = 60.0
 REACH = 20
@@ -35,9 +39,9 @@ class Related:
     """Neighbours of items. ids: int64[I], sorted · neighbours: CSR float32 [I, I] by position in ids."""
 
     ids: np.ndarray
-    neighbours: sparse.csr_array
+    neighbours: Any
 
-    def aligned(self, catalogue: Catalogue) -> sparse.csr_array:
+    def aligned(self, catalogue: Catalogue) -> Any:
         """The same by position in `catalogue`, [I, I]: items it does not know drop out, new ones have no neighbours."""
         size = len(catalogue)
         if np.array_equal(self.ids, catalogue.ids):
@@ -79,7 +83,7 @@ class Counter:
             pairs = (strength.astype(np.float32), (item[earlier][use], item[later][use]))
             self._follows += sparse.coo_array(pairs, shape=self._follows.shape).tocsr()
 
-    def neighbours(self) -> sparse.csr_array:
+    def neighbours(self) -> Any:
         """The NEIGHBOURS strongest of each item, cosine-normalised: CSR float32 [I, I], columns sorted."""
         both = (self._follows + BACKWARD * self._follows.T.tocsr()).tocoo()
         norm = np.sqrt(np.maximum(self._mass, 1e-12))
@@ -94,17 +98,24 @@ class Counter:
         return decay
 
 
-def scores(state: State, neighbours: sparse.csr_array, interest: np.ndarray, first: int, last: int) -> sparse.csr_array:
-    """Relatedness of users first … last−1 (positions) to items: CSR [users, I], columns sorted.
+def lookup(state: State, neighbours: Any, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    """The relatedness of each (user, item) by position: float32[n], the same numbers as `propose` gives."""
+    users, row = np.unique(user, return_inverse=True)
+    wanted = row * len(state.catalogue) + item
+    low, high = state.pair_start[users], state.pair_start[users + 1]
+    at = np.repeat(low - np.concatenate([[0], np.cumsum(high - low)[:-1]]), high - low) + np.arange((high - low).sum())
+    start = np.concatenate([[0], np.cumsum(high - low)])
+    shape = (len(users), len(state.catalogue))
+    table = sparse.csr_array((history(state, at), state.pair_item[at], start), shape=shape) @ neighbours
+    table.sort_indices()
+    keys = np.repeat(np.arange(len(users)), np.diff(table.indptr)) * len(state.catalogue) + table.indices
+    if not len(keys):
+        return np.zeros(len(user), np.float32)
+    found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[found] == wanted, table.data[found], np.float32(0))
 
-    neighbours: by catalogue position · interest: float32[m], of each of the state's pairs. scipy forms the product row
-    by row, so it is bit-equal for any batch of users.
-    """
-    low, high = int(state.pair_start[first]), int(state.pair_start[last])
-    shape = (last - first, len(state.catalogue))
-    history = sparse.csr_array(
-        (interest[low:high], state.pair_item[low:high], state.pair_start[first : last + 1] - low), shape=shape
-    )
-    related = history @ neighbours
-    related.sort_indices()
-    return related
+
+def history(state: State, pairs: np.ndarray | slice) -> np.ndarray:
+    """What relatedness starts from, float32: decayed interest in `pairs`, damped so that staples do not drown it."""
+    damped: np.ndarray = np.log1p(state.interest[pairs, P_14D])
+    return damped

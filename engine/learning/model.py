@@ -1,0 +1,173 @@
+"""A trained model as a value, and its artifact: a zip of UBJSON, npz and JSON, never pickle.
+
+The artifact carries everything that a decision depends on: the booster, the share of negatives it was trained on, the
+item-to-item neighbours, the blend of sources and the window model. It is refused unless its SHA-256, its feature schema
+and its own arrays check out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import xgboost
+
+from engine.errors import ModelRefused
+from engine.features import schema
+from engine.learning.candidates import Blend
+from engine.learning.related import Related, sparse
+from engine.learning.windows import RUNGS, WEEK_HOURS, WindowModel
+
+FORMAT = 1
+REGIMES = ("goal", "click")
+LIBRARIES = ("numpy", "scipy", "xgboost")
+_ARRAYS = ("related_ids", "related_start", "related_item", "related_score", "window_curve", "window_concentration")
+_LARGEST = 1 << 30
+"""Bytes that a member of an artifact may unpack to."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """What was learned, as of an instant. `negative_share`: share of the negatives that training kept."""
+
+    regime: str
+    booster: xgboost.Booster
+    negative_share: float
+    related: Related
+    blend: Blend
+    windows: WindowModel
+    as_of: datetime
+
+    def predict(self, rows: np.ndarray) -> np.ndarray:
+        """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives."""
+        return corrected(self.booster.inplace_predict(rows, validate_features=False), self.negative_share)
+
+
+def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
+    """p / (p + (1 − p)/w): the chance before only a share w of the negatives was kept (float32 in, float32 out)."""
+    if negative_share == 1.0:
+        return probability
+    return np.asarray(probability / (probability + (1 - probability) / np.float32(negative_share)), np.float32)
+
+
+def set_threads(booster: xgboost.Booster, threads: int) -> xgboost.Booster:
+    """`booster` itself, predicting with so many threads; 1 in workers, whose parallelism is processes."""
+    booster.set_param({"nthread": threads})
+    return booster
+
+
+def pack(model: Model) -> bytes:
+    """The artifact of a model; equal models give equal bytes."""
+    related = model.related.neighbours
+    arrays = io.BytesIO()
+    np.savez(
+        arrays,
+        related_ids=model.related.ids,
+        related_start=related.indptr.astype(np.int64),
+        related_item=related.indices.astype(np.int32),
+        related_score=related.data.astype(np.float32),
+        window_curve=model.windows.curve,
+        window_concentration=model.windows.concentration,
+    )
+    manifest = {
+        "format": FORMAT,
+        "regime": model.regime,
+        "features": list(schema.NAMES),
+        "schema": schema.fingerprint(),
+        "negative_share": model.negative_share,
+        "blend": asdict(model.blend),
+        "as_of": model.as_of.isoformat(),
+        "libraries": libraries(),
+    }
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (
+            ("manifest.json", json.dumps(manifest, sort_keys=True).encode()),
+            ("booster.ubj", bytes(model.booster.save_raw("ubj"))),
+            ("arrays.npz", arrays.getvalue()),
+        ):
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return packed.getvalue()
+
+
+def unpack(artifact: bytes, sha256: str) -> Model:
+    """The model in an artifact. Raises ModelRefused with the reason where anything about it is wrong."""
+    if digest(artifact) != sha256:
+        raise ModelRefused(
+            "the model's bytes are not those that were registered (SHA-256 differs)",
+            hint="it was damaged or replaced: promote another version (horae models list) or run horae train",
+        )
+    try:
+        with zipfile.ZipFile(io.BytesIO(artifact)) as archive:
+            if any(member.file_size > _LARGEST for member in archive.infolist()):
+                raise ModelRefused("the model's artifact unpacks to more than 1 GiB")
+            manifest = json.loads(archive.read("manifest.json"))
+            _check_manifest(manifest)
+            arrays = np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False)
+            booster = xgboost.Booster(model_file=bytearray(archive.read("booster.ubj")))
+            return _assembled(manifest, booster, {name: arrays[name] for name in _ARRAYS})
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, xgboost.core.XGBoostError) as error:
+        raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="run horae train") from error
+
+
+def digest(artifact: bytes) -> str:
+    """SHA-256 of an artifact, hex."""
+    return hashlib.sha256(artifact).hexdigest()
+
+
+def libraries() -> dict[str, str]:
+    """Versions of what a model's numbers depend on."""
+    # the distribution is xgboost or xgboost-cpu, by platform
+    return {name: xgboost.__version__ if name == "xgboost" else version(name) for name in LIBRARIES}
+
+
+def _check_manifest(manifest: dict[str, Any]) -> None:
+    if manifest["format"] != FORMAT:
+        raise ModelRefused(f"the model's artifact has format {manifest['format']}, this version reads {FORMAT}")
+    if manifest["regime"] not in REGIMES:
+        raise ModelRefused(f"the model's regime {manifest['regime']!r} is not one of {', '.join(REGIMES)}")
+    if manifest["schema"] != schema.fingerprint():
+        theirs, ours = set(manifest["features"]), set(schema.NAMES)
+        differs = ", ".join(sorted(theirs ^ ours)[:5]) or "their order or types differ"
+        raise ModelRefused(
+            f"the model was trained on other features ({differs})", hint="run horae train with this version"
+        )
+
+
+def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[str, np.ndarray]) -> Model:
+    ids, start = arrays["related_ids"], arrays["related_start"]
+    item, score = arrays["related_item"], arrays["related_score"]
+    curve, concentration = arrays["window_curve"], arrays["window_concentration"]
+    share = float(manifest["negative_share"])
+    consistent = (
+        booster.num_features() == schema.COUNT
+        and len(start) == len(ids) + 1
+        and start[-1] == len(item) == len(score)
+        and (not len(item) or (item.min() >= 0 and item.max() < len(ids)))
+        and bool(np.isfinite(score).all())
+        and curve.shape == (WEEK_HOURS,)
+        and bool((curve > 0).all())
+        and abs(float(curve.sum()) - 1) < 1e-6
+        and concentration.shape == (RUNGS,)
+        and bool((concentration > 0).all())
+        and 0 < share <= 1
+    )
+    if not consistent:
+        raise ModelRefused("the model's artifact contradicts itself", hint="run horae train")
+    neighbours = sparse.csr_array((score, item, start), shape=(len(ids), len(ids)))
+    return Model(
+        regime=manifest["regime"],
+        booster=set_threads(booster, 1),
+        negative_share=share,
+        related=Related(ids, neighbours),
+        blend=Blend(**manifest["blend"]),
+        windows=WindowModel(curve, concentration),
+        as_of=datetime.fromisoformat(manifest["as_of"]),
+    )

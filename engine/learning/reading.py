@@ -1,0 +1,206 @@
+"""Reads catalogue and state from the store, as of a decision instant τ.
+
+Profiles hold every event folded so far. Where one of them holds an event at or after τ (a past τ, or a clock of another
+host ahead of ours), the profiles of that user or item are rebuilt from the raw events before τ: exact, and rare when τ
+is business time read after the snapshot began.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from engine.features.catalogue import Catalogue, Items, build_catalogue
+from engine.features.decay import Folded, fold, read
+from engine.features.readings import take
+from engine.features.state import Profiles, State, build_state
+from engine.learning.history import read_events, user_profiles
+from engine.store.database import Snapshot
+from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
+
+_FEW = 2_000
+"""Ids that are written into a query; beyond that the whole range is read and the rest dropped."""
+
+
+def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
+    """Every item as it was at τ, and its profiles from events before τ."""
+    items = _read_items(snapshot, as_of)
+    tau = as_of.timestamp()
+    rows = snapshot.arrow(f"SELECT item_id, event_type, {_profile_columns('item_profiles')} FROM item_profiles")
+    profiles = _folded(rows, ("item_id", "event_type"), "item_profiles")
+    late = np.unique(profiles.keys[0][profiles.last_at >= tau])
+    if len(late):
+        events = read_events(snapshot, until=as_of, where=_one_of("item_id", late))
+        kept = take(profiles, ~np.isin(profiles.keys[0], late))
+        ours = np.isin(events.item, late)
+        rebuilt = fold(
+            (events.item[ours], events.kind[ours]),
+            events.at[ours],
+            None,
+            HALF_LIVES_DAYS["item_profiles"],
+            values=events.value[ours],
+        )
+        profiles = _joined(kept, rebuilt)
+    return build_catalogue(items, profiles, tau)
+
+
+def read_state(
+    snapshot: Snapshot,
+    slots: tuple[int, int],
+    as_of: datetime,
+    catalogue: Catalogue,
+    user_ids: np.ndarray | None = None,
+) -> State:
+    """The state at τ of the users in slots [from, until); of `user_ids` (int64) only, where given."""
+    in_slots = f"slot >= {slots[0]:d} AND slot < {slots[1]:d}"
+    where = in_slots
+    if user_ids is not None:
+        user_ids = np.unique(np.asarray(user_ids, np.int64))
+        where += "" if len(user_ids) > _FEW else f" AND {_one_of('user_id', user_ids)}"
+    users = _read_users(snapshot, where.replace("user_id", "id"))
+    if user_ids is not None:
+        users = users[np.isin(users, user_ids)]
+    profiles = Profiles(
+        _read_profiles(snapshot, "user_profiles", ("user_id", "event_type"), where),
+        _read_profiles(snapshot, "user_item_profiles", ("user_id", "item_id", "event_type"), where),
+        _read_profiles(snapshot, "user_hour_profiles", ("user_id", "rung", "hour"), where),
+    )
+    late = _late_users(profiles, as_of.timestamp())
+    if len(late):
+        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)), HALF_LIVES_DAYS)
+        profiles = Profiles(
+            *(
+                _joined(take(stored, ~np.isin(stored.keys[0], late)), take(rebuilt, np.isin(rebuilt.keys[0], late)))
+                for stored, rebuilt in (
+                    (profiles.users, past.users),
+                    (profiles.pairs, past.pairs),
+                    (profiles.hours, past.hours),
+                )
+            )
+        )
+    return build_state(users, profiles, catalogue, as_of.timestamp())
+
+
+def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
+    """Everybody's decayed activity per hour of the week (day type × 24 + local hour) at τ, float64[48].
+
+    From the users of the first profile partition, a sixteenth: a curve of 48 numbers needs no more.
+    """
+    where = f"slot < {PROFILE_PARTITION_SLOTS}"
+    hours = _read_profiles(snapshot, "user_hour_profiles", ("user_id", "rung", "hour"), where)
+    late = np.unique(hours.keys[0][hours.last_at >= as_of.timestamp()])
+    if len(late):
+        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)), HALF_LIVES_DAYS)
+        ours = np.isin(past.hours.keys[0], late)
+        hours = _joined(take(hours, ~np.isin(hours.keys[0], late)), take(past.hours, ours))
+    weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, 0]
+    return np.bincount(hours.keys[2], weight, minlength=48)
+
+
+def _late_users(profiles: Profiles, tau: float) -> np.ndarray:
+    tables = (profiles.users, profiles.pairs, profiles.hours)
+    return np.unique(np.concatenate([table.keys[0][table.last_at >= tau] for table in tables]))
+
+
+def _read_users(snapshot: Snapshot, where: str) -> np.ndarray:
+    rows = snapshot.arrow(f"SELECT id FROM users WHERE {where}")
+    return np.sort(_ints(rows["id"]))
+
+
+def _read_profiles(snapshot: Snapshot, table: str, keys: tuple[str, ...], where: str) -> Folded:
+    rows = snapshot.arrow(f"SELECT {', '.join(keys)}, {_profile_columns(table)} FROM {table} WHERE {where}")
+    return _folded(rows, keys, table)
+
+
+def _profile_columns(table: str) -> str:
+    counters = [f"s{i}" for i in range(len(HALF_LIVES_DAYS[table]))]
+    value = [] if table == "user_hour_profiles" else ["value"]
+    return ", ".join(["n", "first_at", "last_at", *counters, *value])
+
+
+def _folded(rows: pa.Table, keys: tuple[str, ...], table: str) -> Folded:
+    counters = [_floats(rows[f"s{i}"]) for i in range(len(HALF_LIVES_DAYS[table]))]
+    return Folded(
+        tuple(_ints(rows[key]) for key in keys),
+        _ints(rows["n"]),
+        _floats(rows["first_at"]),
+        _floats(rows["last_at"]),
+        np.stack(counters, axis=1),
+        _floats(rows["value"]) if "value" in rows.column_names else np.zeros(len(rows)),
+    )
+
+
+def _joined(a: Folded, b: Folded) -> Folded:
+    """Profiles of disjoint keys, one after the other."""
+    return Folded(
+        tuple(np.concatenate(pair) for pair in zip(a.keys, b.keys, strict=True)),
+        np.concatenate([a.n, b.n]),
+        np.concatenate([a.first_at, b.first_at]),
+        np.concatenate([a.last_at, b.last_at]),
+        np.concatenate([a.s, b.s]),
+        np.concatenate([a.value, b.value]),
+    )
+
+
+def _one_of(column: str, ids: np.ndarray) -> str:
+    """A condition that `column` is one of `ids`; true for all where there are too many to write down."""
+    return "true" if len(ids) > _FEW else f"{column} = ANY('{{{','.join(str(int(i)) for i in ids)}}}'::bigint[])"
+
+
+# An item's row as of τ: that of the first change after τ says what it was before; without one it is the current row.
+_ITEMS = """
+SELECT i.id,
+       coalesce(v.version, i.version) AS version,
+       CASE WHEN v.item_id IS NULL THEN i.category ELSE v.definition->>'category' END AS category,
+       CASE WHEN v.item_id IS NULL THEN i.brand ELSE v.definition->>'brand' END AS brand,
+       CASE WHEN v.item_id IS NULL THEN i.price ELSE (v.definition->>'price')::float8 END AS price,
+       CASE WHEN v.item_id IS NULL THEN i.stock ELSE (v.definition->>'stock')::bigint END::float8 AS stock,
+       extract(epoch FROM CASE WHEN v.item_id IS NULL THEN i.available_from
+                               ELSE (v.definition->>'available_from')::timestamptz END)::float8 AS available_from,
+       extract(epoch FROM CASE WHEN v.item_id IS NULL THEN i.available_until
+                               ELSE (v.definition->>'available_until')::timestamptz END)::float8 AS available_until,
+       i.stub
+FROM items i
+LEFT JOIN (SELECT DISTINCT ON (item_id) item_id, version, definition FROM item_versions
+           WHERE until > to_timestamp({tau!r}) ORDER BY item_id, until) v ON v.item_id = i.id
+ORDER BY i.id
+"""
+
+
+def _read_items(snapshot: Snapshot, as_of: datetime) -> Items:
+    rows = snapshot.arrow(_ITEMS.format(tau=as_of.timestamp()))
+    categories, category = _codes(rows["category"])
+    brands, brand = _codes(rows["brand"])
+    return Items(
+        ids=_ints(rows["id"]),
+        versions=_ints(rows["version"]).astype(np.int32),
+        category=category,
+        brand=brand,
+        categories=categories,
+        brands=brands,
+        price=_floats(rows["price"]),
+        stock=_floats(rows["stock"]),
+        available_from=_floats(rows["available_from"]),
+        available_until=_floats(rows["available_until"]),
+        stub=np.asarray(rows["stub"].combine_chunks().to_numpy(zero_copy_only=False), bool),
+    )
+
+
+def _codes(column: pa.ChunkedArray) -> tuple[tuple[str, ...], np.ndarray]:
+    """Distinct texts, sorted, and each row's place among them (int32; −1: none)."""
+    names = pc.drop_null(pc.unique(column)).sort()
+    codes = pc.fill_null(pc.index_in(column, value_set=names, skip_nulls=True), -1)
+    return tuple(names.to_pylist()), np.asarray(codes, np.int32)
+
+
+def _ints(column: pa.ChunkedArray) -> np.ndarray:
+    return np.asarray(column, np.int64)
+
+
+def _floats(column: pa.ChunkedArray) -> np.ndarray:
+    values: Any = pc.fill_null(column.cast(pa.float64()), float("nan"))
+    return np.asarray(values, np.float64)

@@ -1,0 +1,234 @@
+"""Scores for planning: the one interface between what was learned and what is decided.
+
+`load_scorer` gives the champion model's scorer, or `Baseline` while there is none. A scorer is used on one snapshot:
+    catalogue = scorer.catalogue(snapshot, as_of)
+    state = scorer.state(snapshot, (slot_from, slot_until), as_of, catalogue)
+    candidates = scorer.candidates(state, 50, allowed)
+    goal = scorer.goal(state, candidates.user, candidates.item)            # stage 1
+    offers = scorer.offers(state, user, item, cell)                        # stage 2, the best few × windows
+Every number depends on its own row only: bit-equal at any batch, shard or worker. Ties are the caller's to break.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from datetime import datetime
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from engine.features import matrix
+from engine.features.catalogue import Catalogue
+from engine.features.matrix import WindowCurves
+from engine.features.state import P_120D, State
+from engine.learning import reading, registry, related, windows
+from engine.learning.candidates import Blend, Candidates, Proposer
+from engine.learning.model import Model
+from engine.learning.related import Related
+from engine.learning.windows import WindowModel
+from engine.store.database import Snapshot
+
+ROWS = 8192
+"""Feature rows held at a time: 2.4 MB, made and scored before the next."""
+
+
+class Scorer(ABC):
+    """What planning asks of a model. `version` is None for the baseline; `regime` is goal, click or baseline."""
+
+    def __init__(
+        self, version: int | None, regime: str, related_items: Related | None, blend: Blend, model: WindowModel | None
+    ) -> None:
+        self.version, self.regime = version, regime
+        self._related, self._blend, self._windows = related_items, blend, model
+        self._proposers: WeakKeyDictionary[Catalogue, Proposer] = WeakKeyDictionary()
+        self._curves: WeakKeyDictionary[State, WindowCurves] = WeakKeyDictionary()
+
+    def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
+        """Every item as of τ = `as_of`; read once per run or shard."""
+        return reading.read_catalogue(snapshot, as_of)
+
+    def state(
+        self,
+        snapshot: Snapshot,
+        slots: tuple[int, int],
+        as_of: datetime,
+        catalogue: Catalogue,
+        user_ids: np.ndarray | None = None,
+    ) -> State:
+        """The state at τ of the users of slots [from, until), sorted by id; of `user_ids` (int64) only, where given.
+
+        Read `as_of` (business time) after the snapshot began: then no stored profile holds a later event.
+        """
+        return reading.read_state(snapshot, slots, as_of, catalogue, user_ids)
+
+    def candidates(self, state: State, k: int, allowed: np.ndarray | None = None) -> Candidates:
+        """At most k items per user, best first, of those `allowed` (bool[I]; None: all) and available at τ."""
+        return self._proposer(state.catalogue).propose(state, k, allowed)
+
+    def features(
+        self,
+        state: State,
+        user: np.ndarray,
+        item: np.ndarray,
+        cell: np.ndarray | None = None,
+        related_scores: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Feature rows float32[n, F] of positions `user`, `item` [, window `cell`]: what the model scores.
+
+        related_scores: float32[n] from `Candidates.related`, looked up where None. Without `cell` the window columns
+        are NaN.
+        """
+        if related_scores is None:
+            related_scores = related.lookup(state, self._proposer(state.catalogue).neighbours, user, item)
+        rows = matrix.build(state, user, item, related_scores)
+        return rows if cell is None else matrix.with_windows(rows, user, cell, self._window_curves(state))
+
+    @abstractmethod
+    def goal(
+        self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: in the user's favourite window."""
+
+    def windows(self, state: State) -> np.ndarray:
+        """p(cell | user), float32[U, 16]: each row sums to 1. cell = day type × 8 + local hour // 3."""
+        return self._window_curves(state).preference
+
+    def offers(
+        self,
+        state: State,
+        user: np.ndarray,
+        item: np.ndarray,
+        cell: np.ndarray,
+        related_scores: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Stage 2, float32[n] in [0, 1]: the score of (user, item, window); equal (user, item) best side by side.
+
+        Goal and baseline regimes: P(goal | user, item) · the window's rate over the user's best window's.
+        """
+        first, of_row = runs(user, item)
+        goal = self.goal(state, user[first], item[first], None if related_scores is None else related_scores[first])
+        relative = windows.rate(self.windows(state)[user[first]])
+        return np.asarray(goal[of_row] * relative[of_row, cell], np.float32)
+
+    def _proposer(self, catalogue: Catalogue) -> Proposer:
+        if catalogue not in self._proposers:
+            learned = self._related if self._related is not None else related.nothing(catalogue.ids)
+            self._proposers[catalogue] = Proposer(learned.aligned(catalogue), self._blend)
+        return self._proposers[catalogue]
+
+    def _window_model(self, catalogue: Catalogue) -> WindowModel:
+        del catalogue
+        assert self._windows is not None
+        return self._windows
+
+    def _window_curves(self, state: State) -> WindowCurves:
+        if state not in self._curves:
+            self._curves[state] = windows.curves(self._window_model(state.catalogue), state.hours, len(state))
+        return self._curves[state]
+
+
+class Baseline(Scorer):
+    """What Horae does before it has learned: own history, popularity and the global curve."""
+
+    def __init__(self, users: int) -> None:
+        """`users`: how many share the items' popularity."""
+        super().__init__(None, "baseline", None, Blend(), None)
+        self._users = max(users, 1)
+        self._everybody: WeakKeyDictionary[Catalogue, WindowModel] = WeakKeyDictionary()
+
+    def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
+        """Every item as of τ = `as_of`, and with it everybody's curve, which no model has learned yet."""
+        catalogue = reading.read_catalogue(snapshot, as_of)
+        self._everybody[catalogue] = windows.with_everybody(reading.read_everybody(snapshot, as_of))
+        return catalogue
+
+    def _window_model(self, catalogue: Catalogue) -> WindowModel:
+        return self._everybody[catalogue]
+
+    def goal(
+        self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
+    ) -> np.ndarray:
+        """1 − exp(−r): r is the week's rate that the pair's and the item's decayed counts stand for."""
+        del related_scores
+        at = state.pairs.find(np.asarray(user, np.int64) * len(state.catalogue) + item)
+        own = np.append(state.interest[:, P_120D], np.float32(0))[at]
+        popular = state.catalogue.popularity[item] / np.float32(self._users)
+        rate = np.float32(np.log(2) * 7 / 120) * own + np.float32(np.log(2)) * popular
+        return np.asarray(-np.expm1(-rate), np.float32)
+
+
+def runs(user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Runs of equal (user, item): the first row of each, and each row's run."""
+    changes = np.ones(len(user), bool)
+    changes[1:] = (user[1:] != user[:-1]) | (item[1:] != item[:-1])
+    return np.flatnonzero(changes), np.cumsum(changes) - 1
+
+
+class Learned(Scorer):
+    """A registered model. Regime goal: labels know no window; regime click: the model scores (offer, window) itself."""
+
+    def __init__(self, version: int, model: Model) -> None:
+        super().__init__(version, model.regime, model.related, model.blend, model.windows)
+        self._model = model
+
+    def goal(
+        self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: in the user's favourite window."""
+        scores = np.empty(len(user), np.float32)
+        favourite = windows.rate(self.windows(state)).argmax(axis=1) if self.regime == "click" else None
+        for part in _parts(len(user)):
+            cell = None if favourite is None else favourite[user[part]]
+            given = None if related_scores is None else related_scores[part]
+            scores[part] = self._model.predict(self.features(state, user[part], item[part], cell, given))
+        return scores
+
+    def offers(
+        self,
+        state: State,
+        user: np.ndarray,
+        item: np.ndarray,
+        cell: np.ndarray,
+        related_scores: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Stage 2, float32[n] in [0, 1]: the score of (user, item, window); equal (user, item) best side by side."""
+        if self.regime != "click":
+            return super().offers(state, user, item, cell, related_scores)
+        scores = np.empty(len(user), np.float32)
+        curves = self._window_curves(state)
+        for part in _parts(len(user)):
+            first, of_row = runs(user[part], item[part])
+            given = None if related_scores is None else related_scores[part][first]
+            pairs = self.features(state, user[part][first], item[part][first], None, given)
+            rows = matrix.with_windows(pairs[of_row], user[part], cell[part], curves)
+            scores[part] = self._model.predict(rows)
+        return scores
+
+
+def load_scorer(connection: Connection, version: int | None = None) -> Scorer:
+    """The scorer of model `version`, by default of the champion, and Baseline while there is none.
+
+    Learned scorers are kept per process by their artifact's hash. Raises UnknownName, ModelRefused.
+    """
+    version = registry.champion(connection) if version is None else version
+    if version is None:
+        return Baseline(_user_count(connection))
+    sha256 = registry.entry(connection, version).sha256
+    if (version, sha256) not in _loaded:
+        while len(_loaded) >= _KEPT:
+            _loaded.pop(next(iter(_loaded)))
+        _loaded[version, sha256] = Learned(version, registry.load(connection, version))
+    return _loaded[version, sha256]
+
+
+_KEPT = 3
+_loaded: dict[tuple[int, str], Scorer] = {}
+
+
+def _parts(rows: int) -> list[slice]:
+    return [slice(start, min(start + ROWS, rows)) for start in range(0, rows, ROWS)]
+
+
+def _user_count(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT count(*) FROM users")).scalar_one())
