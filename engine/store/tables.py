@@ -503,6 +503,13 @@ pushes = Table(
     Column("fence", BigInteger, nullable=False, server_default=text("0")),
     _instant("lease_until", comment="machine time"),
     _instant("not_before", comment="machine time of the next attempt after a retryable failure"),
+    Column(
+        "in_doubt",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="an earlier attempt may have been received (transactional pushes are sent again)",
+    ),
     UniqueConstraint("occurrence_id", "user_id"),
     Index("ix_pushes_due", "send_at", postgresql_where=text("state = 'planned'")),
     Index("ix_pushes_leased", "lease_until", postgresql_where=text("state IN ('claimed', 'sending')")),

@@ -384,6 +384,7 @@ def upgrade() -> None:
     sa.Column('fence', sa.BigInteger(), server_default=sa.text('0'), nullable=False),
     sa.Column('lease_until', sa.DateTime(timezone=True), nullable=True, comment='machine time'),
     sa.Column('not_before', sa.DateTime(timezone=True), nullable=True, comment='machine time of the next attempt after a retryable failure'),
+    sa.Column('in_doubt', sa.Boolean(), server_default=sa.text('false'), nullable=False, comment='an earlier attempt may have been received (transactional pushes are sent again)'),
     sa.CheckConstraint("state IN ('proposed', 'planned', 'claimed', 'sending')", name=op.f('ck_pushes_known_state')),
     sa.CheckConstraint('send_at < window_end AND send_at < not_after', name=op.f('ck_pushes_sent_in_time')),
     sa.ForeignKeyConstraint(['campaign_id'], ['campaigns.id'], name=op.f('fk_pushes_campaign_id_campaigns')),
