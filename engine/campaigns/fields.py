@@ -105,9 +105,9 @@ def check_name(value: str) -> str:
 
 
 def check_text(value: str) -> str:
-    """`value`, if the store can hold it: PostgreSQL has no NUL. Raises ValueError."""
-    if "\0" in value:
-        raise ValueError("must not contain NUL characters")
+    """`value`, if the store can hold it: PostgreSQL's UTF-8 has no NUL and no lone surrogates. Raises ValueError."""
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError("must not contain NUL characters or lone surrogates")
     return value
 
 

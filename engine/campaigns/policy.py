@@ -59,6 +59,14 @@ def _check_window(value: str) -> str:
     return f"rolling:{duration_text(width)}"
 
 
+def window_of(per: str, *, rolling: bool = False) -> str:
+    """A window as people say it: day, week (the user's calendar, or the last 24 hours and 7 days), or a duration."""
+    calendar = {"day": ("local_day", "PT24H"), "week": ("local_week", "P7D")}.get(per.strip().lower())
+    if calendar is None:
+        return f"rolling:{per.strip()}"
+    return f"rolling:{calendar[1]}" if rolling else calendar[0]
+
+
 def _check_gap(value: timedelta) -> timedelta:
     if value > LONGEST_WINDOW:
         raise ValueError(f"is at most {in_words(LONGEST_WINDOW)}")

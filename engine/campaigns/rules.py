@@ -28,7 +28,7 @@ class Rules:
     def refusal(
         self, sent: Sequence[Sent], at: datetime, scopes: frozenset[str], tz: ZoneInfo, own_quiet: Hours | None = None
     ) -> Refusal | None:
-        """Why a push may not leave at `at`, or None; arguments as in `policy.admits`. Outside `hours` is quiet_hours."""
+        """Why a push may not leave at `at`, or None; arguments as in `admits`. Outside `hours` is quiet_hours."""
         if self.hours and not in_hours(tz, at, *self.hours):
             return Refusal("quiet_hours")
         return admits(self.policy, self.caps, sent, at, scopes, tz, own_quiet if self.obeys_quiet_hours else None)

@@ -16,9 +16,11 @@ from itertools import islice
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
+from cronsim import CronSim
+
 from engine.campaigns.definition import Campaign, Schedule
 from engine.campaigns.fields import moment_text
-from engine.localtime import LAST, cron_instants, cron_labels, resolve, zone
+from engine.localtime import FIRST, LAST, cron_instants, cron_labels, resolve, zone
 
 EAST, WEST = timedelta(hours=14), timedelta(hours=12)
 """The zones furthest from UTC: Pacific/Kiritimati reads a label 14 hours before UTC does, Etc/GMT+12 12 hours after."""
@@ -72,8 +74,8 @@ class Due:
 def due(stored: Scheduled, now: datetime, until: datetime) -> list[Due]:
     """The occurrences that begin before `until` (now plus the planning lead) and have not been made, oldest first.
 
-    The caller makes those that are not missed, and then sets `scheduled_until` to `until`. A campaign without a schedule
-    has none. Missed ones are listed for a week after their end, at most 100.
+    The caller makes those that are not missed, and then sets `scheduled_until` to `until`. A campaign without a
+    schedule has none. Missed ones are listed for a week after their end, at most 100.
     """
     campaign, since = stored.definition, stored.scheduled_until
     if since is not None:
@@ -125,7 +127,7 @@ def last_instant(campaign: Campaign) -> datetime | None:
 
 
 def exhausted(stored: Scheduled, now: datetime) -> bool:
-    """Whether the last occurrence is over and none can come: the campaign is done. Without schedule or expiry, never."""
+    """Whether no occurrence can come and the last is over: the campaign is done. Without schedule or expiry, never."""
     campaign = stored.definition
     end = last_instant(campaign)
     if end is not None and end <= now:
@@ -133,6 +135,17 @@ def exhausted(stored: Scheduled, now: datetime) -> bool:
     if campaign.schedule is None or campaign.schedule.once is None:
         return False
     return all(item.ends_at <= now for item in _begun(campaign, None, LAST))
+
+
+def described(campaign: Campaign) -> str:
+    """When a campaign is due, for people."""
+    schedule = campaign.schedule
+    if schedule is None:
+        return "when triggered"
+    clock = {"local": "each user's local time", "utc": "UTC", None: ""}.get(schedule.zone, schedule.zone)
+    if schedule.once is not None:
+        return f"once, {schedule.once:%Y-%m-%d %H:%M} {clock or schedule.once.strftime('%z')}".strip()
+    return f"{CronSim(schedule.cron or '', FIRST).explain()}, {clock}"
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------

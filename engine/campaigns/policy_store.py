@@ -1,0 +1,86 @@
+"""The workspace's policy in the store: every change is a new version, made from the latest, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sqlalchemy import Connection, insert, select, text
+
+from engine.campaigns.policy import Cap, Policy
+from engine.errors import BadInput, UnknownName
+from engine.store.tables import policies
+
+
+def current_policy(connection: Connection) -> tuple[int, Policy]:
+    """The latest policy with its version. The first migration makes version 1: the defaults."""
+    row = connection.execute(select(policies).order_by(policies.c.version.desc()).limit(1)).one()
+    return int(row.version), Policy.model_validate(row.definition)
+
+
+def policy_version(connection: Connection, version: int) -> Policy:
+    """The policy of a version. Raises UnknownName."""
+    row = connection.execute(select(policies.c.definition).where(policies.c.version == version)).one_or_none()
+    if row is None:
+        raise UnknownName(f"there is no policy version {version}")
+    return Policy.model_validate(row.definition)
+
+
+def save_policy(
+    connection: Connection, change: Callable[[Policy], Policy], author: str | None = None
+) -> tuple[int, Policy]:
+    """Apply `change` to the latest policy and store the result as a new version; unchanged, it keeps its version.
+
+    Concurrent changes wait for each other until the transaction ends, so none is lost.
+    """
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('horae.policy'))"))
+    version, policy = current_policy(connection)
+    changed = change(policy)
+    if changed == policy:
+        return version, policy
+    definition = changed.model_dump(mode="json")
+    row = insert(policies).values(definition=definition, author=author).returning(policies.c.version)
+    return int(connection.execute(row).scalar_one()), changed
+
+
+def add_cap(connection: Connection, cap: Cap, author: str | None = None) -> tuple[int, Cap]:
+    """Add a cap under the next id (cap-1, cap-2, …); returns the policy's version and the cap with its id.
+
+    Raises BadInput where a cap of the same scope and window exists: two limits for one thing are a mistake.
+    """
+    added: list[Cap] = []
+
+    def change(policy: Policy) -> Policy:
+        same = next((old for old in policy.caps if (old.scope, old.window) == (cap.scope, cap.window)), None)
+        if same is not None:
+            raise BadInput(f"{same.id} already says {same}", hint=f"remove it first: horae caps remove {same.id}")
+        added.append(cap.model_copy(update={"id": f"cap-{_next_number(connection)}"}))
+        return policy.model_copy(update={"caps": (*policy.caps, added[0])})
+
+    version, _ = save_policy(connection, change, author)
+    return version, added[0]
+
+
+def remove_cap(connection: Connection, cap_id: str, author: str | None = None) -> tuple[int, Cap]:
+    """Remove a cap by its id; returns the policy's version and the cap. Raises UnknownName with the ids there are."""
+    removed: list[Cap] = []
+
+    def change(policy: Policy) -> Policy:
+        removed.extend(cap for cap in policy.caps if cap.id == cap_id)
+        if not removed:
+            ids = ", ".join(cap.id for cap in policy.caps)
+            raise UnknownName(f"there is no cap {cap_id!r}", hint=f"caps: {ids}" if ids else "there are no caps")
+        return policy.model_copy(update={"caps": tuple(cap for cap in policy.caps if cap.id != cap_id)})
+
+    version, _ = save_policy(connection, change, author)
+    return version, removed[0]
+
+
+def _next_number(connection: Connection) -> int:
+    """One more than any cap ever had: an id names one cap in all versions, refusals and receipts."""
+    highest = connection.execute(
+        text(
+            "SELECT max(substring(cap->>'id' FROM '^cap-([0-9]{1,9})$')::bigint)"
+            " FROM policies, jsonb_array_elements(coalesce(definition->'caps', '[]'::jsonb)) cap"
+        )
+    ).scalar()
+    return (highest or 0) + 1

@@ -1,0 +1,175 @@
+"""Campaigns in the store: versions of their definition and their lifecycle.
+
+    running ⇄ paused      running, paused → cancelled      running, paused → done
+
+`cancelled` and `done` are final. A change of state is one conditional UPDATE: of two at once, one wins and the other is
+told. Stopping closes nothing by itself: planning and delivery read the state before they plan or send.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, Select, and_, insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from engine.campaigns.definition import Campaign
+from engine.errors import BadInput, UnknownName, did_you_mean
+from engine.store.tables import campaign_versions, campaigns
+
+State = Literal["running", "paused", "cancelled", "done"]
+
+MOVES: dict[State, tuple[State, ...]] = {
+    "running": ("paused",),
+    "paused": ("running",),
+    "cancelled": ("running", "paused"),
+    "done": ("running", "paused"),
+}
+"""For each state, those from which it may be reached."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A campaign as it stands in the store."""
+
+    id: int
+    name: str
+    version: int
+    state: State
+    definition: Campaign
+    created_at: datetime
+    scheduled_until: datetime | None
+    """Occurrences that begin before this instant have been made; None: none has."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """What `create` did."""
+
+    stored: Stored
+    outcome: Literal["created", "unchanged", "edited"]
+
+
+def create(connection: Connection, campaign: Campaign, now: datetime, author: str | None = None) -> Created:
+    """Store a campaign; under an existing name an equal definition changes nothing, another is a new version (an edit).
+
+    What is already planned stays as its version made it; a changed schedule counts from `now`.
+    Raises BadInput where the campaign of that name is cancelled or done.
+    """
+    row = upsert(campaigns).values(
+        name=campaign.name, state="running", version=1, scheduled_until=_since(campaign, now)
+    )
+    made = connection.execute(row.on_conflict_do_nothing().returning(campaigns.c.id)).scalar_one_or_none()
+    if made is not None:
+        _add_version(connection, made, 1, campaign, author)
+        return Created(get(connection, campaign.name), "created")
+    old = get(connection, campaign.name, lock=True)
+    if old.definition == campaign:
+        return Created(old, "unchanged")
+    if old.state in ("cancelled", "done"):
+        raise BadInput(f"campaign {old.name} is {old.state} and cannot change", hint="give the new one another name")
+    _edit(connection, old, campaign, now, author)
+    return Created(get(connection, campaign.name), "edited")
+
+
+def get(connection: Connection, name: str, *, lock: bool = False) -> Stored:
+    """The campaign of that name, in its latest version; `lock` keeps others from changing it in this transaction.
+
+    Raises UnknownName with the closest name there is.
+    """
+    query = _latest().where(campaigns.c.name == name)
+    row = connection.execute(query.with_for_update(of=campaigns) if lock else query).one_or_none()
+    if row is None:
+        names = connection.execute(select(campaigns.c.name)).scalars().all()
+        raise UnknownName(
+            f"there is no campaign {name!r}", hint=did_you_mean(name, names) or "see: horae campaign list"
+        )
+    return _stored(row)
+
+
+def get_all(connection: Connection, states: tuple[State, ...] | None = None) -> list[Stored]:
+    """All campaigns (in one of `states`), by name."""
+    query = _latest().order_by(campaigns.c.name)
+    rows = connection.execute(query if states is None else query.where(campaigns.c.state.in_(states)))
+    return [_stored(row) for row in rows]
+
+
+def get_version(connection: Connection, campaign_id: int, version: int) -> Campaign:
+    """A campaign's definition as it was in `version`. Raises UnknownName."""
+    query = select(campaign_versions.c.definition).where(
+        campaign_versions.c.campaign_id == campaign_id, campaign_versions.c.version == version
+    )
+    definition = connection.execute(query).scalar_one_or_none()
+    if definition is None:
+        raise UnknownName(f"campaign {campaign_id} has no version {version}")
+    return Campaign.model_validate(definition)
+
+
+def versions(connection: Connection, campaign_id: int) -> list[tuple[int, datetime, str | None]]:
+    """(version, created at, author) of each version of a campaign, oldest first."""
+    query = select(campaign_versions.c.version, campaign_versions.c.created_at, campaign_versions.c.author)
+    rows = connection.execute(query.where(campaign_versions.c.campaign_id == campaign_id).order_by("version"))
+    return [(int(row.version), row.created_at, row.author) for row in rows]
+
+
+def set_state(connection: Connection, name: str, to: State) -> Stored:
+    """Move a campaign to another state; being there already changes nothing.
+
+    Raises UnknownName, and BadInput where the lifecycle does not allow it.
+    """
+    moved = connection.execute(
+        update(campaigns).where(campaigns.c.name == name, campaigns.c.state.in_(MOVES[to])).values(state=to)
+    )
+    stored = get(connection, name)
+    if moved.rowcount == 0 and stored.state != to:
+        raise BadInput(f"campaign {name} is {stored.state} and cannot become {to}")
+    return stored
+
+
+def set_scheduled_until(connection: Connection, campaign_id: int, until: datetime) -> bool:
+    """Note that occurrences beginning before `until` have been made; never moves back. Whether it moved."""
+    earlier = campaigns.c.scheduled_until.is_(None) | (campaigns.c.scheduled_until < until)
+    moved = connection.execute(
+        update(campaigns).where(campaigns.c.id == campaign_id, earlier).values(scheduled_until=until)
+    )
+    return moved.rowcount == 1
+
+
+# --- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _latest() -> Select[Any]:
+    versioned = and_(
+        campaign_versions.c.campaign_id == campaigns.c.id, campaign_versions.c.version == campaigns.c.version
+    )
+    return select(campaigns, campaign_versions.c.definition).join(campaign_versions, versioned)
+
+
+def _stored(row: Row[Any]) -> Stored:
+    definition = Campaign.model_validate(row.definition)
+    return Stored(row.id, row.name, row.version, row.state, definition, row.created_at, row.scheduled_until)
+
+
+def _since(campaign: Campaign, now: datetime) -> datetime | None:
+    """Where its occurrences begin to count: of a cron now, of one instant anywhere: its first zone may be past."""
+    return None if campaign.schedule is not None and campaign.schedule.once is not None else now
+
+
+def _add_version(
+    connection: Connection, campaign_id: int, version: int, campaign: Campaign, author: str | None
+) -> None:
+    definition = campaign.model_dump(mode="json", exclude_none=True)
+    connection.execute(
+        insert(campaign_versions).values(campaign_id=campaign_id, version=version, definition=definition, author=author)
+    )
+
+
+def _edit(connection: Connection, old: Stored, campaign: Campaign, now: datetime, author: str | None) -> None:
+    version = old.version + 1
+    _add_version(connection, old.id, version, campaign, author)
+    changes: dict[str, Any] = {"version": version}
+    if campaign.schedule != old.definition.schedule:
+        changes["scheduled_until"] = _since(campaign, now)
+    connection.execute(update(campaigns).where(campaigns.c.id == old.id).values(**changes))
