@@ -33,7 +33,8 @@ class Terms:
     """What is the same for all users of a run; arrays over its occurrences.
 
     campaigns int64[O]; holdout float64[O] (NaN: transactional, none), exploration float64[O], once bool[O] (an item
-    once per period). `model`, `policy` and versions int32[O] (of the campaigns) go into receipts.
+    once per period). `model`, `policy`, `library` (this code's version) and versions
+    int32[O] (of the campaigns) go into receipts.
     """
 
     secret: bytes
@@ -48,6 +49,7 @@ class Terms:
     prices: Prices
     model: int
     policy: int
+    library: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def weigh(terms: Terms, people: People, goods: Goods) -> Options:
 
 def choose(terms: Terms, people: People, options: Options) -> Choice:
     """The arms and their choices."""
-    best = allocation.best_sets(options.problem)
+    best = _bids(terms, options, allocation.best_sets(options.problem))
     free = (options.code == receipt.FREE) & np.isfinite(options.value)
     count = free.sum((2, 3)) + 1
     explores = arms.explores(terms.secret, terms.seed, people.users, terms.exploration)
@@ -208,6 +210,23 @@ def _ties(terms: Terms, people: People, item: np.ndarray, slots: np.ndarray) -> 
     when = chance.hashes(key, slots.astype(np.int64))
     mixed = chance.mix(who[..., None] ^ when[:, :, None, :])
     return 1.0 + TIE * ((mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _bids(terms: Terms, options: Options, best: np.ndarray) -> np.ndarray:
+    """The best sets, and what is worth sending but not at its price: capacity that is left in the end goes to it."""
+    if not terms.prices.table.any():
+        return best
+    problem = options.problem
+    worth = np.isfinite(problem.net) & (options.value > 0)
+    out = (best == NOTHING) & (terms.prices.of >= 0) & worth.any((2, 3))
+    rows = np.flatnonzero(out.any(1))
+    if not len(rows):
+        return best
+    lifted = np.where(worth[rows], problem.net[rows] + terms.prices.table.max(), -np.inf)
+    lifted[~out[rows]] = -np.inf
+    best = best.copy()
+    best[rows] = allocation.best_sets(replace(problem.of(rows), net=lifted), best[rows])
+    return best
 
 
 def _explore(

@@ -59,7 +59,7 @@ class Sends:
     """Pushes of the users that were sent or are planned, grouped by user row: user i owns offsets[i] : offsets[i+1].
 
     at int64[S] (microseconds since 1970), day int32[S] (ordinal of the user's local day), counts bool[R, S] toward each
-    rule, binds bool[R, S] (planned, and must still pass the rule when it leaves), gap_counts bool[S], gap_binds bool[S].
+    rule, binds bool[R, S] (planned: must still pass the rule when it leaves), gap_counts bool[S], gap_binds bool[S].
     """
 
     offsets: np.ndarray

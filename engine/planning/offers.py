@@ -14,10 +14,14 @@ import numpy as np
 from engine.features.state import State
 from engine.learning.candidates import Candidates
 from engine.learning.ranking import best_rows
+from engine.learning.windows import rate
 
 CANDIDATES = 50
 MOST_OFFERS = 8
 """Offers of an occurrence that meet windows; beyond the eighth the best window adds nothing measurable."""
+
+NO_ITEM_GOAL = np.float32(0.05)
+"""Score, in the user's best window, of a push that is about no item: nothing is modelled but the hour."""
 
 MISSING, NO_ITEM = -2, -1
 """Instead of an item's position: no such offer; an offer without an item."""
@@ -29,8 +33,13 @@ class Scores(Protocol):
     def candidates(self, state: State, k: int, allowed: np.ndarray | None = None) -> Candidates:
         """At most k items a user."""
 
-    def goal(self, state: State, candidates: Candidates) -> np.ndarray:
-        """Stage 1: float32 per candidate."""
+    def goal(
+        self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Stage 1: float32 per (user, item)."""
+
+    def windows(self, state: State) -> np.ndarray:
+        """float32[U, 16]: p(cell | user)."""
 
     def offers(self, state: State, user: np.ndarray, item: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Stage 2: float32 per (user, item, cell)."""
@@ -48,11 +57,11 @@ class Pool:
 def pool(scores: Scores, state: State, allowed: np.ndarray | None) -> Pool:
     """The candidates of every user of `state` among the `allowed` items (bool[I]), with their stage-1 scores."""
     found = scores.candidates(state, CANDIDATES, allowed)
-    return Pool(found.user, found.item, scores.goal(state, found))
+    return Pool(found.user, found.item, scores.goal(state, found.user, found.item, found.related))
 
 
-def top(candidates: Pool, users: int, wanted: np.ndarray, barred: np.ndarray, items: int) -> np.ndarray:
-    """int32[users, MOST_OFFERS]: each wanted (bool[users]) user's best items, MISSING where there are fewer.
+def top(candidates: Pool, wanted: np.ndarray, barred: np.ndarray, items: int) -> np.ndarray:
+    """int32[U, MOST_OFFERS]: the best items of each wanted (bool[U]) user, MISSING where there are fewer.
 
     barred: int64, sorted, of user · items + item: pairs that may not be offered again yet.
     """
@@ -65,7 +74,7 @@ def top(candidates: Pool, users: int, wanted: np.ndarray, barred: np.ndarray, it
     rows = rows[best_rows(candidates.user[rows].astype(np.int64), candidates.goal[rows], MOST_OFFERS)]
     user = candidates.user[rows]
     starts = np.searchsorted(user, user)
-    out = np.full((users, MOST_OFFERS), MISSING, np.int32)
+    out = np.full((len(wanted), MOST_OFFERS), MISSING, np.int32)
     out[user, np.arange(len(rows)) - starts] = candidates.item[rows]
     return out
 
@@ -80,9 +89,13 @@ def scored(scores: Scores, state: State, rows: np.ndarray, item: np.ndarray, cel
     items, item_at = _distinct(item.reshape(n, -1), MISSING)
     cells, cell_at = _distinct(cell.reshape(n, -1).astype(np.int32), -1)
     wanted = (items != MISSING)[:, :, None] & (cells >= 0)[:, None, :] & (rows >= 0)[:, None, None]
-    user, k, c = np.nonzero(wanted)
     table = np.full(wanted.shape, np.nan, np.float32)
-    table[user, k, c] = scores.offers(state, rows[user], items[user, k], cells[user, c])
+    user, k, c = np.nonzero(wanted & (items >= 0)[:, :, None])
+    if len(user):
+        table[user, k, c] = scores.offers(state, rows[user], items[user, k], cells[user, c])
+    user, k, c = np.nonzero(wanted & (items == NO_ITEM)[:, :, None])
+    if len(user):
+        table[user, k, c] = NO_ITEM_GOAL * rate(scores.windows(state))[rows[user], cells[user, c]]
     at = item_at.reshape(n, occurrences, offers, 1) * cells.shape[1] + cell_at.reshape(n, occurrences, 1, windows)
     found = np.take_along_axis(table.reshape(n, -1), at.reshape(n, -1), 1).reshape(at.shape)
     there = (item != MISSING)[:, :, :, None] & (cell >= 0)[:, :, None, :]

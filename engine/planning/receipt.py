@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from engine import __version__
 from engine.errors import BadInput
 
 VERSION = 1
@@ -56,8 +55,6 @@ another push of the same run stands in the way · value not positive."""
 FIRST_CAP = 16
 """Code FIRST_CAP + r: rule r of the run's caps (workspace rules by position, then the campaign's own)."""
 
-_LIBRARY = np.array([int(part) for part in __version__.split(".")[:3]], np.uint8)
-
 
 @dataclass(frozen=True)
 class Receipt:
@@ -79,7 +76,7 @@ class Receipt:
 def headers(count: int, **fields: Any) -> np.ndarray:
     """`count` headers of this version with `fields` set; each a scalar or an array of that length."""
     out = np.zeros(count, HEADER)
-    out["version"], out["library"] = VERSION, _LIBRARY
+    out["version"] = VERSION
     for name, values in fields.items():
         out[name] = values
     return out

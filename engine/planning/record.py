@@ -8,7 +8,7 @@ import numpy as np
 
 from engine.planning import arms, receipt
 from engine.planning.allocation import NOTHING
-from engine.planning.decide import NOT_ASKED, REASON, Choice, Goods, Options, People, Terms, outcome
+from engine.planning.decide import NOT_ASKED, OPEN, REASON, Choice, Goods, Options, People, Terms, outcome
 from engine.planning.offers import NO_ITEM
 
 
@@ -41,7 +41,8 @@ class Decided:
     @property
     def planned(self) -> np.ndarray:
         """bool[m]: the decisions that propose a push."""
-        return self.reason == REASON["planned"]
+        planned: np.ndarray = self.reason == REASON["planned"]
+        return planned
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,18 @@ def record(terms: Terms, weighed: Weighed, as_of: float) -> Decided:
         score=of_choice(goods.score[row, occurrence, k, w]),
         value=of_choice(options.value[row, occurrence, k, w]),
         price=of_choice(options.price[row, occurrence, w]),
-        propensity=_propensity(terms, choice, (row, occurrence), reason, people.reason),
+        propensity=np.where(
+            people.reason[row, occurrence] == OPEN, _propensity(terms, choice, (row, occurrence)), np.nan
+        ),
         head=_head(terms, weighed, (row, occurrence), code, as_of),
         alternatives=_alternatives(weighed, (row, occurrence), chosen),
     )
 
 
-def _propensity(
-    terms: Terms, choice: Choice, at: tuple[np.ndarray, np.ndarray], reason: np.ndarray, before: np.ndarray
-) -> np.ndarray:
-    chosen, best, options = choice.chosen[at], choice.best[at], choice.options[at]
+def _propensity(terms: Terms, choice: Choice, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    options = np.maximum(choice.options[at], 1)
     drawn = np.where(options > 1, terms.exploration[at[1]], 0.0)
-    p = arms.propensity(drawn, np.maximum(options, 1), chosen == best)
-    return np.where(before[at] == -1, p, np.nan)
+    return arms.propensity(drawn, options, choice.chosen[at] == choice.best[at])
 
 
 def _head(
@@ -114,6 +114,7 @@ def _head(
         as_of=as_of,
         model=terms.model,
         policy=terms.policy,
+        library=terms.library,
         campaign=terms.versions[occurrence],
         options=weighed.choice.options[at],
         exploit_item=np.where(best >= 0, weighed.goods.item[row, occurrence, k], NO_ITEM),
@@ -162,15 +163,10 @@ def _alternatives(weighed: Weighed, at: tuple[np.ndarray, np.ndarray], chosen: n
 
 
 def _five(net: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """int64[m, ≤ 5]: the windows shown: free ones by net value, the best one that is not free last but always."""
+    """int64[m, ≤ 5]: the windows shown: free ones by net value, then the others; the best of those last but always."""
     kept = min(receipt.MOST_ALTERNATIVES, net.shape[1])
-    order = np.argsort(np.where(free, -net, np.inf), 1, kind="stable")[:, :kept]
-    hidden = np.where(free, -np.inf, net)
-    blocked = np.argmax(hidden, 1)
-    # Free windows first; the rest by net value.
-    ranked = np.argsort(np.where(free, -1e300 - net, -net), 1, kind="stable")[:, :kept]
-    full = free.sum(1) >= kept
-    show = full & np.isfinite(hidden.max(1))
-    ranked[full] = order[full]
-    ranked[show, -1] = blocked[show]
+    ranked = np.lexsort((-net, ~free), axis=1)[:, :kept]
+    blocked = np.where(free, -np.inf, net)
+    hidden = (free.sum(1) >= kept) & np.isfinite(blocked.max(1))
+    ranked[hidden, -1] = np.argmax(blocked[hidden], 1)
     return ranked

@@ -1,0 +1,31 @@
+"""Who plans a user holds the advisory lock of the user's slot until commit: run, trigger, event and refresh alike."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+_SLOTS, _TICK, _PRICES, _SETTLEMENT = 7_401, 7_402, 7_403, 7_404
+"""First keys of PostgreSQL's two-key advisory locks, this project's own."""
+
+
+def lock_slots(connection: Connection, slots: tuple[int, int]) -> None:
+    """Wait for the locks of slots [from, until), in order: whoever takes several never waits in a circle."""
+    connection.execute(
+        text("SELECT count(pg_advisory_xact_lock(:key, slot)) FROM generate_series(:first, :last) slot"),
+        {"key": _SLOTS, "first": slots[0], "last": slots[1] - 1},
+    )
+
+
+def lock_tick(connection: Connection) -> None:
+    """One opener of runs at a time."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": _TICK})
+
+
+def lock_prices(connection: Connection, run_id: int) -> None:
+    """One solver of a run's prices at a time."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key, :run)"), {"key": _PRICES, "run": run_id % 2**31})
+
+
+def lock_settlement(connection: Connection) -> None:
+    """One settlement at a time: two of them would give the same capacity twice."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": _SETTLEMENT})

@@ -1,0 +1,296 @@
+"""Plans blocks of users of a run on one snapshot: reads, scores, decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+from sqlalchemy import select
+
+from engine.campaigns import store
+from engine.campaigns.audience import AudienceQuery, as_sql, audience_select, items_select
+from engine.campaigns.definition import Campaign
+from engine.campaigns.policy import Policy
+from engine.campaigns.rules import scopes_of
+from engine.features.catalogue import Catalogue
+from engine.features.state import State
+from engine.learning.scoring import Scorer
+from engine.localtime import Hours
+from engine.planning import decide, limits, offers, record, windows
+from engine.planning.decide import NOT_ASKED, OPEN, REASON, Goods, Options, People, Terms
+from engine.planning.occasions import Occasion, RunRules, look_back, stretches_of
+from engine.planning.offers import MISSING, NO_ITEM
+from engine.planning.record import Decided, Weighed
+from engine.planning.roster import Past, Roster, read_past, read_roster
+from engine.store.database import Snapshot
+from engine.store.tables import campaigns
+
+Stretches = tuple[list[windows.Open], str, datetime]
+
+BLOCK_USERS = 6_000
+"""Users planned at a time: bounds memory whatever the shard; the answer is the same at any number."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run on a snapshot. allowed: bool[I] per occurrence, the items it may be about (None: without item); waiting
+    and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones."""
+
+    snapshot: Snapshot
+    as_of: datetime
+    terms: Terms
+    policy: Policy
+    caps: RunRules
+    occasions: tuple[Occasion, ...]
+    needs_device: tuple[bool, ...]
+    scorer: Scorer
+    catalogue: Catalogue
+    allowed: tuple[np.ndarray | None, ...]
+    waiting: dict[int, Campaign] = field(default_factory=dict)
+    stretches: dict[tuple[int, tuple[str, Hours | None]], Stretches] = field(default_factory=dict)
+
+
+class Weighing(NamedTuple):
+    """A block before the choice. rows int64[n]: each user's position in `state`, −1 where nothing is asked of it."""
+
+    roster: Roster
+    state: State
+    rows: np.ndarray
+    people: People
+    goods: Goods
+    options: Options
+
+
+@dataclass(frozen=True)
+class Block:
+    """A planned block: its users with their slots, what was decided, and the feature rows of planned pushes."""
+
+    roster: Roster
+    decided: Decided
+    features: np.ndarray
+
+
+def read_allowed(snapshot: Snapshot, occasions: Sequence[Occasion], catalogue: Catalogue) -> list[np.ndarray | None]:
+    """bool[I] per occurrence: the items it may be about; None for those without items. Equal rules share one array."""
+    known: dict[object, np.ndarray] = {}
+    found: list[np.ndarray | None] = []
+    for occasion in occasions:
+        items = occasion.definition.items
+        if items.kind == "none":
+            found.append(None)
+            continue
+        if items not in known:
+            rows = snapshot.arrow(as_sql(snapshot.connection, items_select(items)))
+            known[items] = np.isin(catalogue.ids, np.asarray(rows["id"], np.int64))
+        found.append(known[items])
+    return found
+
+
+def count_users(snapshot: Snapshot, slots: tuple[int, int]) -> np.ndarray:
+    """How many users each of slots [from, until) has, int64."""
+    rows = snapshot.arrow(
+        f"SELECT slot, count(*) AS n FROM users WHERE slot >= {slots[0]:d} AND slot < {slots[1]:d} GROUP BY slot"
+    )
+    counts = np.zeros(slots[1] - slots[0], np.int64)
+    counts[np.asarray(rows["slot"], np.int64) - slots[0]] = np.asarray(rows["n"], np.int64)
+    return counts
+
+
+def blocks_of(snapshot: Snapshot, slots: tuple[int, int], most: int = BLOCK_USERS) -> list[tuple[int, int, int]]:
+    """Slots [from, until) cut into ranges of at most `most` users (or one slot): (from, until, users)."""
+    ranges, start, held = [], slots[0], 0
+    for slot, count in enumerate(count_users(snapshot, slots).tolist(), slots[0]):
+        if held and held + count > most:
+            ranges.append((start, slot, held))
+            start, held = slot, 0
+        held += count
+    return [*ranges, (start, slots[1], held)]
+
+
+def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
+    """Decide for everyone of slots [from, until) whom an occurrence asks for; None where nobody is asked."""
+    weighed = weigh_block(scene, slots)
+    if weighed is None:
+        return None
+    roster, state, rows, people, goods, options = weighed
+    choice = decide.choose(scene.terms, people, options)
+    decided = record.record(scene.terms, Weighed(people, goods, options, choice), scene.as_of.timestamp())
+    at = np.flatnonzero(decided.planned & (decided.place >= 0))
+    features = np.full((int(decided.planned.sum()), 0), np.nan, np.float32)
+    if len(at):
+        made = scene.scorer.features(state, rows[decided.row[at]], decided.place[at], decided.cell[at])
+        features = np.full((len(features), made.shape[1]), np.nan, np.float32)
+        features[(decided.place >= 0)[decided.planned]] = made
+    return Block(roster, decided, features)
+
+
+def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
+    """Everything up to the choice: what could be sent to whom, when, and what it is worth."""
+    asked, reason = _audience(scene, slots)
+    if not len(asked):
+        return None
+    roster = read_roster(scene.snapshot, slots, scene.policy.default_timezone, asked)
+    since = scene.as_of - look_back(scene.policy, scene.occasions)
+    past = read_past(scene.snapshot, slots, roster, since, [o.occurrence_id for o in scene.occasions])
+    people = People(roster.users, reason, roster.group, _table(scene, roster), _sends(scene, past, len(roster)))
+    people = decide.screen(scene.terms, people)
+    wanted = roster.users[(people.reason == OPEN).any(1)]
+    state = scene.scorer.state(scene.snapshot, slots, scene.as_of, scene.catalogue, wanted)
+    rows = _rows(state, roster)
+    goods = _goods(scene, people, state, rows, past)
+    return Weighing(roster, state, rows, people, goods, decide.weigh(scene.terms, people, goods))
+
+
+def _audience(scene: Scene, slots: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Who is asked for, int64[n] sorted, and reason int8[n, O] as far as it is known from the audience."""
+    found = [_asked(scene, o, slots) for o in range(len(scene.occasions))]
+    everyone = np.unique(np.concatenate([ids for ids, _ in found]))
+    reason = np.full((len(everyone), len(found)), NOT_ASKED, np.int8)
+    for o, (ids, refusals) in enumerate(found):
+        reason[np.searchsorted(everyone, ids), o] = refusals
+    return everyone, reason
+
+
+def _asked(scene: Scene, o: int, slots: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    occasion = scene.occasions[o]
+    query = AudienceQuery(
+        where=occasion.definition.audience,
+        now=scene.as_of,
+        gateway=occasion.definition.gateway,
+        needs_device=scene.needs_device[o],
+        default_timezone=scene.policy.default_timezone,
+        slots=slots,
+        listed=occasion.occurrence_id if occasion.listed and occasion.users is None else None,
+    )
+    if occasion.users is None:
+        return _select(scene.snapshot, query)
+    # A list that is not in the store (a preview's): everybody's refusals, and those the filter does not hold for.
+    ids, refusals = _select(scene.snapshot, replace(query, where=None))
+    fits = ids if query.where is None else _select(scene.snapshot, query)[0]
+    refusals = np.where(np.isin(ids, fits), refusals, REASON["not_eligible"])
+    listed = np.isin(ids, occasion.users)
+    return ids[listed], refusals[listed]
+
+
+def _select(snapshot: Snapshot, query: AudienceQuery) -> tuple[np.ndarray, np.ndarray]:
+    audience = audience_select(query).order_by(None).subquery()
+    rows = snapshot.arrow(as_sql(snapshot.connection, select(audience.c.id, audience.c.refusal)))
+    ids = np.asarray(rows["id"], np.int64)
+    refusal = rows["refusal"].combine_chunks().dictionary_encode()
+    codes = np.array([REASON[name] for name in refusal.dictionary.to_pylist()] + [OPEN], np.int8)
+    at = refusal.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)
+    return ids, codes[at]
+
+
+def _table(scene: Scene, roster: Roster) -> windows.Table:
+    """Stretches are computed once per (occurrence, zone, quiet hours) of the whole run."""
+
+    def cell(o: int, group: tuple[str, Hours | None]) -> Stretches:
+        key = (o, group)
+        if key not in scene.stretches:
+            scene.stretches[key] = stretches_of(scene.occasions[o], scene.policy, group, scene.as_of)
+        return scene.stretches[key]
+
+    count = len(scene.occasions)
+    return windows.table([[cell(o, group) for o in range(count)] for group in roster.groups], count)
+
+
+def _sends(scene: Scene, past: Past, users: int) -> limits.Sends:
+    """What counts toward each rule. Pending pushes have no scopes of their own yet: they are their campaign's."""
+    counts = np.zeros((len(scene.caps.caps), len(past)), bool)
+    binds = np.zeros_like(counts)
+    gap_counts, gap_binds = past.counts & ~past.pending, np.zeros(len(past), bool)
+    for r, cap in enumerate(scene.caps.caps):
+        counts[r] = (past.in_scope(cap.scope) if cap.scope != "all" else True) & past.counts & ~past.pending
+    place = scene.catalogue.positions(past.item)
+    category = np.append(scene.catalogue.items.category, -1)[place]  # the last place is nobody's: place −1
+    for campaign_id in np.unique(past.campaign[past.pending]).tolist():
+        definition = _definition(scene, campaign_id)
+        mine = past.pending & (past.campaign == campaign_id)
+        gap_counts |= mine & definition.counts_toward_caps
+        gap_binds |= mine & definition.obeys_caps
+        scopes = scopes_of(definition, None)
+        for r, cap in enumerate(scene.caps.caps):
+            covered = mine & cap.covers(scopes)
+            if cap.scope.startswith("category:"):
+                covered = mine & (category == scene.caps.rules.rules[r].category)
+            counts[r] |= covered & definition.counts_toward_caps
+            obeys = definition.obeys_caps and (r < len(scene.policy.caps) or cap in definition.own_caps())
+            binds[r] |= covered & obeys
+    return limits.Sends(past.offsets(users), past.at, past.day, counts, binds, gap_counts, gap_binds)
+
+
+def _definition(scene: Scene, campaign_id: int) -> Campaign:
+    """The definition of a campaign that has pushes planned, in its latest version."""
+    if campaign_id not in scene.waiting:
+        connection = scene.snapshot.connection
+        version = connection.execute(select(campaigns.c.version).where(campaigns.c.id == campaign_id)).scalar_one()
+        scene.waiting[campaign_id] = store.get_version(connection, campaign_id, version)
+    return scene.waiting[campaign_id]
+
+
+def _rows(state: State, roster: Roster) -> np.ndarray:
+    """Each user's position in the state, −1 for those who need none."""
+    at = np.minimum(np.searchsorted(state.users, roster.users), max(len(state.users) - 1, 0))
+    there = state.users[at] == roster.users if len(state.users) else np.zeros(len(roster), bool)
+    return np.where(there, at, -1)
+
+
+def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: Past) -> Goods:
+    n, occurrences = people.reason.shape
+    place = np.full((n, occurrences, offers.MOST_OFFERS), MISSING, np.int32)
+    pools: dict[int, offers.Pool] = {}
+    here = np.flatnonzero(rows >= 0)
+    for o in range(occurrences):
+        allowed = scene.allowed[o]
+        open_to = people.reason[:, o] == OPEN
+        if allowed is None:
+            place[open_to, o, 0] = NO_ITEM
+        elif len(here):
+            if id(allowed) not in pools:
+                pools[id(allowed)] = offers.pool(scene.scorer, state, allowed)
+            wanted = np.zeros(len(state), bool)
+            wanted[rows[open_to]] = True
+            barred = _barred(scene, o, rows, past)
+            best = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue))
+            place[here, o] = best[rows[here]]
+    return _described(scene, place, offers.scored(scene.scorer, state, rows, place, _cells(people)))
+
+
+def _cells(people: People) -> np.ndarray:
+    return np.where((people.reason == OPEN)[..., None], people.table.cell[people.group], np.int8(-1))
+
+
+def _barred(scene: Scene, o: int, rows: np.ndarray, past: Past) -> np.ndarray:
+    """Pairs (state position · items + item position), sorted, that the campaign may not offer again yet."""
+    days = scene.occasions[o].definition.item_once_days
+    if not days or not len(past):
+        return np.zeros(0, np.int64)
+    since = int((scene.as_of - timedelta(days=days)).timestamp() * 1e6)
+    place, user = scene.catalogue.positions(past.item), rows[past.row]
+    recent = (place >= 0) & (user >= 0) & (past.pending | (past.at > since))
+    return np.unique(user[recent] * len(scene.catalogue) + place[recent])
+
+
+def _described(scene: Scene, place: np.ndarray, score: np.ndarray) -> Goods:
+    items = scene.catalogue.items
+    there, at = place >= 0, np.maximum(place, 0)
+    worth = np.array([occasion.worth for occasion in scene.occasions])
+
+    def of_item(values: np.ndarray, otherwise: float) -> np.ndarray:
+        if not len(values):
+            return np.full(place.shape, otherwise)
+        return np.where(there & ~np.isnan(values[at]), values[at], otherwise)
+
+    return Goods(
+        place=place,
+        item=np.where(there, scene.catalogue.ids[at], place) if len(items) else place.astype(np.int64),
+        category=of_item(items.category.astype(np.float64), -1).astype(np.int32),
+        worth=np.broadcast_to(worth[None, :, None], place.shape),
+        since=of_item(items.available_from, -np.inf),
+        until=of_item(items.available_until, np.inf),
+        score=score,
+    )

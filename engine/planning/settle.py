@@ -1,0 +1,285 @@
+"""Settling a run: one task gives the capacity there is to the proposals, refills, and publishes.
+
+Everything is in one transaction, conditional on the run's fence: a settlement that is killed was never begun, and one
+that was presumed dead records nothing. Proposals that lose get their next best window where there is room (revision 1
+of their decision), else the reason `capacity`; their row is then gone, as it never was a push that dispatch could see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from sqlalchemy import Connection, text
+
+from engine import clock
+from engine.errors import LeaseLost
+from engine.planning import arms, chance, locks, receipt, settlement
+from engine.planning.decide import REASON
+from engine.planning.opening import RunSpec, read_capacities, read_run, secret_of
+from engine.planning.prices import Capacities, quarter_of
+from engine.planning.proposals import stamps
+from engine.planning.settlement import UNLIMITED, Bids
+from engine.planning.wake import Wake
+from engine.store.bulk import copy_rows
+from engine.store.database import Database, Snapshot
+
+if TYPE_CHECKING:
+    from engine.runtime import Runtime
+
+LEASE = timedelta(minutes=5)
+"""Long enough to publish a million pushes; a killed settlement is taken up again after it."""
+
+
+def settle(runtime: Runtime, run_id: int, wake: Wake) -> dict[str, int]:
+    """Settle and publish run `run_id`, once its shards are done; nothing where that is done or under way elsewhere.
+
+    Raises LeaseLost where another worker took over meanwhile: then nothing was written.
+    """
+    fence = _claim(runtime.database, run_id)
+    if fence is None:
+        return {}
+    with runtime.database.begin() as connection:
+        locks.lock_settlement(connection)
+        spec = read_run(connection, run_id)
+        changed = _allot(runtime.database, connection, spec)
+        published = _publish(connection, run_id, fence)
+    wake("horae.dispatch_due")
+    return {"published": published, **changed}
+
+
+def _claim(database: Database, run_id: int) -> int | None:
+    with database.begin() as connection:
+        fence: int | None = connection.execute(
+            text(
+                "UPDATE runs SET state = 'settling', fence = fence + 1, lease_until = clock_timestamp() + :lease"
+                " WHERE id = :run AND (state = 'planning' AND shards_done = shards_total"
+                " OR state = 'settling' AND lease_until < clock_timestamp()) RETURNING fence"
+            ),
+            {"run": run_id, "lease": LEASE},
+        ).scalar_one_or_none()
+    return fence
+
+
+def _publish(connection: Connection, run_id: int, fence: int) -> int:
+    published = connection.execute(
+        text("UPDATE pushes SET state = 'planned' WHERE run_id = :run AND state = 'proposed'"), {"run": run_id}
+    ).rowcount
+    ours = connection.execute(
+        text(
+            "UPDATE runs SET state = 'published', published_at = clock_timestamp(), lease_until = NULL"
+            " WHERE id = :run AND fence = :fence AND state = 'settling'"
+        ),
+        {"run": run_id, "fence": fence},
+    ).rowcount
+    if ours != 1:
+        raise LeaseLost(f"the settlement of run {run_id} was taken over by another worker")
+    return published
+
+
+# --- capacity --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Proposals that want capacity: ids (n, 16) uint8, occurrence int64 (position among the run's), user int64 ids,
+    send_at, value, price float64."""
+
+    ids: np.ndarray
+    occurrence: np.ndarray
+    user: np.ndarray
+    send_at: np.ndarray
+    value: np.ndarray
+    price: np.ndarray
+
+
+def _allot(database: Database, connection: Connection, spec: RunSpec) -> dict[str, int]:
+    """Accept, refill and refuse the proposals of campaigns with a capacity."""
+    now = clock.business_now(connection)
+    capacities = read_capacities(connection, spec, now)
+    if not capacities.bounded():
+        return {"moved": 0, "refused": 0}
+    with database.snapshot() as snapshot:
+        proposals = _read_proposals(snapshot, spec, capacities)
+        bids = bids_of(spec, secret_of(snapshot.connection), capacities, proposals)
+        left = capacities.left.reshape(-1)
+        granted = settlement.accept(bids, left)
+    lost = np.flatnonzero(~granted)
+    movable = one_of_each(proposals.user, lost)
+    receipts = _read_receipts(connection, spec, proposals, movable)
+    options, owner = options_of(bids, movable, receipts, capacities, proposals.occurrence, now.timestamp())
+    chosen = settlement.refill(options.bids, owner, settlement.remaining(bids, granted, left))
+    moved = owner[chosen]
+    refused = np.setdiff1d(lost, moved)
+    _write(connection, spec, proposals, (moved, options.alternatives[chosen]), refused)
+    return {"moved": len(moved), "refused": len(refused)}
+
+
+def one_of_each(user: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """Of a user who lost several pushes only the first is moved: alternatives were found beside the others' choice."""
+    return lost[np.sort(np.unique(user[lost], return_index=True)[1])]
+
+
+def bids_of(spec: RunSpec, secret: bytes, capacities: Capacities, proposals: Proposals) -> Bids:
+    """The proposals as bids for (capacity row, quarter), explored ones first."""
+    shares = np.array([occasion.definition.exploration for occasion in spec.occasions])[proposals.occurrence]
+    campaigns = np.array([occasion.campaign_id for occasion in spec.occasions], np.int64)[proposals.occurrence]
+    return Bids(
+        resource=resources(capacities, proposals.occurrence, proposals.send_at),
+        net=proposals.value - proposals.price,
+        first=arms.explores(secret, spec.seed, proposals.user, shares[:, None]).reshape(-1),
+        tie=chance.hashes(chance.key_of(secret, "settle", spec.seed), proposals.user, campaigns),
+    )
+
+
+def resources(capacities: Capacities, occurrence: np.ndarray, send_at: np.ndarray) -> np.ndarray:
+    """int64: what each push uses up, an index into the flattened `capacities.left`; UNLIMITED."""
+    row = capacities.of[occurrence].astype(np.int64)
+    quarters = capacities.left.shape[1]
+    quarter = np.clip(quarter_of(send_at) - capacities.first, 0, quarters - 1)
+    return np.where(row >= 0, row * quarters + quarter, UNLIMITED)
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What losers may be offered instead: bids, and the alternative behind each (receipt.ALTERNATIVE)."""
+
+    bids: Bids
+    alternatives: np.ndarray
+
+
+def options_of(
+    bids: Bids, lost: np.ndarray, receipts: Sequence[bytes], capacities: Capacities, occurrence: np.ndarray, now: float
+) -> tuple[Moves, np.ndarray]:
+    """The alternatives in the receipts of those who lost, and whose they are (positions in `bids`)."""
+    found = [receipt.decode(stored).alternatives for stored in receipts]
+    owner = np.repeat(lost, [len(alternatives) for alternatives in found]) if found else np.zeros(0, np.int64)
+    flat = np.concatenate(found) if found else np.zeros(0, receipt.ALTERNATIVE)
+    keep = (flat["code"] == receipt.FREE) & (flat["send_at"] > now)
+    flat, owner = flat[keep], owner[keep]
+    moves = Bids(
+        resources(capacities, occurrence[owner], flat["send_at"]),
+        flat["value"].astype(np.float64),  # what is left over costs nothing
+        bids.first[owner] & False,
+        bids.tie[owner],
+    )
+    return Moves(moves, flat), owner
+
+
+def _read_proposals(snapshot: Snapshot, spec: RunSpec, capacities: Capacities) -> Proposals:
+    bounded = [o.occurrence_id for o, row in zip(spec.occasions, capacities.of, strict=True) if row >= 0]
+    rows = snapshot.arrow(
+        "SELECT id, occurrence_id, user_id, extract(epoch FROM send_at)::float8 AS send_at, value, price FROM pushes"
+        f" WHERE run_id = {spec.run_id:d} AND state = 'proposed' AND occurrence_id IN ({','.join(map(str, bounded))})"
+    )
+    storage = rows["id"].combine_chunks()
+    storage = storage.storage if isinstance(storage, pa.ExtensionArray) else storage
+    ids = np.frombuffer(b"".join(storage.to_pylist()), np.uint8).reshape(-1, 16)
+    position = {occasion.occurrence_id: number for number, occasion in enumerate(spec.occasions)}
+    occurrence = np.asarray(rows["occurrence_id"], np.int64)
+    known, at = np.unique(occurrence, return_inverse=True)
+    return Proposals(
+        ids,
+        np.array([position[number] for number in known.tolist()], np.int64)[at.reshape(-1)],
+        np.asarray(rows["user_id"], np.int64),
+        *(np.asarray(rows[name], np.float64) for name in ("send_at", "value", "price")),
+    )
+
+
+def _read_receipts(connection: Connection, spec: RunSpec, proposals: Proposals, of: np.ndarray) -> list[bytes]:
+    """The receipts of proposals `of` (positions), in that order."""
+    if not len(of):
+        return []
+    occasions = [spec.occasions[o] for o in proposals.occurrence[of]]
+    rows = connection.execute(
+        text(
+            "SELECT d.receipt FROM unnest(CAST(:dates AS date[]), CAST(:occurrences AS bigint[]),"
+            " CAST(:users AS bigint[])) WITH ORDINALITY AS lost (date, occurrence_id, user_id, number)"
+            " JOIN decisions d USING (date, occurrence_id, user_id) WHERE d.revision = 0 ORDER BY lost.number"
+        ),
+        {
+            "dates": [occasion.date for occasion in occasions],
+            "occurrences": [occasion.occurrence_id for occasion in occasions],
+            "users": proposals.user[of].tolist(),
+        },
+    )
+    return [bytes(row.receipt) for row in rows]
+
+
+# --- revisions -------------------------------------------------------------------------------------------------------
+
+_STAGE = text(
+    "CREATE TEMP TABLE settled (push_id uuid, item_id bigint, window_start timestamptz, window_end timestamptz,"
+    " send_at timestamptz, score float8, value float8, price float8) ON COMMIT DROP"
+)
+
+_MOVE = text("""
+    UPDATE pushes p
+    SET item_id = s.item_id, window_start = s.window_start, window_end = s.window_end, send_at = s.send_at,
+        not_after = s.window_end, value = s.value, price = s.price, revision = 1
+    FROM settled s WHERE p.id = s.push_id AND p.state = 'proposed' AND s.send_at IS NOT NULL
+""")
+
+_REVISE = text("""
+    INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, item_id,
+                           window_start, send_at, score, value, price, propensity, receipt)
+    SELECT d.date, d.occurrence_id, d.user_id, 1, d.run_id, d.shard, d.arm,
+           CASE WHEN s.send_at IS NULL THEN CAST(:refused AS smallint) ELSE d.reason END,
+           CASE WHEN s.send_at IS NOT NULL THEN d.push_id END,
+           s.item_id, s.window_start, s.send_at, s.score, s.value, s.price, d.propensity, d.receipt
+    FROM settled s JOIN pushes p ON p.id = s.push_id AND p.state = 'proposed'
+    JOIN decisions d ON d.date = p.date AND d.occurrence_id = p.occurrence_id AND d.user_id = p.user_id
+                    AND d.revision = 0
+    ON CONFLICT DO NOTHING
+""")
+
+_DROP = text(
+    "DELETE FROM pushes p USING settled s WHERE p.id = s.push_id AND p.state = 'proposed' AND s.send_at IS NULL"
+)
+
+
+def _write(
+    connection: Connection,
+    spec: RunSpec,
+    proposals: Proposals,
+    moves: tuple[np.ndarray, np.ndarray],
+    refused: np.ndarray,
+) -> None:
+    """Record moved (positions, their ALTERNATIVE) and refused proposals: revision 1, and the push changed or gone."""
+    moved, to = moves
+    if not len(moved) and not len(refused):
+        return
+    connection.execute(_STAGE)
+    worth = np.array([occasion.worth for occasion in spec.occasions])[proposals.occurrence[moved]]
+    nothing = np.full(len(refused), np.nan)
+
+    def column(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values.astype(np.float64), nothing])
+
+    item = np.concatenate([to["item"], np.full(len(refused), -1)])
+    copy_rows(
+        connection,
+        "settled",
+        {
+            "push_id": np.ascontiguousarray(proposals.ids[np.concatenate([moved, refused])]),
+            "item_id": (item, item >= 0),
+            "window_start": stamps(column(to["slot"])),
+            "window_end": stamps(column(to["end"])),
+            "send_at": stamps(column(to["send_at"])),
+            **{
+                name: (column(values), np.isfinite(column(values)))
+                for name, values in (
+                    ("score", to["value"] / np.where(worth > 0, worth, 1.0)),
+                    ("value", to["value"]),
+                    ("price", to["price"]),
+                )
+            },
+        },
+    )
+    connection.execute(_REVISE, {"refused": REASON["capacity"]})
+    connection.execute(_MOVE)
+    connection.execute(_DROP)
