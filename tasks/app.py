@@ -75,9 +75,7 @@ class Configuration:
     result_backend = None  # the rows in PostgreSQL are the results
     task_ignore_result = True
     task_routes = {name: {"queue": queue} for name, queue in ROUTES.items()}
-    task_queues = tuple(
-        Queue(name, Exchange(name), routing_key=name) for name in QUEUES
-    )  # a worker without -Q serves them all
+    task_queues = {name: {"exchange": name, "routing_key": name} for name in QUEUES}
     task_default_queue = "upkeep"
     task_create_missing_queues = False  # a misspelt -Q is an error, not a queue that nothing is sent to
 
