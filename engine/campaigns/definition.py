@@ -44,7 +44,7 @@ def _check_cron(value: str) -> str:
     try:
         require_cron(value)
     except BadInput as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).removeprefix("the cron expression ")) from None
     return " ".join(value.split())
 
 

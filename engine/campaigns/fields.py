@@ -39,7 +39,7 @@ def parse_hours(value: Any) -> Any:
     else:
         raise ValueError("must be written like 09:00-21:00")
     if start == until:
-        raise ValueError(f"are empty: they begin and end at {start:%H:%M}; leave them out for the whole day")
+        raise ValueError(f"empty, as they begin and end at {start:%H:%M}; leave them out for the whole day")
     return start, until
 
 

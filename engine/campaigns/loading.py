@@ -40,6 +40,8 @@ def load(path: Path) -> Campaign:
     Raises BadInput naming the file, and of every fault its line, its field, what is wrong and what is allowed.
     """
     try:
+        if path.stat().st_size > 4 * yamlfile.LARGEST:
+            raise BadInput(f"{path} is too large for a definition")
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"there is no file {path}") from error
@@ -67,43 +69,54 @@ def build(model: type[M], values: dict[str, Any]) -> M:
 
 
 def faults(error: ValidationError, value: Any) -> list[tuple[yamlfile.Path, str]]:
-    """(path, sentence) of each fault of a definition `value`, in the order of the fields."""
-    found: dict[tuple[yamlfile.Path, str], None] = {}
+    """(path, sentence) of each fault of a definition `value`, in the order of its fields."""
     by_path: dict[yamlfile.Path, list[ErrorDetails]] = {}
     for detail in error.errors():
         by_path.setdefault(_path(detail["loc"], value), []).append(detail)
+    found: dict[tuple[yamlfile.Path, str], None] = {}
     for path, details in by_path.items():
+        inner = any(other[: len(path)] == path and other != path for other in by_path)
         kinds = {detail["type"] for detail in details}
+        if inner and kinds == {"too_short"}:
+            continue  # its members are refused: that it is empty without them is no news
         if len(details) > 1 and kinds <= {"bool_type", "int_type", "float_type", "string_type"}:
             found[path, f"{_shown(path)} must be text, a number or true/false"] = None
             continue
-        for detail in details:
-            for sentence in _sentences(path, detail):
-                found[path, sentence] = None
+        for sentence in (each for detail in details for each in _sentences(path, detail)):
+            found[path or _named_path(sentence), sentence] = None
     return list(found)
 
 
 def _refusal(path: Path, document: yamlfile.Document, error: ValidationError) -> BadInput:
-    found = faults(error, document.value)
-    lines = [f"  line {document.line(at)}: {sentence}" for at, sentence in found]
-    count = "1 thing is" if len(lines) == 1 else f"{len(lines)} things are"
+    found = sorted((document.line(at), sentence) for at, sentence in faults(error, document.value))
+    count = "1 thing is" if len(found) == 1 else f"{len(found)} things are"
+    lines = [f"  line {line}: {sentence}" for line, sentence in found]
     return BadInput("\n".join([f"{path}: {count} wrong", *lines]), hint="what is allowed: horae campaign schema")
 
 
 def _path(loc: tuple[int | str, ...], value: Any) -> yamlfile.Path:
-    """The place of an error in the value: pydantic's own path also names the branches of unions."""
+    """The place of an error in the value: pydantic's own path also names the branch of each filter it went through."""
     path: list[str | int] = []
+    branch = False  # whether the next part names the branch of a filter
     for n, part in enumerate(loc):
+        if branch and part in USER_KEYS:
+            branch = False
+            continue
         if isinstance(value, dict) and part in value:
             value = value[str(part)]
         elif isinstance(value, list) and isinstance(part, int):
             value = value[part]
         elif n < len(loc) - 1 or not isinstance(value, dict):
-            continue
-        else:
-            value = None  # the last part of a path may be a field that is missing
+            continue  # the branch of another union
         path.append(part)
+        members = isinstance(part, int) and path[-2] in ("all", "any", "none")
+        branch = members or part == "not" or tuple(path) in (("audience",), ("items", "where"))
     return tuple(path)
+
+
+def _named_path(sentence: str) -> yamlfile.Path:
+    """The field that a sentence about the whole definition begins with."""
+    return tuple(re.split(r"[^\w.-]", sentence, maxsplit=1)[0].split("."))
 
 
 def _shown(path: yamlfile.Path) -> str:
@@ -115,7 +128,7 @@ def _sentences(path: yamlfile.Path, detail: ErrorDetails) -> list[str]:
     kind, where = detail["type"], _shown(path)
     if kind == "value_error":
         said = detail["msg"].removeprefix("Value error, ").split("\n")
-        return [f"{where} {each}".strip() for each in said]
+        return [f"{where}: {each}" if where else each for each in said]
     if kind == "missing":
         return [f"{where} is needed"]
     if kind == "extra_forbidden":

@@ -302,7 +302,8 @@ def _unknown(segments: list[Any], *, with_item: bool) -> str | None:
     if not rest:
         return f"{root!r} alone is no text; known are {', '.join(f'{root}.{name}' for name in fields)}"
     if rest[0] not in fields:
-        hint = did_you_mean(f"{root}.{rest[0]}", [f"{root}.{name}" for name in fields])
+        hint = did_you_mean(str(rest[0]), fields)
+        hint = hint and hint.replace("mean ", f"mean {root}.")
         own = f"attributes are written {root}.attributes.{rest[0]}" if "attributes" in fields else None
         return f"unknown field {path!r}; " + (hint or own or f"known are {', '.join(fields)}")
     return None

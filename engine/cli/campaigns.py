@@ -90,10 +90,12 @@ def list_all(as_json: bool = AsJson) -> None:
     if as_json:
         _print_json([_summary(stored, now) for stored in found])
         return
-    table = Table("campaign", "class", "state", "version", "due", "next", "gateway", box=None, pad_edge=False)
+    table = Table("campaign", "class", "state", "version", box=None, pad_edge=False)
+    table.add_column("due", overflow="fold")
+    table.add_column("next", no_wrap=True)
+    table.add_column("gateway")
     for stored in found:
-        one = stored.definition
-        following = _next(stored, now) if stored.state == "running" else []
+        one, following = stored.definition, _next(stored, now)
         table.add_row(
             *(stored.name, one.class_, stored.state, str(stored.version)),
             *(described(one), following[0] if following else "–", one.gateway),
@@ -322,6 +324,8 @@ def _next(stored: Stored, now: datetime) -> list[str]:
     """Labels of the next occurrences; of one by local time the reading of each user's clock."""
     from engine.campaigns.schedule import upcoming
 
+    if stored.state not in ("running", "paused"):
+        return []
     return [item.label for item in upcoming(stored.definition, now)]
 
 
