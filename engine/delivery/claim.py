@@ -2,7 +2,7 @@
 
     planned ──claim──► claimed ──intent──► sending ──► a delivery row, the push row is gone
        ▲                  │                   │
-       └──── put_back ────┴──── put_back ─────┘   (certainly not sent)
+       └──── put_back ────┴──── put_back ─────┘   (not sent; or sent again)
 
 A claim takes a batch with SKIP LOCKED, leases it and raises each row's fencing number; attempts are counted here, so a
 push that kills its worker uses them up too. Everything after the claim is conditional on the fence: whoever was
@@ -33,6 +33,7 @@ class Claimed:
     """A push that this worker holds: the row as it was claimed."""
 
     id: UUID
+    state: str
     fence: int
     attempts: int
     date: date
@@ -46,6 +47,8 @@ class Claimed:
     window_end: datetime
     send_at: datetime
     not_after: datetime
+    in_doubt: bool
+    """Whether an earlier attempt may have been received."""
 
     @property
     def end(self) -> datetime:
@@ -69,6 +72,19 @@ _CLAIM = text(f"""
     RETURNING {_COLUMNS}
 """)
 
+_EXPIRED_LEASES = text(f"""
+    SELECT {_COLUMNS} FROM pushes p
+    WHERE p.state IN ('claimed', 'sending') AND p.lease_until <= clock_timestamp()
+    ORDER BY p.lease_until LIMIT :most FOR UPDATE OF p SKIP LOCKED
+""")
+
+_OVERDUE_IN_DOUBT = text(f"""
+    SELECT {_COLUMNS} FROM pushes p JOIN campaigns c ON c.id = p.campaign_id
+    WHERE p.state = 'planned' AND p.in_doubt
+      AND (p.window_end <= :now OR p.not_after <= :now OR c.state = 'cancelled')
+    LIMIT :most FOR UPDATE OF p SKIP LOCKED
+""")
+
 _HEARTBEAT = text("""
     UPDATE pushes p SET lease_until = clock_timestamp() + :lease
     FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[])) AS mine (id, fence)
@@ -90,9 +106,11 @@ _INTENT = text(f"""
 _PUT_BACK = text("""
     UPDATE pushes p
     SET state = 'planned', lease_until = NULL, not_before = clock_timestamp() + mine.wait,
-        attempts = p.attempts - mine.untried, send_at = COALESCE(mine.send_at, p.send_at)
-    FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:waits AS interval[]),
-                CAST(:untried AS int[]), CAST(:send_at AS timestamptz[])) AS mine (id, fence, wait, untried, send_at)
+        attempts = p.attempts - mine.untried, in_doubt = p.in_doubt OR mine.in_doubt,
+        send_at = COALESCE(mine.send_at, p.send_at)
+    FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:waits AS interval[]), CAST(:untried AS int[]),
+                CAST(:in_doubt AS boolean[]), CAST(:send_at AS timestamptz[]))
+         AS mine (id, fence, wait, untried, in_doubt, send_at)
     WHERE p.id = mine.id AND p.fence = mine.fence AND p.state IN ('claimed', 'sending')
     RETURNING p.id
 """)
@@ -122,13 +140,15 @@ def commit_intent(connection: Connection, pushes: Sequence[Claimed], epoch: Epoc
 
 @dataclass(frozen=True, slots=True)
 class Back:
-    """A push that goes back to `planned`: it certainly was not sent."""
+    """A push that goes back to `planned`."""
 
     push: Claimed
     wait: timedelta
     """Machine time until the next attempt."""
     tried: bool = True
     """Whether the attempt counts: not where the reason lay elsewhere (a stop, the caps' Redis, a lost epoch)."""
+    in_doubt: bool = False
+    """Whether this attempt may have been received after all."""
     send_at: datetime | None = None
     """A later due instant (business time), where it has to wait for one."""
 
@@ -139,9 +159,20 @@ def put_back(connection: Connection, rows: Sequence[Back]) -> set[UUID]:
         **_mine([row.push for row in rows]),
         "waits": [row.wait for row in rows],
         "untried": [0 if row.tried else 1 for row in rows],
+        "in_doubt": [row.in_doubt for row in rows],
         "send_at": [row.send_at for row in rows],
     }
     return set(connection.execute(_PUT_BACK, parameters).scalars())
+
+
+def expired_leases(connection: Connection, now: datetime, most: int) -> list[Claimed]:  # noqa: ARG001 - as below
+    """Up to `most` pushes whose holder let the lease end, locked until this transaction does."""
+    return [Claimed(**row._mapping) for row in connection.execute(_EXPIRED_LEASES, {"most": most})]
+
+
+def overdue_in_doubt(connection: Connection, now: datetime, most: int) -> list[Claimed]:
+    """Up to `most` waiting pushes in doubt that will not be tried again, locked until this transaction ends."""
+    return [Claimed(**row._mapping) for row in connection.execute(_OVERDUE_IN_DOUBT, {"now": now, "most": most})]
 
 
 def _mine(pushes: Sequence[Claimed]) -> dict[str, object]:

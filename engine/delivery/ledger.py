@@ -17,6 +17,7 @@ REASONS = {
     "cancelled": ("campaign_cancelled",),
     "suppressed": (
         "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "capped", "gap", "hours",
+        "clock_unsure",
     ),
 }  # fmt: skip
 """The closed list of reasons for which a push ended otherwise than accepted, by its final state. Those of `displaced`
@@ -58,8 +59,8 @@ _CLOSE = text("""
     RETURNING push_id
 """)
 
-# Pushes that nobody holds, closed in one statement. Row locks of a claim that is being made are skipped, not waited
-# for.
+# Pushes that nobody holds and that were never in doubt, closed in one statement. Row locks of a claim that is being made
+# are skipped, not waited for.
 _CLOSE_WAITING = """
     WITH over AS (
         SELECT p.id FROM pushes p WHERE {where} LIMIT :most FOR UPDATE SKIP LOCKED
@@ -75,7 +76,7 @@ _CLOSE_WAITING = """
 
 _EXPIRE = text(
     _CLOSE_WAITING.format(
-        where="p.state IN ('proposed', 'planned') AND p.send_at <= :now"
+        where="p.state IN ('proposed', 'planned') AND NOT p.in_doubt AND p.send_at <= :now"
         " AND (p.window_end <= :now OR p.not_after <= :now)",
         state="expired",
         reason="expired",
@@ -83,7 +84,7 @@ _EXPIRE = text(
 )
 _CANCEL = text(
     _CLOSE_WAITING.format(
-        where="p.state IN ('proposed', 'planned')"
+        where="p.state IN ('proposed', 'planned') AND NOT p.in_doubt"
         " AND p.campaign_id IN (SELECT id FROM campaigns WHERE state = 'cancelled')",
         state="cancelled",
         reason="campaign_cancelled",

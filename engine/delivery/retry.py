@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from random import Random
 
 FIRST_WAIT = timedelta(seconds=2)
 LONGEST_WAIT = timedelta(minutes=10)
@@ -11,11 +10,11 @@ MOST_ATTEMPTS = 10
 """After this many attempts a push is given up, whatever its window."""
 
 
-def backoff(attempts: int, asked: timedelta | None, rng: Random) -> timedelta:
+def backoff(attempts: int, asked: timedelta | None, luck: float) -> timedelta:
     """How long to wait after attempt number `attempts` (≥ 1) failed in a way that may pass.
 
-    Uniform between 0 and min(LONGEST_WAIT, FIRST_WAIT · 2^(attempts − 1)) ("full jitter", AWS Architecture Blog,
-    "Exponential backoff and jitter"), but never shorter than what the provider `asked` for.
+    `luck`, drawn from [0, 1), spreads it evenly between 0 and min(LONGEST_WAIT, FIRST_WAIT · 2^(attempts − 1)) ("full
+    jitter": AWS Architecture Blog, "Exponential backoff and jitter"); never shorter than what the provider `asked` for.
     """
     most = min(LONGEST_WAIT, FIRST_WAIT * (1 << min(attempts - 1, 30)))
-    return max(most * rng.random(), asked or timedelta(0))
+    return max(most * luck, asked or timedelta(0))

@@ -547,6 +547,7 @@ deliveries = Table(
     Index(None, "user_id", "at"),
     Index(None, "push_id"),
     Index(None, "campaign_id", "at"),
+    Index(None, "recorded_at", postgresql_using="brin"),
     CheckConstraint("state IN (" + ", ".join(f"'{name}'" for name in OUTCOMES) + ")", name="known_state"),
     postgresql_partition_by="RANGE (day)",
 )

@@ -85,6 +85,7 @@ def upgrade() -> None:
     )
     op.create_index(op.f('ix_deliveries_campaign_id_at'), 'deliveries', ['campaign_id', 'at'], unique=False)
     op.create_index(op.f('ix_deliveries_push_id'), 'deliveries', ['push_id'], unique=False)
+    op.create_index(op.f('ix_deliveries_recorded_at'), 'deliveries', ['recorded_at'], unique=False, postgresql_using='brin')
     op.create_index(op.f('ix_deliveries_user_id_at'), 'deliveries', ['user_id', 'at'], unique=False)
     op.create_table('event_keys',
     sa.Column('key', sa.Uuid(), nullable=False, comment='hash of (source, event id), else of the canonical content'),
@@ -465,6 +466,7 @@ def downgrade() -> None:
     op.drop_table('event_types')
     op.drop_table('event_keys')
     op.drop_index(op.f('ix_deliveries_user_id_at'), table_name='deliveries')
+    op.drop_index(op.f('ix_deliveries_recorded_at'), table_name='deliveries', postgresql_using='brin')
     op.drop_index(op.f('ix_deliveries_push_id'), table_name='deliveries')
     op.drop_index(op.f('ix_deliveries_campaign_id_at'), table_name='deliveries')
     op.drop_table('deliveries')

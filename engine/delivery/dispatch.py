@@ -1,0 +1,196 @@
+"""Dispatch: send what is due, each push at most once (marketing) or at least once (transactional).
+
+    claim ≤ 500 ─► facts ─► in groups ≤ 100 of one gateway:
+        check (clock, consent, item …) ─► render ─► reserve caps ─► commit the intent ─► send ─► record
+
+The order is the protocol. A kill before the intent has sent nothing: the lease ends and upkeep puts the rows back. A
+kill after it leaves at most this group in `sending`: marketing ends as `unknown`, keeps its place under the caps and is
+never sent again; transactional is sent again under the same collapse id. The intent checks, in one statement,
+everything that may have changed since the claim: fence, lease, stop switches, campaign state, the epoch of the caps. No
+request is made inside a transaction, and none starts once the lease or the reservation's deadline δ has too little
+left.
+
+Where the caps are in doubt (Redis is away, or lost data, or another process says so) nothing leaves: the rows go back
+untried and are counted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from random import Random
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from engine import clock
+from engine.delivery.claim import Claimed, claim, heartbeat
+from engine.delivery.epoch import current_epoch
+from engine.delivery.facts import Book, Facts, load_facts
+from engine.delivery.ledger import close_cancelled, close_expired
+from engine.delivery.reserve import CapStore, EpochLost
+from engine.delivery.sending import Desk, Pace, go_back, no_crash, send_group, why_back
+from engine.errors import RedisUnavailable
+from engine.store.database import Database
+from engine.store.partitions import ensure_partitions
+
+if TYPE_CHECKING:
+    from engine.planning.wake import Wake
+    from engine.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+DISPATCH_TASK = "horae.dispatch_due"
+_CLOSED_AT_ONCE = 5_000
+
+
+def dispatch_due(
+    runtime: Runtime,
+    now: datetime,
+    wake: Wake | None = None,
+    limit: int | None = None,
+    pace: Pace = Pace(),  # noqa: B008 - frozen
+    rng: Random | None = None,
+    at: Callable[[str], None] = no_crash,
+) -> dict[str, int]:
+    """Send everything that is due at business time `now`, at most `limit` pushes, in one pass; returns counts.
+
+    Counted are final states with their reasons (`accepted`, `suppressed.capped`, `expired.expired`, …), attempts that
+    wait for another (`retry`, `throttled`, `unknown`), pushes put back untried (`back.…`), `later`, `late`,
+    `lease_lost`, `channel_stopped`, and `waiting.caps_unreachable` where the caps' Redis does not answer.
+    A pass ends after `pace.longest`; where more is due `wake` is asked for the next one. `rng` spreads retries.
+    """
+    database = runtime.database
+    desk = Desk(database, CapStore(runtime.caps), Book(), _business_clock(database, now), pace, rng or Random(), at)
+    today = now.astimezone(UTC).date()
+    ensure_partitions(database, "deliveries", today, today + timedelta(days=1))
+    close_late(database, now, desk.counts)
+    begun, claimed, more = clock.monotonic(), 0, True
+    while more and (limit is None or claimed < limit):
+        if clock.monotonic() > begun + pace.longest.total_seconds():
+            if wake is not None:
+                wake(DISPATCH_TASK)
+            break
+        most = pace.batch if limit is None else min(pace.batch, limit - claimed)
+        number = _batch(desk, runtime, most)
+        claimed, more = claimed + number, number > 0
+    return {name: number for name, number in sorted(desk.counts.items()) if number}
+
+
+def close_late(database: Database, now: datetime, counts: dict[str, int]) -> None:
+    """Close waiting pushes that are too late at `now`, and those of cancelled campaigns; counted into `counts`."""
+    for name, step in (("expired.expired", close_expired), ("cancelled.campaign_cancelled", close_cancelled)):
+        closed = _CLOSED_AT_ONCE
+        while closed == _CLOSED_AT_ONCE:
+            with database.begin() as connection:
+                closed = step(connection, now, _CLOSED_AT_ONCE)
+            counts[name] = counts.get(name, 0) + closed
+
+
+def outstanding(database: Database, now: datetime) -> int:
+    """How many pushes are due at `now` or under way: what the driver of a virtual clock waits for before its next step.
+
+    Pushes of paused campaigns and behind stop switches are not counted: no waiting helps them.
+    """
+    with database.begin() as connection:
+        return int(
+            connection.execute(
+                text(
+                    "SELECT count(*) FROM pushes p JOIN campaigns c ON c.id = p.campaign_id"
+                    " WHERE p.state IN ('claimed', 'sending') OR (p.state = 'planned' AND p.send_at <= :now"
+                    " AND c.state <> 'paused' AND NOT EXISTS (SELECT 1 FROM switches s WHERE s.scope IN"
+                    " ('all', 'gateway:' || p.gateway, 'campaign:' || p.campaign_id)))"
+                ),
+                {"now": now},
+            ).scalar_one()
+        )
+
+
+def _batch(desk: Desk, runtime: Runtime, most: int) -> int:
+    """Claim and send up to `most` pushes; the number claimed, 0 where the pass should end."""
+    now, pace = desk.now(), desk.pace
+    try:
+        current_epoch(desk.database, desk.caps, desk.book.horizon(pace.deadline))
+    except RedisUnavailable as error:
+        desk.counts["waiting.caps_unreachable"] += _due(desk.database, now)
+        logger.warning("nothing leaves: %s", error, extra={"action": "caps_unreachable"})
+        return 0
+    lease = _Lease(desk)
+    with desk.database.begin() as connection:
+        pushes = claim(connection, now, list(runtime.gateways), most, pace.lease)
+    desk.at("after_claim")
+    if pushes:
+        lease.pushes = {push.id: push for push in pushes}
+        _send_batch(desk, runtime, lease)
+    return len(pushes)
+
+
+def _send_batch(desk: Desk, runtime: Runtime, lease: _Lease) -> None:
+    with_devices = frozenset(name for name, gateway in runtime.gateways.items() if gateway.needs_device)
+    with desk.database.begin() as connection:
+        facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), with_devices)
+    try:
+        for name, group in _groups(facts, desk.pace.group):
+            held = lease.check(group)
+            epoch = current_epoch(desk.database, desk.caps, desk.book.horizon(desk.pace.deadline))
+            lease.done(group)
+            send_group(desk, runtime.gateways[name], held, epoch)
+    except (EpochLost, RedisUnavailable) as error:
+        go_back(desk, lease.remaining(), why_back(error), None)
+        logger.warning("nothing leaves: %s", error, extra={"action": "caps_in_doubt"})
+
+
+class _Lease:
+    """A batch' lease, by this process' monotonic clock: begun before the claim, so that it errs on the short side."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._length = desk.pace.lease.total_seconds()
+        self._end = clock.monotonic() + self._length
+        self.pushes: dict[object, Claimed] = {}
+
+    def remaining(self) -> list[Claimed]:
+        """The claimed pushes whose turn has not come."""
+        return list(self.pushes.values())
+
+    def check(self, group: Sequence[Facts]) -> list[Facts]:
+        """Those of `group` still held; past half of the lease it is extended first for all that remain."""
+        if clock.monotonic() > self._end - self._length / 2:
+            end = clock.monotonic() + self._length
+            with self._desk.database.begin() as connection:
+                held = heartbeat(connection, self.remaining(), self._desk.pace.lease)
+            lost = [push for push in self.pushes if push not in held]
+            self._desk.counts["lease_lost"] += len(lost)
+            self.pushes = {push_id: push for push_id, push in self.pushes.items() if push_id in held}
+            self._end = end
+        return [facts for facts in group if facts.push.id in self.pushes]
+
+    def done(self, group: Sequence[Facts]) -> None:
+        """The pushes of `group` are no longer this lease's matter."""
+        for facts in group:
+            self.pushes.pop(facts.push.id, None)
+
+
+def _groups(facts: Sequence[Facts], size: int) -> Iterator[tuple[str, list[Facts]]]:
+    """The batch in groups of one gateway each, in the order in which they are due."""
+    by_gateway = sorted(facts, key=lambda one: one.push.gateway)
+    for name, group in groupby(by_gateway, key=lambda one: one.push.gateway):
+        members = list(group)
+        for start in range(0, len(members), size):
+            yield name, members[start : start + size]
+
+
+def _business_clock(database: Database, now: datetime) -> Callable[[], datetime]:
+    """Business time during a pass that began at `now`: virtual it stands still, else it runs with the machine."""
+    with database.begin() as connection:
+        virtual = connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one()
+    begun = clock.monotonic()
+    return lambda: now if virtual else now + timedelta(seconds=clock.monotonic() - begun)
+
+
+def _due(database: Database, now: datetime) -> int:
+    with database.begin() as connection:
+        query = text("SELECT count(*) FROM pushes WHERE state = 'planned' AND send_at <= :now")
+        return int(connection.execute(query, {"now": now}).scalar_one())

@@ -1,0 +1,249 @@
+"""What is true now of pushes that are about to leave: their users, items, campaigns and devices, read in one query.
+
+Read after the claim, so that what changed since the plan (consent, zone, stock, a purchase, a pause) decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Connection, Row, text
+
+from engine.campaigns.definition import Campaign
+from engine.campaigns.policy import Policy
+from engine.campaigns.policy_store import current_policy
+from engine.campaigns.rules import Rules, own_hours, rules_of, scopes_of
+from engine.campaigns.store import get_version
+from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
+from engine.delivery.claim import Claimed
+from engine.delivery.gateways import Device
+from engine.delivery.limits import horizon_of
+from engine.errors import BadInput
+from engine.localtime import Hours, zone
+from engine.store.tables import EVENT_TYPES
+
+LATE_PURCHASE = timedelta(days=1)
+"""A purchase that became known after the plan counts where it happened at most this long before it."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One version of a campaign with the rules that hold for it and its parsed message."""
+
+    campaign: Campaign
+    rules: Rules
+    message: Compiled
+
+    @property
+    def transactional(self) -> bool:
+        """Whether its pushes are sent at least once, instead of at most once."""
+        return self.campaign.class_ == "transactional"
+
+
+@dataclass(frozen=True)
+class User:
+    """A user as the store knows them now."""
+
+    external_id: str
+    tz: ZoneInfo | None
+    """Their zone, else the workspace's; None where it is no zone at all."""
+    timezone: str | None
+    locale: str | None
+    country: str | None
+    attributes: Mapping[str, Any]
+    consent: bool | None
+    stub: bool
+    quiet: Hours | None
+
+    def fields(self) -> dict[str, Any]:
+        """What templates see."""
+        return user_fields(self.external_id, self.locale, self.country, self.timezone, self.attributes)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An item as the store knows it now."""
+
+    external_id: str
+    title: str | None
+    price: float | None
+    category: str | None
+    brand: str | None
+    attributes: Mapping[str, Any]
+    available_from: datetime | None
+    available_until: datetime | None
+    stock: int | None
+    stub: bool
+
+    def fields(self) -> dict[str, Any]:
+        """What templates see."""
+        return item_fields(
+            self.external_id,
+            title=self.title,
+            price=self.price,
+            category=self.category,
+            brand=self.brand,
+            attributes=self.attributes,
+        )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A claimed push and what is true of it now."""
+
+    push: Claimed
+    terms: Terms
+    campaign_state: str
+    user: User | None
+    """None: erased."""
+    item: Item | None
+    """None: the push is about no item, or the item is gone (then push.item_id says so)."""
+    data: Mapping[str, Any]
+    bought: bool
+    """Whether the user bought the item since the plan looked."""
+    devices: tuple[Device, ...] = ()
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """What caps count it under."""
+        return scopes_of(self.terms.campaign, self.item.category if self.item else None)
+
+
+_FACTS = text("""
+    SELECT p.id, c.state AS campaign_state, o.version, o.data,
+           u.id AS u_id, u.external_id AS u_external_id, u.timezone AS u_timezone, u.locale AS u_locale,
+           u.country AS u_country, u.attributes AS u_attributes, u.consent AS u_consent, u.stub AS u_stub,
+           u.quiet_from, u.quiet_until,
+           i.id AS i_id, i.external_id AS i_external_id, i.title, i.price, i.category, i.brand,
+           i.attributes AS i_attributes, i.available_from, i.available_until, i.stock, i.stub AS i_stub,
+           EXISTS (SELECT 1 FROM events e
+                   WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
+                     AND e.occurred_at >= COALESCE(s.as_of, r.as_of) - :late AND e.occurred_at <= :now
+                     AND e.received_at >= COALESCE(s.as_of, r.as_of)) AS bought
+    FROM pushes p
+    JOIN campaigns c ON c.id = p.campaign_id
+    JOIN occurrences o ON o.id = p.occurrence_id
+    LEFT JOIN runs r ON r.id = p.run_id
+    LEFT JOIN shards s ON s.run_id = p.run_id AND p.slot >= s.slot_from AND p.slot < s.slot_until
+    LEFT JOIN users u ON u.id = p.user_id
+    LEFT JOIN items i ON i.id = p.item_id
+    WHERE p.id = ANY(:ids)
+""")
+
+_DEVICES = text("""
+    SELECT user_id, gateway, id, token, attributes FROM devices
+    WHERE user_id = ANY(:users) AND gateway = ANY(:gateways) AND dead_at IS NULL
+    ORDER BY seen_at DESC, id DESC
+""")
+
+
+class Book:
+    """The policy in force and the terms of campaigns, parsed once; `refresh` reads the policy again."""
+
+    def __init__(self) -> None:
+        self.policy = Policy.model_validate({})
+        self._policy_version = 0
+        self._terms: dict[tuple[int, int], Terms] = {}
+
+    def refresh(self, connection: Connection) -> None:
+        """Take over a newer policy."""
+        version, policy = current_policy(connection)
+        if version != self._policy_version:
+            self._policy_version, self.policy, self._terms = version, policy, {}
+
+    def terms(self, connection: Connection, campaign_id: int, version: int) -> Terms:
+        """The terms of one version of a campaign under the policy in force."""
+        key = (campaign_id, version)
+        if key not in self._terms:
+            campaign = get_version(connection, campaign_id, version)
+            self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), compile_message(campaign.message))
+        return self._terms[key]
+
+    def horizon(self, deadline: timedelta) -> timedelta:
+        """How far back the caps look that hold for any campaign seen so far."""
+        caps = [*self.policy.caps, *(cap for terms in self._terms.values() for cap in terms.rules.caps)]
+        return horizon_of(caps, self.policy.min_gap, deadline)
+
+
+def load_facts(
+    connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, with_devices: frozenset[str]
+) -> list[Facts]:
+    """The facts of `pushes` at business time `now`, in their order; devices for the gateways in `with_devices`."""
+    book.refresh(connection)
+    parameters = {
+        "ids": [push.id for push in pushes],
+        "purchase": EVENT_TYPES["purchase"],
+        "late": LATE_PURCHASE,
+        "now": now,
+    }
+    rows = {row.id: row for row in connection.execute(_FACTS, parameters)}
+    devices = _devices(connection, [push for push in pushes if push.gateway in with_devices])
+    facts = []
+    for push in pushes:
+        row = rows[push.id]
+        terms = book.terms(connection, push.campaign_id, row.version)
+        facts.append(
+            Facts(
+                push=push,
+                terms=terms,
+                campaign_state=row.campaign_state,
+                user=_user(row, book.policy) if row.u_id is not None else None,
+                item=_item(row) if row.i_id is not None else None,
+                data=row.data,
+                bought=row.bought,
+                devices=tuple(devices.get((push.user_id, push.gateway), ())),
+            )
+        )
+    return facts
+
+
+def _devices(connection: Connection, pushes: Sequence[Claimed]) -> dict[tuple[int, str], list[Device]]:
+    found: dict[tuple[int, str], list[Device]] = {}
+    if pushes:
+        parameters = {
+            "users": list({push.user_id for push in pushes}),
+            "gateways": list({push.gateway for push in pushes}),
+        }
+        for row in connection.execute(_DEVICES, parameters):
+            found.setdefault((row.user_id, row.gateway), []).append(Device(row.id, row.token, row.attributes))
+    return found
+
+
+def _user(row: Row[Any], policy: Policy) -> User:
+    return User(
+        external_id=row.u_external_id,
+        tz=_zone(row.u_timezone or policy.default_timezone),
+        timezone=row.u_timezone,
+        locale=row.u_locale,
+        country=row.u_country,
+        attributes=row.u_attributes,
+        consent=row.u_consent,
+        stub=row.u_stub,
+        quiet=own_hours(row.quiet_from, row.quiet_until),
+    )
+
+
+def _item(row: Row[Any]) -> Item:
+    return Item(
+        external_id=row.i_external_id,
+        title=row.title,
+        price=row.price,
+        category=row.category,
+        brand=row.brand,
+        attributes=row.i_attributes,
+        available_from=row.available_from,
+        available_until=row.available_until,
+        stock=row.stock,
+        stub=row.i_stub,
+    )
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    try:
+        return zone(name)
+    except BadInput:
+        return None

@@ -1,0 +1,358 @@
+"""One group of claimed pushes on its way out: check, render, reserve, commit the intent, send, record.
+
+The order is the protocol; `dispatch` has the essay. Every step closes or puts back what it refuses, under the fence,
+and hands the rest on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from random import Random
+from uuid import UUID
+
+from sqlalchemy import text
+
+from engine import clock
+from engine.campaigns.template import render
+from engine.delivery.check import Later, Refused, check
+from engine.delivery.claim import Back, Claimed, commit_intent, put_back
+from engine.delivery.counted import ledger_entries
+from engine.delivery.facts import Book, Facts
+from engine.delivery.gateways import Gateway
+from engine.delivery.ledger import End, close
+from engine.delivery.limits import GAP, Attempt, Entry, Reservation, limits_of
+from engine.delivery.messages import Kind, Outcome, Outgoing
+from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
+from engine.delivery.reserve import CapStore, Epoch, EpochLost
+from engine.delivery.switches import stop_channel
+from engine.errors import BadInput, RedisUnavailable
+from engine.localtime import local_day
+from engine.store.database import Database
+
+logger = logging.getLogger(__name__)
+
+PAUSE = timedelta(seconds=1)
+"""Machine time for which a push rests that went back for no fault of its own: longer than a pass takes to end."""
+
+LATE = timedelta(minutes=1)
+"""An accepted push counts as late from here on."""
+
+KEPT = ("accepted", "unknown")
+"""Final states that keep their place under the caps."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Sizes and times of dispatch; the defaults are for production, tests shorten them."""
+
+    batch: int = 500
+    """Pushes claimed at once."""
+    group: int = 100
+    """Pushes per intent: the bound on what one kill leaves in doubt, and on what `stop` cannot hold back."""
+    lease: timedelta = timedelta(seconds=60)
+    deadline: timedelta = timedelta(seconds=30)
+    """δ: from the reservation to the last moment at which the provider may receive it."""
+    longest: timedelta = timedelta(seconds=60)
+    """Machine time after which a pass ends, though more is due: the next one goes on."""
+
+
+def no_crash(point: str) -> None:
+    """Passes a named crash point."""
+
+
+@dataclass
+class Desk:
+    """What every group needs: the store, the caps, this pass' clock, pace, chance and counts."""
+
+    database: Database
+    caps: CapStore
+    book: Book
+    now: Callable[[], datetime]
+    """Business time."""
+    pace: Pace
+    rng: Random
+    at: Callable[[str], None] = no_crash
+    """Called at the named crash points; chaos tests kill the process there."""
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def count(self, ended: Ended, number: int = 1) -> None:
+        """Count pushes that ended."""
+        self.counts[ended.state if ended.reason is None else f"{ended.state}.{ended.reason}"] += number
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A push that may leave, rendered, with what it asks of the caps."""
+
+    facts: Facts
+    messages: tuple[Outgoing, ...]
+    reservation: Reservation
+
+    @property
+    def push(self) -> Claimed:
+        """The claimed row."""
+        return self.facts.push
+
+
+def send_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoch) -> None:
+    """Send a group of claimed pushes of one gateway, and record what became of each.
+
+    Raises RedisUnavailable and EpochLost; then nothing of the group left, and it is back in `planned`.
+    """
+    begun, now = clock.monotonic(), desk.now()
+    checked = _checked(desk, gateway, group, now)
+    try:
+        ready = _reserved(desk, checked, epoch, now)
+    except (EpochLost, RedisUnavailable) as error:
+        go_back(desk, [one.push for one in checked], why_back(error), None)
+        raise
+    desk.at("after_reserve")
+    intended = clock.monotonic()
+    held = _intended(desk, ready, epoch)
+    desk.at("after_intent")
+    if held:
+        spare = min(begun + desk.pace.deadline.total_seconds(), intended + desk.pace.lease.total_seconds())
+        outcomes = _sent(gateway, held, spare - gateway.timeout.total_seconds())
+        desk.at("after_send")
+        _recorded(desk, gateway, held, outcomes, epoch)
+
+
+# --- before the intent -----------------------------------------------------------------------------------------------
+
+
+def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime) -> list[Ready]:
+    ready, ends, backs = [], list[tuple[Facts, Ended, str | None]](), list[Back]()
+    for facts in group:
+        verdict = check(facts, now, desk.pace.deadline, needs_device=gateway.needs_device)
+        if isinstance(verdict, Refused):
+            ends.append((facts, Ended(verdict.state, verdict.reason), None))
+        elif isinstance(verdict, Later):
+            backs.append(Back(facts.push, timedelta(0), tried=False, send_at=verdict.send_at))
+        else:
+            try:
+                ready.append(_rendered(desk, gateway, facts, now))
+            except BadInput as error:
+                ends.append((facts, Ended("rejected", "template"), str(error)))
+    desk.counts["later"] += len(backs)
+    _finish(desk, ends, backs, now)
+    return ready
+
+
+def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Ready:
+    push, campaign, user = facts.push, facts.terms.campaign, facts.user
+    if user is None or user.tz is None:
+        raise ValueError("only users who passed the check are rendered")
+    message = render(
+        facts.terms.message,
+        user.fields(),
+        facts.item.fields() if facts.item else None,
+        facts.data,
+        user.locale,
+        campaign={"name": campaign.name},
+        push={"id": str(push.id)},
+    )
+    outgoing = [
+        Outgoing(
+            push_id=push.id,
+            occurrence_id=push.occurrence_id,
+            campaign=campaign.name,
+            user_id=user.external_id,
+            item_id=facts.item.external_id if facts.item else None,
+            title=message.title,
+            body=message.body,
+            data=message.data,
+            collapse_id=push.id.hex,
+            at=now,
+            ttl=push.end - now,
+            device=device,
+        )
+        for device in (facts.devices if gateway.needs_device else (None,))
+    ]
+    return Ready(facts, tuple(outgoing), _asking(facts, Attempt(now, user.tz, desk.pace.deadline)))
+
+
+def _asking(facts: Facts, attempt: Attempt) -> Reservation:
+    push, rules, scopes = facts.push, facts.terms.rules, facts.scopes
+    entry = Entry(push.id, push.fence, attempt.at, attempt.day, tuple(sorted(scopes)))
+    limits = limits_of(rules.caps, rules.policy.min_gap, scopes, attempt)
+    return Reservation(push.user_id, entry, limits, facts.terms.campaign.counts_toward_caps)
+
+
+def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -> list[Ready]:
+    """Those whose places under the caps were granted; the others end as suppressed."""
+    asking = [one for one in ready if one.reservation.limits or one.reservation.counts]
+    zones = {one.push.user_id: one.facts.user.tz for one in asking if one.facts.user and one.facts.user.tz}
+    since = now - epoch.horizon
+
+    def ledger(users: Collection[int]) -> Mapping[int, Sequence[Entry]]:
+        with desk.database.begin() as connection:
+            attempts = {user: Attempt(now, zones[user], desk.pace.deadline) for user in users}
+            return ledger_entries(connection, desk.book, attempts, since)
+
+    refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger) if asking else []
+    refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
+    ends = []
+    for one in ready:
+        if (limit := refused.get(one.push.id)) is not None:
+            reason = "gap" if limit.rule == GAP else "capped"
+            ends.append((one.facts, Ended("suppressed", reason), limit.rule))
+    _finish(desk, ends, [], now)
+    return [one for one in ready if one.push.id not in refused]
+
+
+def _intended(desk: Desk, ready: Sequence[Ready], epoch: Epoch) -> list[Ready]:
+    """Those that may now be sent: their intent is committed. The others go back, untried, or are no longer ours."""
+    if not ready:
+        return []
+    with desk.database.begin() as connection:
+        held = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
+    stopped = [one.push for one in ready if one.push.id not in held]
+    go_back(desk, stopped, "stopped", epoch)
+    return [one for one in ready if one.push.id in held]
+
+
+def why_back(error: EpochLost | RedisUnavailable) -> str:
+    """What a push is counted under that goes back because the caps are in doubt."""
+    return "epoch_lost" if isinstance(error, EpochLost) else "caps_unreachable"
+
+
+def go_back(desk: Desk, pushes: Sequence[Claimed], why: str, epoch: Epoch | None) -> None:
+    """Put claimed pushes back untried and free their places, counted under `back.why`."""
+    backs = [Back(push, PAUSE, tried=False) for push in pushes]
+    with desk.database.begin() as connection:
+        ours = put_back(connection, backs) if backs else set()
+    desk.counts[f"back.{why}"] += len(ours)
+    desk.counts["lease_lost"] += len(backs) - len(ours)
+    if epoch is not None:
+        _release(desk, epoch, [push for push in pushes if push.id in ours and not push.in_doubt])
+
+
+# --- after the intent ------------------------------------------------------------------------------------------------
+
+
+def _sent(gateway: Gateway, held: Sequence[Ready], start_by: float) -> list[list[Outcome]]:
+    """The outcomes of each push, one per message."""
+    answers = iter(gateway.send_many([message for one in held for message in one.messages], start_by))
+    return [[next(answers) for _ in one.messages] for one in held]
+
+
+def _recorded(
+    desk: Desk, gateway: Gateway, held: Sequence[Ready], outcomes: Sequence[Sequence[Outcome]], epoch: Epoch
+) -> None:
+    now = desk.now()
+    ends, backs, free = list[End](), list[Back](), list[Claimed]()
+    for one, answers in zip(held, outcomes, strict=True):
+        outcome = combine(answers)
+        result = settle(outcome, _tried(desk, gateway, one, now), desk.rng.random())
+        if isinstance(result, Again):
+            backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
+            desk.counts[outcome.kind.value] += 1
+        else:
+            ends.append(end_of(one.facts, result, now, outcome))
+            desk.count(result)
+            desk.counts["late"] += result.state == "accepted" and now - one.push.send_at > LATE
+        if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
+            free.append(one.push)
+    _bury(desk, held, outcomes)
+    with desk.database.begin() as connection:
+        recorded = close(connection, ends, ("sending",)) | put_back(connection, backs)
+        desk.at("after_record")
+    desk.counts["lease_lost"] += len(held) - len(recorded)
+    _release(desk, epoch, [push for push in free if push.id in recorded])
+    _stop_if_refused(desk, gateway, [outcome for answers in outcomes for outcome in answers])
+
+
+def _tried(desk: Desk, gateway: Gateway, one: Ready, now: datetime) -> Tried:
+    return Tried(
+        attempts=one.push.attempts,
+        transactional=one.facts.terms.transactional,
+        needs_device=gateway.needs_device,
+        in_doubt=one.push.in_doubt,
+        left=one.push.end - now - desk.pace.deadline,
+    )
+
+
+def _bury(desk: Desk, held: Sequence[Ready], outcomes: Sequence[Sequence[Outcome]]) -> None:
+    """Mark devices dead of which the provider says so, with its reason."""
+    dead = {
+        message.device.id: outcome.detail
+        for one, answers in zip(held, outcomes, strict=True)
+        for message, outcome in zip(one.messages, answers, strict=True)
+        if message.device is not None and outcome.kind is Kind.DEAD_DEVICE
+    }
+    if dead:
+        with desk.database.begin() as connection:
+            connection.execute(
+                text(
+                    "UPDATE devices d SET dead_at = :now, dead_reason = gone.reason"
+                    " FROM unnest(CAST(:ids AS bigint[]), CAST(:reasons AS text[])) AS gone (id, reason)"
+                    " WHERE d.id = gone.id AND d.dead_at IS NULL"
+                ),
+                {"now": desk.now(), "ids": list(dead), "reasons": list(dead.values())},
+            )
+
+
+def _stop_if_refused(desk: Desk, gateway: Gateway, outcomes: Sequence[Outcome]) -> None:
+    refused = [outcome for outcome in outcomes if stops_channel(outcome.kind, needs_device=gateway.needs_device)]
+    if refused:
+        why = f"{refused[0].kind.value}: {refused[0].detail or 'the provider refuses us'}"
+        with desk.database.begin() as connection:
+            stop_channel(connection, gateway.name, why)
+        desk.counts["channel_stopped"] += 1
+        logger.error(
+            "gateway %s is stopped, its pushes wait: %s", gateway.name, why, extra={"action": "channel_stopped"}
+        )
+
+
+# --- common ----------------------------------------------------------------------------------------------------------
+
+
+def _finish(desk: Desk, ends: Sequence[tuple[Facts, Ended, str | None]], backs: Sequence[Back], now: datetime) -> None:
+    """Close and put back what a step before the intent refused."""
+    if not ends and not backs:
+        return
+    rows = []
+    for facts, given, detail in ends:
+        ended = end_in_doubt(given, in_doubt=facts.push.in_doubt)
+        rows.append(end_of(facts, ended, now, detail=detail))
+        desk.count(ended)
+    with desk.database.begin() as connection:
+        ours = close(connection, rows, ("claimed",)) | (put_back(connection, backs) if backs else set[UUID]())
+    desk.counts["lease_lost"] += len(rows) + len(backs) - len(ours)
+
+
+def end_of(
+    facts: Facts, ended: Ended, now: datetime, outcome: Outcome | None = None, *, detail: str | None = None
+) -> End:
+    """The ledger's row of a push that ended; one that keeps its place carries what caps count it under."""
+    keeps = ended.state in KEPT
+    return End(
+        push_id=facts.push.id,
+        fence=facts.push.fence,
+        state=ended.state,
+        at=now,
+        reason=ended.reason,
+        local_day=_local_day(facts, now),
+        counts=keeps and facts.terms.campaign.counts_toward_caps,
+        scopes=tuple(sorted(facts.scopes)) if keeps else (),
+        provider_id=outcome.provider_id if outcome else None,
+        detail=outcome.detail if outcome else detail,
+    )
+
+
+def _local_day(facts: Facts, now: datetime) -> date:
+    tz = facts.user.tz if facts.user else None
+    return local_day(tz, now) if tz else now.astimezone(UTC).date()
+
+
+def _release(desk: Desk, epoch: Epoch, pushes: Sequence[Claimed]) -> None:
+    """Give places back; where Redis does not answer upkeep does it, and until then fewer pushes leave, not more."""
+    try:
+        desk.caps.release(epoch, [(push.user_id, push.id, push.fence) for push in pushes])
+    except RedisUnavailable as error:
+        desk.counts["unreleased"] += len(pushes)
+        logger.warning("%d reservations wait for upkeep: %s", len(pushes), error, extra={"action": "unreleased"})
