@@ -10,8 +10,8 @@ from engine.errors import HoraeError
 
 logger = logging.getLogger("horae")
 
-ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace", "multiprocessing")
-"""Loggers that have a line for every tick sent, received and done, and for every child."""
+ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace", "multiprocessing", "alembic")
+"""Loggers that have a line for every tick sent, received and done, for every child and for every look at the schema."""
 
 
 def quiet_routine(loglevel: int | None = None, **_signal: object) -> None:

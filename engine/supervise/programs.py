@@ -18,6 +18,8 @@ WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ing
 
 FLOWER_USER = "horae"
 PORTS_TRIED = 20
+AS_ROOT = "ignore:You're running the worker with superuser privileges"
+"""Celery warns of pickled messages, which nobody here accepts."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,13 @@ def _worker(settings: Settings, name: str) -> Program:
 def _flower(settings: Settings, port: int, password: str) -> Program:
     # By the environment: the arguments of a process are for every user of the machine to read.
     secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}", "FLOWER_READ_ONLY": "true"}
-    return _celery(settings, "flower", "flower", "--address=127.0.0.1", f"--port={port}", environment=secret)
+    return _celery(
+        settings, "flower", "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error", environment=secret
+    )
 
 
 def _celery(settings: Settings, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:
-    command = (sys.executable, "-m", "celery", "-q", "-A", "tasks.app", *arguments)
+    command = (sys.executable, "-W", AS_ROOT, "-m", "celery", "-q", "-A", "tasks.app", *arguments)
     # In the data directory, where no module of the shop's shadows ours: `-m` and `-A` look here first.
     return Program(name, command, settings.home, {**_environment(settings), **(environment or {})})
 
