@@ -1,0 +1,112 @@
+"""Blocks of a file as rows that may be stored, and the rows that may not (pure)."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from engine.ingest import convert
+from engine.ingest.block import Block, Refusals, Reject, Strings
+from engine.ingest.convert import EARLIEST, LONGEST_ID, LONGEST_TYPE
+from engine.ingest.entity_rows import EntityRows
+from engine.ingest.event_rows import EventRows
+from engine.ingest.options import Options
+
+
+def check_users(block: Block) -> tuple[EntityRows, list[Reject]]:
+    """The users of a block, and its refused rows."""
+    refused = Refusals(block)
+    ids = _ids(block, "user_id", refused)
+    columns: dict[str, object] = {}
+    if "timezone" in block.columns:
+        columns["timezone"] = convert.zone_names(block, "timezone", refused)
+    columns |= {name: convert.texts(block, name, refused) for name in ("country", "locale") if name in block.columns}
+    if "consent" in block.columns:
+        columns["consent"] = convert.truths(block, "consent", refused)
+    return _entities(block, ids, columns, refused)
+
+
+def check_items(block: Block, options: Options) -> tuple[EntityRows, list[Reject]]:
+    """The items of a block, and its refused rows."""
+    refused = Refusals(block)
+    ids = _ids(block, "item_id", refused)
+    texts = ("title", "category", "brand")
+    columns: dict[str, object] = {name: convert.texts(block, name, refused) for name in texts if name in block.columns}
+    if "price" in block.columns:
+        price = convert.numbers(block, "price", refused)
+        refused.refuse(price < 0, "price: negative", lambda row: price[row])
+        columns["price"] = (price, np.isfinite(price))
+    bounds = [name for name in ("available_from", "available_until") if name in block.columns]
+    for name in bounds:
+        columns[name] = convert.instants(block, name, refused, options.zone())
+    if len(bounds) == 2:
+        starts, ends = (np.asarray(columns[name]) for name in bounds)
+        refused.refuse(ends <= starts, "available_until: not after available_from", lambda row: ends[row])
+    if "stock" in block.columns:
+        stock, known = convert.whole_numbers(block, "stock", refused)
+        refused.refuse(stock < 0, "stock: negative", lambda row: stock[row])
+        columns["stock"] = (stock, known)
+    return _entities(block, ids, columns, refused)
+
+
+def check_events(block: Block, now: datetime, options: Options) -> tuple[EventRows, list[Reject]]:
+    """The events of a block, and its refused rows; `now` is business time, which no event may lie after."""
+    refused = Refusals(block)
+    user = convert.texts(block, "user_id", refused, LONGEST_ID)
+    item = convert.texts(block, "item_id", refused, LONGEST_ID)
+    nobody = np.asarray(user.is_null()) & np.asarray(item.is_null())
+    refused.refuse(nobody, "user_id, item_id: both missing")
+    kind = convert.texts(block, "event_type", refused, LONGEST_TYPE)
+    convert.required(kind, "event_type", refused)
+    event_id = convert.texts(block, "event_id", refused, LONGEST_ID)
+    rows = EventRows(
+        user,
+        item,
+        _renamed(kind, options),
+        _event_instants(block, refused, now, options),
+        convert.numbers(block, "value", refused),
+        convert.numbers(block, "quantity", refused),
+        convert.uuids(block, "push_id", refused),
+        block.attributes,
+        None if event_id.null_count == len(event_id) else event_id,
+    )
+    if refused.bad.any():
+        rows = rows.take(np.flatnonzero(~refused.bad))
+    return rows, _rejects(block, refused)
+
+
+def _ids(block: Block, name: str, refused: Refusals) -> Strings:
+    ids = convert.texts(block, name, refused, LONGEST_ID)
+    convert.required(ids, name, refused)
+    return ids
+
+
+def _entities(
+    block: Block, ids: Strings, columns: dict[str, object], refused: Refusals
+) -> tuple[EntityRows, list[Reject]]:
+    given = {name: mask for name, mask in block.given.items() if name in columns}
+    rows = EntityRows(ids, columns, given, block.attributes, np.arange(len(block)))
+    return rows.take(np.flatnonzero(~refused.bad)) if refused.bad.any() else rows, _rejects(block, refused)
+
+
+def _rejects(block: Block, refused: Refusals) -> list[Reject]:
+    return sorted([*block.rejects, *refused.rejects()], key=lambda reject: reject.line)
+
+
+def _event_instants(block: Block, refused: Refusals, now: datetime, options: Options) -> np.ndarray:
+    occurred_at = convert.instants(block, "occurred_at", refused, options.zone())
+    present = np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    refused.refuse(np.isnat(occurred_at), "occurred_at: missing")
+    refused.refuse(occurred_at < EARLIEST, "occurred_at: before 2000", lambda row: occurred_at[row])
+    refused.refuse(occurred_at > present, "occurred_at: in the future", lambda row: f"{occurred_at[row]}Z")
+    return occurred_at
+
+
+def _renamed(kind: Strings, options: Options) -> Strings:
+    if not options.types:
+        return kind
+    coded = kind.dictionary_encode()
+    names = pa.array([options.types.get(name, name) for name in coded.dictionary.to_pylist()], pa.string())
+    return names.take(coded.indices)

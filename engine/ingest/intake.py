@@ -1,0 +1,158 @@
+"""What is particular to users, items and events: how a block is checked, who writes it, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from engine.ingest.block import Block, Reject
+from engine.ingest.check import check_events, check_items, check_users
+from engine.ingest.entities import Stored, store_items, store_users
+from engine.ingest.entity_rows import EntityRows
+from engine.ingest.event_rows import EventRows
+from engine.ingest.layout import Kind
+from engine.ingest.options import Options
+from engine.ingest.summary import Summary
+from engine.ingest.write import Recording, ensure_months, months_of, record_events
+from engine.store.database import Database
+from engine.store.slots import slot_of
+
+WRITERS = 2
+"""Connections that write events: a second one uses the database's second core."""
+
+Outcome = tuple[Summary, list[Reject]]
+"""What storing some rows counts, and the rows that the store itself refused."""
+
+
+class Intake(Protocol):
+    """One kind of rows."""
+
+    kind: Kind
+    writers: int
+
+    def check(self, block: Block) -> tuple[Any, list[Reject]]:
+        """The rows of a block that may be stored, and those that may not."""
+        ...
+
+    def split(self, rows: Any) -> Sequence[tuple[int, Any]]:
+        """The rows by writer: (its number, its rows)."""
+        ...
+
+    def store(self, block: Block, rows: Any) -> Outcome:
+        """Store rows of a block in one transaction."""
+        ...
+
+
+class UserIntake:
+    """Users; one writer, since of two rows of a user the later one wins."""
+
+    kind: Kind = "users"
+    writers = 1
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def check(self, block: Block) -> tuple[EntityRows, list[Reject]]:
+        """See Intake."""
+        return check_users(block)
+
+    def split(self, rows: EntityRows) -> Sequence[tuple[int, EntityRows]]:
+        """See Intake."""
+        return [(0, rows)] if len(rows) else []
+
+    def store(self, block: Block, rows: EntityRows) -> Outcome:
+        """See Intake."""
+        with self._database.begin() as connection:
+            stored = store_users(connection, rows)
+        return _entity_outcome(self.kind, block, rows, stored)
+
+
+class ItemIntake:
+    """Items; one writer, as for users."""
+
+    kind: Kind = "items"
+    writers = 1
+
+    def __init__(self, database: Database, now: datetime, options: Options) -> None:
+        self._database, self._now, self._options = database, now, options
+
+    def check(self, block: Block) -> tuple[EntityRows, list[Reject]]:
+        """See Intake."""
+        return check_items(block, self._options)
+
+    def split(self, rows: EntityRows) -> Sequence[tuple[int, EntityRows]]:
+        """See Intake."""
+        return [(0, rows)] if len(rows) else []
+
+    def store(self, block: Block, rows: EntityRows) -> Outcome:
+        """See Intake."""
+        with self._database.begin() as connection:
+            stored = store_items(connection, rows, self._now)
+        return _entity_outcome(self.kind, block, rows, stored)
+
+
+class EventIntake:
+    """Events; split by user, so that two writers never fold the same user at once."""
+
+    kind: Kind = "events"
+    writers = WRITERS
+
+    def __init__(self, database: Database, now: datetime, options: Options) -> None:
+        self._database, self._now, self._options = database, now, options
+        self._months: set[date] = set()
+        self._all_new = True
+
+    def check(self, block: Block) -> tuple[EventRows, list[Reject]]:
+        """See Intake."""
+        return check_events(block, self._now, self._options)
+
+    def split(self, rows: EventRows) -> Sequence[tuple[int, EventRows]]:
+        """See Intake."""
+        coded = rows.user.dictionary_encode()
+        writer = np.array([slot_of(name) % WRITERS for name in coded.dictionary.to_pylist()] + [0], np.int64)
+        chosen = writer[coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        parts = [(number, np.flatnonzero(chosen == number)) for number in range(WRITERS)]
+        return [(number, rows.take(part)) for number, part in parts if len(part)]
+
+    def store(self, block: Block, rows: EventRows) -> Outcome:
+        """See Intake."""
+        del block
+        missing = months_of(rows) - self._months
+        ensure_months(self._database, missing)
+        self._months |= missing
+        recording = Recording(self._options.source, expect_new=self._all_new)
+        with self._database.begin() as connection:
+            recorded = record_events(connection, rows, self._now, recording)
+        self._all_new = self._all_new and not recorded.duplicates
+        summary = Summary(
+            self.kind,
+            rows=len(rows),
+            accepted=recorded.accepted,
+            duplicates=recorded.duplicates,
+            user_stubs=recorded.user_stubs,
+            item_stubs=recorded.item_stubs,
+            other_types=recorded.other_types,
+        )
+        return summary, []
+
+
+def _entity_outcome(kind: Kind, block: Block, rows: EntityRows, stored: Stored) -> Outcome:
+    problem = "available_until: not after available_from"
+    refused = [
+        Reject(int(block.lines[at]), problem, "with what the store knows of the item", block.row(at))
+        for at in stored.refused
+    ]
+    taken = len(rows) - len(refused)
+    summary = Summary(
+        kind,
+        rows=taken,
+        accepted=taken,
+        created=stored.created,
+        updated=stored.updated,
+        unchanged=stored.unchanged,
+        without_timezone=stored.without_timezone,
+    )
+    return summary, refused

@@ -1,0 +1,161 @@
+"""Events folded into the four profile tables: in memory by `features.decay`, in the store by one statement per table.
+
+Order of locks, the same for every writer, so that concurrent folds cannot deadlock: the fold lock, then the tables in
+the order of PROFILES, the rows of each in the order of their keys. `item_profiles` comes last: its hot rows are shared
+by everybody and are held the shortest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from engine import localtime
+from engine.features import decay
+from engine.features.decay import Folded
+from engine.store.bulk import copy_rows
+from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
+
+PROFILES: dict[str, tuple[str, ...]] = {
+    "user_item_profiles": ("slot", "user_id", "item_id", "event_type"),
+    "user_hour_profiles": ("slot", "user_id", "rung", "hour"),
+    "user_profiles": ("slot", "user_id", "event_type"),
+    "item_profiles": ("item_id", "event_type"),
+}
+"""The profile tables and their keys, in the order in which they are written."""
+
+VALUED = ("user_item_profiles", "user_profiles", "item_profiles")
+"""Those that sum the events' values."""
+
+RUNGS = {"push_open": 0, "push_click": 0, "app_open": 1, "view": 1, "search": 1, "add_to_cart": 1}
+"""How directly an event says that its user was at the screen; every other type is 2."""
+
+NO_RUNG = ("push_dismiss", "unsubscribe")
+"""Types that say nothing about when a user likes to act."""
+
+FOLD_LOCK = "hashtext('horae.fold')"
+"""Advisory lock: shared by whoever folds events, exclusive for whoever rebuilds profiles or changes users' zones."""
+
+
+@dataclass(frozen=True)
+class FoldRows:
+    """n events to fold.
+
+    slot: int64, −1 without a user · user, item: int64 ids, −1: none · event_type: int64 · at: float64, epoch seconds ·
+    value: float64, NaN: none · zone: int64, index into `zones` (IANA names) of the user's effective zone.
+    """
+
+    slot: np.ndarray
+    user: np.ndarray
+    item: np.ndarray
+    event_type: np.ndarray
+    at: np.ndarray
+    value: np.ndarray
+    zone: np.ndarray
+    zones: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.at)
+
+    def where(self, keep: np.ndarray) -> FoldRows:
+        """The events at `keep` (bool[n] or positions)."""
+        arrays = ("slot", "user", "item", "event_type", "at", "value", "zone")
+        return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
+
+
+def fold_events(rows: FoldRows, tables: Sequence[str] = tuple(PROFILES)) -> dict[str, Folded]:
+    """The profiles of these events, by table."""
+    return {table: _FOLDS[table](rows) for table in tables}
+
+
+def share_fold_lock(connection: Connection) -> None:
+    """Keep rebuilds and changes of zones out until the transaction ends."""
+    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({FOLD_LOCK})"))
+
+
+def take_fold_lock(connection: Connection) -> None:
+    """Keep every fold out until the transaction ends; call it first of all, before any row is locked."""
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({FOLD_LOCK})"))
+
+
+def add_profiles(connection: Connection, folded: dict[str, Folded]) -> None:
+    """Merge folded events into the store; each event in one call only. The caller holds the fold lock, shared."""
+    for table in PROFILES:
+        profiles = folded.get(table)
+        if profiles is not None and len(profiles):
+            _stage(connection, table, profiles)
+            connection.execute(text(_upsert(table)))
+
+
+def profile_columns(table: str, folded: Folded) -> dict[str, np.ndarray]:
+    """The columns of a profile table, typed as `bulk.copy_rows` wants them."""
+    small = {"slot", "event_type", "rung", "hour"}
+    columns = {
+        name: key.astype(np.int16 if name in small else np.int64)
+        for name, key in zip(PROFILES[table], folded.keys, strict=True)
+    }
+    columns |= {"n": folded.n.astype(np.int64), "first_at": folded.first_at, "last_at": folded.last_at}
+    columns |= {f"s{number}": np.ascontiguousarray(s) for number, s in enumerate(folded.s.T)}
+    return columns | {"value": folded.value} if table in VALUED else columns
+
+
+def _stage(connection: Connection, table: str, folded: Folded) -> None:
+    connection.execute(
+        text(f"CREATE TEMP TABLE IF NOT EXISTS staged_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
+    )
+    copy_rows(connection, f"staged_{table}", profile_columns(table, folded))
+
+
+def _upsert(table: str) -> str:
+    key = ", ".join(PROFILES[table])
+    valued = table in VALUED
+    names = [*PROFILES[table], "n", "first_at", "last_at"]
+    names += [f"s{number}" for number in range(len(HALF_LIVES_DAYS[table]))] + (["value"] if valued else [])
+    merged = decay.merge_assignments(HALF_LIVES_DAYS[table], "stored", "excluded", valued=valued)
+    assignments = ", ".join(f"{name} = {expression}" for name, expression in merged.items())
+    return (
+        f"INSERT INTO {table} AS stored ({', '.join(names)})"
+        f" SELECT {', '.join(names)} FROM staged_{table} ORDER BY {key}"
+        f" ON CONFLICT ({key}) DO UPDATE SET {assignments}"
+    )
+
+
+def _fold_users(rows: FoldRows) -> Folded:
+    of = rows.where(rows.user >= 0)
+    return _fold((of.slot, of.user, of.event_type), of, "user_profiles")
+
+
+def _fold_pairs(rows: FoldRows) -> Folded:
+    of = rows.where((rows.user >= 0) & (rows.item >= 0))
+    return _fold((of.slot, of.user, of.item, of.event_type), of, "user_item_profiles")
+
+
+def _fold_items(rows: FoldRows) -> Folded:
+    of = rows.where(rows.item >= 0)
+    return _fold((of.item, of.event_type), of, "item_profiles")
+
+
+def _fold_hours(rows: FoldRows) -> Folded:
+    silent = [EVENT_TYPES[name] for name in NO_RUNG]
+    of = rows.where((rows.user >= 0) & ~np.isin(rows.event_type, silent))
+    rung = np.full(len(of), 2, np.int64)
+    for name, number in RUNGS.items():
+        rung[of.event_type == EVENT_TYPES[name]] = number
+    hour = localtime.local_hours(of.at, of.zone, of.zones).astype(np.int64)
+    return _fold((of.slot, of.user, rung, hour), of, "user_hour_profiles")
+
+
+def _fold(keys: tuple[np.ndarray, ...], rows: FoldRows, table: str) -> Folded:
+    values = rows.value if table in VALUED else None
+    return decay.fold(keys, rows.at, None, HALF_LIVES_DAYS[table], values=values)
+
+
+_FOLDS = {
+    "user_item_profiles": _fold_pairs,
+    "user_hour_profiles": _fold_hours,
+    "user_profiles": _fold_users,
+    "item_profiles": _fold_items,
+}

@@ -1,0 +1,137 @@
+"""Replay: the profiles computed again from the events, to rebuild them or to check them.
+
+A slice at a time, each a transaction of its own that holds the fold lock exclusively: the users of one range of slots
+(all their profiles), then the items. While a slice is rebuilt no fold is under way, so its events are either in the
+profiles or still queued (and then left out), never half in; events that arrive meanwhile wait for the lock (files) or
+in the queue (HTTP) and are folded afterwards, once. Readers see a slice's old rows until it commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from engine.features.decay import Folded, fold, merge
+from engine.ingest.hours import folded_events
+from engine.ingest.profiles import PROFILES, VALUED, add_profiles, fold_events, take_fold_lock
+from engine.store.bulk import copy_out
+from engine.store.database import Database
+from engine.store.slots import shard_ranges
+from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
+
+TOLERANCE = 1e-9
+"""Relative difference up to which sums in another order are the same."""
+
+SLICE_SLOTS = PROFILE_PARTITION_SLOTS
+
+USER_TABLES = ("user_item_profiles", "user_hour_profiles", "user_profiles")
+
+Done = Callable[[int, int], None]
+"""Told (slices done, slices in all)."""
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay found: profile rows from the events, and how many stored rows differed from them."""
+
+    profiles: int
+    differing: int
+
+
+def replay(database: Database, progress: Done | None = None, *, rebuild: bool = True) -> Replayed:
+    """Compute every profile from the events; `rebuild` stores them, otherwise they are only compared."""
+    slices: list[str | None] = [f"slot BETWEEN {low} AND {high - 1}" for low, high in shard_ranges(SLICE_SLOTS)]
+    slices.append(None)
+    profiles = differing = 0
+    for number, slots in enumerate(slices, start=1):
+        with database.begin() as connection:
+            take_fold_lock(connection)
+            found = _of_users(connection, slots) if slots else {"item_profiles": _of_items(connection)}
+            for table, folded in found.items():
+                profiles += len(folded)
+                differing += _differing(_stored(connection, table, slots or "true"), folded)
+                if rebuild:
+                    connection.execute(text(f"DELETE FROM {table} WHERE {slots or 'true'}"))
+            if rebuild:
+                add_profiles(connection, found)
+        if progress is not None:
+            progress(number, len(slices))
+    return Replayed(profiles, differing)
+
+
+def _of_users(connection: Connection, slots: str) -> dict[str, Folded]:
+    return fold_events(folded_events(connection, f"users.{slots}"), USER_TABLES)
+
+
+def _of_items(connection: Connection) -> Folded:
+    """Profiles of all items, month by month: a store's events need not fit into memory."""
+    half_lives = HALF_LIVES_DAYS["item_profiles"]
+    nothing = np.zeros(0, np.int64)
+    total = fold((nothing, nothing), np.zeros(0), None, half_lives)
+    for partition in _event_partitions(connection):
+        found = copy_out(
+            connection,
+            f"SELECT item_id, event_type, occurred_at, coalesce(value, 'NaN') FROM {partition} AS events"
+            " WHERE item_id IS NOT NULL"
+            " AND NOT EXISTS (SELECT FROM unfolded_events WHERE unfolded_events.key = events.key)",
+            {"item": "bigint", "type": "smallint", "at": "timestamptz", "value": "float8"},
+        )
+        at = found["at"].astype(np.int64) / 1e6
+        keys = (found["item"], found["type"].astype(np.int64))
+        total = merge(total, fold(keys, at, None, half_lives, values=found["value"]), half_lives)
+    return total
+
+
+def _event_partitions(connection: Connection) -> Sequence[str]:
+    return (
+        connection.execute(
+            text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1")
+        )
+        .scalars()
+        .all()
+    )
+
+
+def _stored(connection: Connection, table: str, condition: str) -> Folded:
+    """The stored profiles of a slice, sorted by key."""
+    small = {"slot", "event_type", "rung", "hour"}
+    sums = [f"s{number}" for number in range(len(HALF_LIVES_DAYS[table]))]
+    columns = {name: "smallint" if name in small else "bigint" for name in PROFILES[table]}
+    columns |= {"n": "bigint", "first_at": "float8", "last_at": "float8", **dict.fromkeys(sums, "float8")}
+    columns |= {"value": "float8"} if table in VALUED else {}
+    key = ", ".join(PROFILES[table])
+    found = copy_out(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
+    s = np.stack([found[name] for name in sums], axis=1)
+    keys = tuple(found[name].astype(np.int64) for name in PROFILES[table])
+    value = found.get("value", np.zeros(len(s)))
+    return Folded(keys, found["n"], found["first_at"], found["last_at"], s, value)
+
+
+def _differing(stored: Folded, computed: Folded) -> int:
+    """How many keys stand in one of the two only, or with other numbers."""
+    ours = np.stack([*stored.keys], axis=1)
+    theirs = np.stack([*computed.keys], axis=1)
+    if ours.shape != theirs.shape or not np.array_equal(ours, theirs):
+        mine, other = ({tuple(key) for key in keys.tolist()} for keys in (ours, theirs))
+        common = sorted(mine & other)
+        return len(mine ^ other) + _differing(_only(stored, common), _only(computed, common))
+    same = (stored.n == computed.n) & (stored.first_at == computed.first_at) & (stored.last_at == computed.last_at)
+    same &= np.all(np.isclose(stored.s, computed.s, rtol=TOLERANCE, atol=0), axis=1)
+    same &= np.isclose(stored.value, computed.value, rtol=TOLERANCE, atol=TOLERANCE)
+    return int((~same).sum())
+
+
+def _only(folded: Folded, keys: list[tuple[int, ...]]) -> Folded:
+    wanted = set(keys)
+    at = [row for row, key in enumerate(zip(*(key.tolist() for key in folded.keys), strict=True)) if key in wanted]
+    return Folded(
+        tuple(key[at] for key in folded.keys),
+        folded.n[at],
+        folded.first_at[at],
+        folded.last_at[at],
+        folded.s[at],
+        folded.value[at],
+    )

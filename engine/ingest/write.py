@@ -1,0 +1,211 @@
+"""The one path by which events enter the store.
+
+In one transaction: keys (what is known already is dropped), stubs of unknown users and items, events, then either the
+profiles (files: a chunk is folded at once) or `unfolded_events` (HTTP: a folder takes them from there), and on request
+`changed_users`. Rows are locked in this order, each table's in key order, by every writer: no deadlocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from sqlalchemy import Connection, text
+
+from engine.ingest.event_rows import EventRows
+from engine.ingest.identities import resolve_items, resolve_types, resolve_users
+from engine.ingest.profiles import FoldRows, add_profiles, fold_events, share_fold_lock
+from engine.store.bulk import copy_out, copy_rows, jsonb
+from engine.store.database import Database
+from engine.store.partitions import ensure_partitions
+from engine.store.tables import EVENT_TYPES
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What became of some events."""
+
+    accepted: int = 0
+    duplicates: int = 0
+    user_stubs: int = 0
+    item_stubs: int = 0
+    other_types: Mapping[str, int] = field(default_factory=dict)
+    """Accepted events of types besides the known ones, by type."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """How events are recorded.
+
+    source: whose event ids these are · fold: into profiles at once, else queued · mark_changed: note the users in
+    `changed_users` · expect_new: try first as if no event were known, which is faster where that is so.
+    """
+
+    source: str = ""
+    fold: bool = True
+    mark_changed: bool = False
+    expect_new: bool = False
+
+
+def months_of(rows: EventRows) -> set[date]:
+    """The first days of the months (UTC) in which these events occurred: the partitions they need."""
+    months: list[date] = np.unique(rows.occurred_at.astype("datetime64[M]")).astype("datetime64[D]").tolist()
+    return set(months)
+
+
+def ensure_months(database: Database, months: Collection[date]) -> None:
+    """Make the partitions of `events` for these months, each on its own: years may lie between them."""
+    for month in sorted(months):
+        ensure_partitions(database, "events", month, month)
+
+
+def record_events(
+    connection: Connection, rows: EventRows, now: datetime, recording: Recording = Recording()
+) -> Recorded:
+    """Record events received at `now` (business time, not before any of them). Their months' partitions must exist.
+
+    Equal keys are one event, here and in the store: the first is kept, the others are counted.
+    """
+    if not len(rows):
+        return Recorded()
+    if recording.fold:
+        share_fold_lock(connection)
+    keys, first = _distinct(rows.keys(recording.source))
+    fresh = _claim(connection, keys, recording.expect_new)
+    duplicates = len(rows) - int(fresh.sum())
+    if not fresh.any():
+        return Recorded(duplicates=duplicates)
+    keys, rows = keys[fresh], rows.take(first[fresh])
+    type_names, type_of = _coded(rows.event_type)
+    event_type = resolve_types(connection, type_names)[type_of]
+    user_names, user_of = _coded(rows.user)
+    users = resolve_users(connection, user_names)
+    item_names, item_of = _coded(rows.item)
+    items, item_stubs = resolve_items(connection, item_names)
+    numbers = FoldRows(
+        _pick(users.slot, user_of),
+        _pick(users.id, user_of),
+        _pick(items, item_of),
+        event_type,
+        rows.occurred_at.astype("datetime64[us]").astype(np.int64) / 1e6,
+        rows.value,
+        np.maximum(_pick(users.zone, user_of), 0),
+        users.zones,
+    )
+    _write(connection, keys, rows, numbers, now)
+    if recording.mark_changed:
+        _mark_changed(connection, users.id, users.slot, now)
+    if recording.fold:
+        add_profiles(connection, fold_events(numbers))
+    else:
+        _queue(connection, keys, rows, numbers)
+    counted = Counter(np.asarray(type_names, object)[type_of].tolist())
+    others = {name: number for name, number in counted.items() if name not in EVENT_TYPES}
+    return Recorded(len(rows), duplicates, users.stubs, item_stubs, others)
+
+
+def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct keys in the order of their bytes, and the first row of each."""
+    halves = np.ascontiguousarray(keys).view(">u8")
+    order = np.lexsort((halves[:, 1], halves[:, 0]))
+    in_order = halves[order]
+    new = np.ones(len(order), bool)
+    new[1:] = np.any(in_order[1:] != in_order[:-1], axis=1)
+    # lexsort is stable: of equal keys the first row comes first.
+    return keys[order[new]], order[new]
+
+
+def _claim(connection: Connection, keys: np.ndarray, expect_new: bool) -> np.ndarray:
+    """Enter `keys` (sorted, distinct) into event_keys; bool[n]: those that were not there."""
+    if expect_new:
+        try:
+            with connection.begin_nested():
+                copy_rows(connection, "event_keys", {"key": keys})
+            return np.ones(len(keys), bool)
+        except psycopg.errors.UniqueViolation:
+            pass  # some are known: find out which
+    connection.execute(text("CREATE TEMP TABLE IF NOT EXISTS staged_keys (key uuid) ON COMMIT DELETE ROWS"))
+    copy_rows(connection, "staged_keys", {"key": keys})
+    made = copy_out(
+        connection,
+        "INSERT INTO event_keys SELECT key FROM staged_keys ORDER BY key ON CONFLICT DO NOTHING RETURNING key",
+        {"key": "uuid"},
+    )["key"]
+    return np.isin(_words(keys), _words(made))
+
+
+def _words(keys: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(keys).view("V16").ravel().astype("S16")
+
+
+def _coded(column: pa.StringArray) -> tuple[list[str], np.ndarray]:
+    """The distinct texts of a column, and each row's position among them (int64; −1: null)."""
+    coded = column.dictionary_encode()
+    codes: np.ndarray = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return coded.dictionary.to_pylist(), codes
+
+
+def _pick(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """values[at], −1 where `at` is −1."""
+    padded = np.append(values, -1)
+    picked: np.ndarray = padded[at]
+    return picked
+
+
+def _write(connection: Connection, keys: np.ndarray, rows: EventRows, numbers: FoldRows, now: datetime) -> None:
+    # By user and time: neighbours in the index on (user_id, occurred_at).
+    order = np.lexsort((numbers.at, numbers.user))
+    rows, numbers = rows.take(order), numbers.where(order)
+    received = np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    columns: dict[str, Any] = {
+        "key": keys[order],
+        "user_id": (numbers.user, numbers.user >= 0),
+        "item_id": (numbers.item, numbers.item >= 0),
+        "event_type": numbers.event_type.astype(np.int16),
+        "occurred_at": rows.occurred_at,
+        "received_at": np.full(len(rows), received),
+    }
+    for name, values in (("value", rows.value), ("quantity", rows.quantity)):
+        known = ~np.isnan(values)
+        if known.any():
+            columns[name] = (values, known)
+    if rows.push_id is not None:
+        columns["push_id"] = rows.push_id
+    if rows.attributes is not None:
+        columns["attributes"] = jsonb(rows.attributes)
+    copy_rows(connection, "events", columns)
+
+
+def _queue(connection: Connection, keys: np.ndarray, rows: EventRows, numbers: FoldRows) -> None:
+    copy_rows(
+        connection,
+        "unfolded_events",
+        {
+            "key": keys,
+            "slot": numbers.slot.astype(np.int16),
+            "user_id": (numbers.user, numbers.user >= 0),
+            "item_id": (numbers.item, numbers.item >= 0),
+            "event_type": numbers.event_type.astype(np.int16),
+            "occurred_at": rows.occurred_at,
+            "value": (numbers.value, ~np.isnan(numbers.value)),
+        },
+    )
+
+
+def _mark_changed(connection: Connection, user: np.ndarray, slot: np.ndarray, now: datetime) -> None:
+    order = np.argsort(user)
+    connection.execute(
+        text(
+            "INSERT INTO changed_users AS known (user_id, slot, changed_at) SELECT user_id, slot, :now"
+            " FROM unnest(CAST(:users AS bigint[]), CAST(:slots AS smallint[])) AS given (user_id, slot)"
+            " ORDER BY user_id"
+            " ON CONFLICT (user_id) DO UPDATE SET changed_at = greatest(known.changed_at, excluded.changed_at)"
+        ),
+        {"now": now, "users": user[order].tolist(), "slots": slot[order].tolist()},
+    )
