@@ -141,7 +141,8 @@ def _claim(connection: Connection, keys: np.ndarray, expect_new: bool) -> np.nda
 
 
 def _words(keys: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(keys).view("V16").ravel().astype("S16")
+    words: np.ndarray = np.ascontiguousarray(keys).view("S16").ravel()
+    return words
 
 
 def _coded(column: pa.StringArray) -> tuple[list[str], np.ndarray]:
