@@ -26,7 +26,8 @@ Files = Annotated[
     list[Path], typer.Argument(help=".csv, .jsonl, .ndjson (also with .gz) or .parquet", show_default=False)
 ]
 Mapped = Annotated[
-    list[str], typer.Option("--map", metavar="THEIRS=OURS", help="A column of theirs that is one of ours; repeatable.")
+    list[str] | None,
+    typer.Option("--map", metavar="THEIRS=OURS", help="A column of theirs that is one of ours; repeatable."),
 ]
 Zone = Annotated[
     str | None, typer.Option(metavar="ZONE", help="Of times without an offset, e.g. Europe/Berlin. Without: refused.")
@@ -53,9 +54,9 @@ def register(app: typer.Typer) -> None:
 
 def users(
     files: Files,
-    mapping: Mapped = [],
+    mapping: Mapped = None,
     rejects: Rejects = None,
-    as_json: AsJson = False,  # noqa: B006 - typer's way
+    as_json: AsJson = False,
 ) -> None:
     """Create or change users.
 
@@ -70,7 +71,7 @@ def users(
 
 def items(
     files: Files,
-    mapping: Mapped = [],  # noqa: B006
+    mapping: Mapped = None,
     timezone: Zone = None,
     rejects: Rejects = None,
     as_json: AsJson = False,
@@ -87,10 +88,11 @@ def items(
 
 def events(
     files: Files,
-    mapping: Mapped = [],  # noqa: B006
+    mapping: Mapped = None,
     types: Annotated[
-        list[str], typer.Option("--type", metavar="THEIRS=OURS", help="An event type of theirs that is one of ours.")
-    ] = [],  # noqa: B006
+        list[str] | None,
+        typer.Option("--type", metavar="THEIRS=OURS", help="An event type of theirs that is one of ours."),
+    ] = None,
     timezone: Zone = None,
     source: Annotated[
         str, typer.Option(metavar="NAME", help="The system whose event ids these are, where several count their own.")
@@ -140,7 +142,7 @@ def replay(
 
 def _options(
     kind: Kind,
-    mapping: list[str],
+    mapping: list[str] | None,
     rejects: Path | None,
     *,
     types: list[str] | None = None,
@@ -150,7 +152,7 @@ def _options(
     from engine.ingest.layout import parse_mapping
     from engine.ingest.options import Options, parse_types
 
-    options = Options(parse_mapping(kind, mapping), parse_types(types or []), timezone, source, rejects)
+    options = Options(parse_mapping(kind, mapping or []), parse_types(types or []), timezone, source, rejects)
     options.zone()
     return options
 
