@@ -59,7 +59,7 @@ _CLOSE = text("""
     RETURNING push_id
 """)
 
-# Pushes that nobody holds and that were never in doubt, closed in one statement. Row locks of a claim that is being made
+# Pushes that nobody holds and that were never in doubt, closed in one statement. Row locks of a claim under way
 # are skipped, not waited for.
 _CLOSE_WAITING = """
     WITH over AS (

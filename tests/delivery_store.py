@@ -1,0 +1,225 @@
+"""Planned pushes for delivery's tests, written directly: no planner is needed to be able to send."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from engine import clock
+from engine.campaigns import store
+from engine.campaigns.definition import Campaign
+from engine.campaigns.policy import Cap, Policy
+from engine.campaigns.policy_store import save_policy
+from engine.store.database import Database
+from engine.store.slots import slot_of
+from engine.store.tables import EVENT_TYPES
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+"""A Monday; business time stands still here unless a test moves it."""
+
+
+@dataclass
+class DeliveryShop:
+    """A workspace with users, items, campaigns and planned pushes. Business time is virtual, at `now`."""
+
+    database: Database
+    now: datetime = NOON
+    run_id: int = 0
+    occurrences: dict[str, int] = field(default_factory=dict)
+    _open: Connection | None = None
+
+    def __post_init__(self) -> None:
+        with self.database.begin() as connection:
+            clock.start_virtual(connection, self.now)
+            self.run_id = connection.execute(
+                text(
+                    "INSERT INTO runs (state, as_of, seed, policy_version, shards_total)"
+                    " VALUES ('published', :as_of, 1, 1, 1) RETURNING id"
+                ),
+                {"as_of": self.now - timedelta(hours=6)},
+            ).scalar_one()
+        self.policy()
+
+    def policy(self, *caps: Cap, **rules: Any) -> None:
+        """The workspace's rules: `caps`, no quiet hours unless given."""
+        definition = {"quiet_hours": None, "caps": [cap.model_dump(mode="json") for cap in caps], **rules}
+        with self.database.begin() as connection:
+            save_policy(connection, lambda _: Policy.model_validate(definition))
+
+    def campaign(self, name: str = "bread", **definition: Any) -> int:
+        """A running campaign with one occurrence; its id."""
+        spec = {
+            "name": name,
+            "class": "marketing",
+            "message": {"title": "Hello {{ user.id }}", "body": "News from {{ campaign.name }}"},
+            **definition,
+        }
+        with self.database.begin() as connection:
+            stored = store.create(connection, Campaign.model_validate(spec), self.now).stored
+            self.occurrences[name] = self._occurrence(connection, stored.id, "first")
+        return stored.id
+
+    def another_occurrence(self, name: str, label: str) -> None:
+        """Pushes of campaign `name` belong to this new occurrence from now on."""
+        with self.database.begin() as connection:
+            self.occurrences[name] = self._occurrence(connection, store.get(connection, name).id, label)
+
+    def _occurrence(self, connection: Any, campaign_id: int, label: str) -> int:
+        found: int = connection.execute(
+            text(
+                "INSERT INTO occurrences (campaign_id, version, label, date, starts_at, ends_at, run_id, data)"
+                " VALUES (:campaign, 1, :label, :date, :starts, :ends, :run, :data) RETURNING id"
+            ),
+            {
+                "campaign": campaign_id,
+                "label": label,
+                "date": self.now.date(),
+                "starts": self.now - timedelta(hours=1),
+                "ends": self.now + timedelta(days=1),
+                "run": self.run_id,
+                "data": json.dumps({"code": "SPRING"}),
+            },
+        ).scalar_one()
+        return found
+
+    def user(self, name: str, *, consent: bool | None = True, timezone: str | None = "UTC", **columns: Any) -> int:
+        """A user; their id. The same name is the same user."""
+        values = {"timezone": timezone, "consent": consent, "external_id": name, "slot": slot_of(name), **columns}
+        return int(self._insert("users", values, conflict="external_id"))
+
+    def item(self, name: str, **columns: Any) -> int:
+        """An item; its id."""
+        return int(
+            self._insert("items", {"external_id": name, "title": name.title(), **columns}, conflict="external_id")
+        )
+
+    def device(self, user: str, token: str, gateway: str, **columns: Any) -> int:
+        """A device of a user; its id."""
+        values = {"user_id": self.user(user), "gateway": gateway, "token": token, "seen_at": self.now, **columns}
+        return int(self._insert("devices", values, conflict="gateway, token"))
+
+    def push(
+        self,
+        user: str = "u1",
+        campaign: str = "bread",
+        *,
+        item: str | None = None,
+        send_at: datetime | None = None,
+        window_end: datetime | None = None,
+        **columns: Any,
+    ) -> uuid.UUID:
+        """A planned push, due now unless told otherwise, in a window that ends in two hours."""
+        push_id = uuid.uuid4()
+        with self._together() as connection:
+            stored = store.get(connection, campaign)
+        send_at = send_at or self.now
+        values = {
+            "id": push_id,
+            "state": "planned",
+            "date": self.now.date(),
+            "occurrence_id": self.occurrences[campaign],
+            "campaign_id": stored.id,
+            "run_id": self.run_id,
+            "user_id": self.user(user),
+            "slot": slot_of(user),
+            "item_id": self.item(item) if item else None,
+            "revision": 0,
+            "gateway": stored.definition.gateway,
+            "window_start": send_at - timedelta(hours=1),
+            "window_end": window_end or send_at + timedelta(hours=2),
+            "send_at": send_at,
+            "not_after": self.now + timedelta(days=2),
+            "value": 1.0,
+            "price": 0.0,
+            **columns,
+        }
+        self._insert("pushes", values)
+        return push_id
+
+    def pushes(self, users: Sequence[str], campaign: str = "bread", **columns: Any) -> list[uuid.UUID]:
+        """A planned push for each of `users`."""
+        with self._together():
+            return [self.push(user, campaign, **columns) for user in users]
+
+    def purchase(self, user: str, item: str, at: datetime, received: datetime | None = None) -> None:
+        """A purchase event."""
+        self._insert(
+            "events",
+            {
+                "key": uuid.uuid4(),
+                "user_id": self.user(user),
+                "item_id": self.item(item),
+                "event_type": EVENT_TYPES["purchase"],
+                "occurred_at": at,
+                "received_at": received or at,
+            },
+            returning="key",
+        )
+
+    def deliveries(self) -> list[Mapping[str, Any]]:
+        """The ledger, oldest first."""
+        with self.database.begin() as connection:
+            rows = connection.execute(text("SELECT * FROM deliveries ORDER BY recorded_at, id"))
+            return [dict(row._mapping) for row in rows]
+
+    def ended(self) -> Counter[str]:
+        """How many pushes ended in each state and reason."""
+        return Counter(
+            row["state"] + (f".{row['reason']}" if row["reason"] else "")
+            for row in self.deliveries()
+            if not row["test"]
+        )
+
+    def hot(self) -> list[Mapping[str, Any]]:
+        """The push rows that are left."""
+        with self.database.begin() as connection:
+            return [dict(row._mapping) for row in connection.execute(text("SELECT * FROM pushes ORDER BY send_at, id"))]
+
+    def sql(self, statement: str, **parameters: Any) -> None:
+        """Run a statement."""
+        with self.database.begin() as connection:
+            connection.execute(text(statement), parameters)
+
+    def _insert(
+        self, table: str, values: Mapping[str, Any], *, conflict: str | None = None, returning: str = "id"
+    ) -> Any:
+        shown = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+        columns = ", ".join(shown)
+        places = ", ".join(f":{name}" for name in shown)
+        first = conflict.partition(",")[0] if conflict else ""
+        clash = f"ON CONFLICT ({conflict}) DO UPDATE SET {first} = excluded.{first}" if conflict else ""
+        statement = f"INSERT INTO {table} ({columns}) VALUES ({places}) {clash} RETURNING {returning}"
+        with self._together() as connection:
+            return connection.execute(text(statement), shown).scalar_one()
+
+    @contextmanager
+    def _together(self) -> Iterator[Connection]:
+        """One transaction for everything inside."""
+        if self._open is not None:
+            yield self._open
+            return
+        with self.database.begin() as connection:
+            self._open = connection
+            try:
+                yield connection
+            finally:
+                self._open = None
+
+
+def journal(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log gateway's journal."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def received(path: Path) -> Counter[tuple[int | None, str]]:
+    """How often the provider received each (occurrence, user)."""
+    return Counter((line["occurrence_id"], line["user_id"]) for line in journal(path))
