@@ -14,7 +14,9 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from engine.campaigns.fields import (
     Duration,
@@ -100,6 +102,11 @@ class Items(Strict):
     def _named(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Also the kind alone, where it says everything."""
+        return {"anyOf": [{"enum": ["none", "personalised"]}, handler.resolve_ref_schema(handler(core))]}
+
     @model_validator(mode="after")
     def _fits_kind(self) -> Items:
         if (self.kind == "fixed") != bool(self.ids):
@@ -162,8 +169,12 @@ class Campaign(Strict):
     priority: float = Field(
         1.0, gt=0, le=1000, description="Factor on the value of its pushes against other campaigns'."
     )
-    obeys_caps: bool = Field(description="Whether caps and the minimum gap hold for it. Default: yes for marketing.")
-    counts_toward_caps: bool = Field(description="Whether its pushes use up caps. Default: yes for marketing.")
+    obeys_caps: bool = Field(
+        True, description="Whether caps and the minimum gap hold for it. Default of transactional: false."
+    )
+    counts_toward_caps: bool = Field(
+        True, description="Whether its pushes use up caps. Default of transactional: false."
+    )
     obeys_quiet_hours: bool = Field(True, description="May be false for transactional campaigns only.")
     caps: tuple[OwnCap, ...] = Field((), description="Caps of its own, beside the workspace's.", max_length=10)
     value_click: float = Field(

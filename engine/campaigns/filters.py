@@ -165,7 +165,8 @@ def _key(value: Any, keys: tuple[str, ...]) -> str | None:
     if isinstance(value, dict):
         return next((key for key in keys if key in value), None)
     names = {"all_of": "all", "any_of": "any", "none_of": "none", "negated": "not"}
-    return next((names.get(name, name) for name in type(value).model_fields if names.get(name, name) in keys), None)
+    fields = [names.get(name, name) for name in getattr(type(value), "model_fields", ())]
+    return next((name for name in fields if name in keys), None)
 
 
 Filter = Annotated[

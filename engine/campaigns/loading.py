@@ -136,19 +136,22 @@ def _sentences(path: yamlfile.Path, detail: ErrorDetails) -> list[str]:
         return [f"{where} is no field here" + (f"; {hint}" if hint else "")]
     if kind == "literal_error":
         hint = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", detail["msg"]))
-        return [f"{where} {_plain(detail['msg'])}" + (f"; {hint}" if hint else "")]
+        return [f"{where} {_plain(detail)}" + (f"; {hint}" if hint else "")]
     if kind in ("union_tag_not_found", "union_tag_invalid"):
         keys = ITEM_KEYS if path[:1] == ("items",) else USER_KEYS
         given = [str(key) for key in detail["input"]] if isinstance(detail["input"], dict) else []
         hint = next((hint for key in given if (hint := did_you_mean(key, keys))), None)
         return [f"{where} must be a condition, with one of {', '.join(keys)}" + (f"; {hint}" if hint else "")]
-    return [f"{where} {_KINDS.get(kind) or _plain(detail['msg'])}"]
+    return [f"{where} {_KINDS.get(kind) or _plain(detail)}"]
 
 
-def _plain(message: str) -> str:
-    return (
-        message.replace("Input should be", "must be").replace("String should", "must").replace("Tuple should", "must")
-    )
+def _plain(detail: ErrorDetails) -> str:
+    """Pydantic's own message, as the end of a sentence that begins with the field."""
+    if detail["type"] in ("too_long", "too_short") and isinstance(detail["input"], str):
+        context = detail.get("ctx", {})
+        bound = f"at most {context['max_length']}" if "max_length" in context else f"at least {context['min_length']}"
+        return f"must have {bound} characters"
+    return re.sub(r"^(Input|String|Tuple|Value) should ", "must ", detail["msg"]).removesuffix(" after validation")
 
 
 def _field_names() -> set[str]:

@@ -18,6 +18,8 @@ from engine.errors import BadInput
 LARGEST = 1_000_000
 """Characters of a definition file."""
 
+_DEEPEST = 40
+
 Path = tuple[str | int, ...]
 
 _NULL = {"", "~", "null", "Null", "NULL"}
@@ -45,7 +47,11 @@ def parse(text: str, name: str) -> Document:
     if len(text) > LARGEST:
         raise BadInput(f"{name} has more than {LARGEST:,} characters")
     try:
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise BadInput(f"{name}: nests deeper than {_DEEPEST}")
             _refuse_extras(event, name)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
