@@ -113,8 +113,8 @@ def send_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoc
     desk.at("after_reserve")
     intended = clock.monotonic()
     held = _intended(desk, ready, epoch)
-    desk.at("after_intent")
     if held:
+        desk.at("after_intent")
         spare = min(begun + desk.pace.deadline.total_seconds(), intended + desk.pace.lease.total_seconds())
         outcomes = _sent(gateway, held, spare - gateway.timeout.total_seconds())
         desk.at("after_send")
