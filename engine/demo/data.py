@@ -89,21 +89,22 @@ class Journey:
         return np.asarray(self.events["occurred_at"].combine_chunks().cast(pa.int64()))
 
 
-def prepare(prices_before: datetime) -> Journey:
+def prepare(prices_before: datetime, households: int | None = None) -> Journey:
     """The Complete Journey as users, items and events; prices are medians of what was paid before `prices_before`.
 
-    Raises BadInput where the data package is not installed.
+    `households`: only the first so many, by number. Raises BadInput where the data package is not installed.
     """
     source = _source()
     lines = _read(source, "transactions", LINE_COLUMNS)
-    lines = lines[lines["quantity"] > 0]
+    kept = np.sort(lines["household_id"].unique())[:households]
+    lines = lines[(lines["quantity"] > 0) & lines["household_id"].isin(kept)]
     kinds = _kinds(_read(source, "products", PRODUCT_COLUMNS))
     lines = lines.merge(kinds[["product_id", "kind"]], on="product_id", how="left")
     lines["kind"] = lines["kind"].fillna(-1).astype(np.int64)
     items = _items(kinds, _median_prices(lines, prices_before))
     demographics = _read(source, "demographics", None)
     return Journey(
-        users=_users(np.sort(lines["household_id"].unique()), demographics),
+        users=_users(kept, demographics),
         items=pa.Table.from_pandas(items.drop(columns="is_fuel"), preserve_index=False),
         events=_events(lines, items),
     )

@@ -5,7 +5,7 @@ items that the household went on to buy, and moments at which it was about to sh
 would have for the very same pushes:
 - *the most popular item*: the k-th push to a household carries the k-th most popular item (Horae does not repeat an
   item to a household within days either, so neither does the baseline);
-- *the most popular hour*: the push leaves on the same local day at the one hour that most trips began in.
+- *the most popular hour*: the push leaves on the same local day at the one hour after which most trips began.
 
 Frames carry `user` (str), `item` (str) and `at` (datetime64, UTC). Intervals are 95 % bootstrap intervals by household:
 all pushes of a household are drawn together, since they are not independent.
@@ -80,10 +80,15 @@ def with_popular_items(pushes: pd.DataFrame, ranking: Sequence[str]) -> pd.DataF
 
 
 def most_popular_hour(trips: pd.DataFrame, timezone: str, hours: Sequence[int]) -> int:
-    """The local hour among `hours` (those a push may leave in) at which most trips begin; ties to the earlier."""
+    """The local hour among `hours` (those a push may leave in) after which most trips begin within TRIP_WITHIN.
+
+    Ties to the earlier. It is the strongest rule of one hour for everybody.
+    """
     local = trips["at"].dt.tz_convert(timezone).dt.hour
-    counts = local.value_counts().reindex(list(hours), fill_value=0)
-    return int(counts.idxmax())
+    counts = np.bincount(local.to_numpy(), minlength=24)
+    width = int(TRIP_WITHIN / pd.Timedelta(hours=1))
+    following = [int(counts[hour : hour + width].sum()) for hour in hours]
+    return int(hours[int(np.argmax(following))])
 
 
 def at_popular_hour(pushes: pd.DataFrame, timezone: str, hour: int) -> pd.DataFrame:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from engine.demo.outcomes import Comparison, Estimate
 
@@ -75,6 +77,7 @@ class Aftermath:
     popular_item: str
     shopped: Comparison
     popular_hour: int
+    example: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,6 @@ class Report:
     spacing: Spacing
     chance: Chance
     aftermath: Aftermath | None
-    example: str | None
     worker_restarts: int
     seconds: dict[str, float]
 
@@ -119,7 +121,7 @@ def _heading(report: Report) -> list[str]:
     ]
     if report.worker_restarts:
         lines.append(f"the worker died and was started again: {report.worker_restarts} ×")
-    return lines if report.example is None else [*lines, f"for example: {report.example}"]
+    return lines
 
 
 def _ledger(report: Report) -> list[str]:
@@ -186,6 +188,7 @@ def _after(report: Report) -> list[str]:
         ),
         f"  {after.bought.pushes:,} pushes to {after.bought.households:,} households; 95 % intervals,"
         " bootstrap by household",
+        *([] if after.example is None else [f"  for example: {after.example}"]),
     ]
 
 
@@ -197,3 +200,30 @@ def _compared(what: str, found: Comparison, baseline: str) -> Iterator[str]:
 
 def _share(estimate: Estimate) -> str:
     return f"{100 * estimate.value:.1f} % [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """Plain values for JSON, with what follows from them."""
+    return {**asdict(report), "adds_up": report.adds_up}
+
+
+def next_steps(home: Path) -> str:
+    """What to try next, on the demo's own data."""
+    here = f"HORAE_HOME={home}"
+    commands = (
+        ("horae status", "what runs, how deep the queues are"),
+        ("horae campaign list", "the two campaigns; `show NAME` prints a definition"),
+        ("horae caps list", "the workspace's rules"),
+        ("horae campaign trigger daily-pick --dry-run", "who would get a push now, and who not and why"),
+        ("horae campaign test daily-pick --user 1", "one marked push, as household 1 would see it"),
+        ("horae up", "workers, beat and Flower on what the demo left"),
+        ("horae down", "stop its PostgreSQL and Valkey"),
+    )
+    width = max(len(command) for command, _ in commands)
+    return "\n".join(
+        [
+            f"Try next, with {here}:",
+            *(f"  {command:<{width}}   {what}" for command, what in commands),
+            f"The journal of what was sent: {home / 'journal.jsonl'}; the files it ingested: {home / 'files'}",
+        ]
+    )

@@ -74,10 +74,11 @@ def test_the_popular_hour_is_a_local_hour_on_the_same_local_day() -> None:
     assert moved["at"].tolist() == [NOON + pd.Timedelta(hours=5)]
 
 
-def test_the_popular_hour_is_chosen_among_the_hours_a_push_may_leave_in() -> None:
-    trips = frame(*[(str(n), "", -10) for n in range(5)], ("a", "", 5), ("b", "", 5), ("c", "", 6))
+def test_the_popular_hour_is_the_one_before_most_trips_among_the_hours_a_push_may_leave_in() -> None:
+    at_17, at_18, at_02 = ("a", "", 5.5), ("c", "", 6.5), [(str(n), "", -9.5) for n in range(5)]
+    trips = frame(*at_02, at_17, ("b", "", 5.2), at_18)
 
-    assert outcomes.most_popular_hour(trips, "America/New_York", range(8, 22)) == 17
+    assert outcomes.most_popular_hour(trips, "America/New_York", range(8, 22)) == 16
 
 
 def test_a_comparison_gives_shares_and_their_difference() -> None:
