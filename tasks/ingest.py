@@ -9,7 +9,7 @@ from tasks.runtime import worker_runtime
 @app.task(name="horae.fold")
 def fold() -> dict:
     """Fold the events that wait into profiles."""
-    from engine.ingest import fold as folding
+    from engine.ingest.fold import fold_all
 
     with worker_runtime() as runtime:
-        return {"events": folding.fold_all(runtime.database)}
+        return {"events": fold_all(runtime.database)}

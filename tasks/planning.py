@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from tasks.app import app
-from tasks.runtime import wake, worker_runtime
+from tasks.runtime import business_now, wake, worker_runtime
 
 
 @app.task(name="horae.tick_campaigns")
 def tick_campaigns() -> dict:
     """Open a run over the occurrences that have become due; wake its shards, and those that were forgotten."""
-    from engine import clock
     from engine.planning import run
 
     with worker_runtime() as runtime:
-        with runtime.database.begin() as connection:
-            now = clock.business_now(connection)
-        return run.tick_campaigns(runtime, now, wake)
+        return run.tick_campaigns(runtime, business_now(runtime), wake)
 
 
 @app.task(name="horae.plan_shard")

@@ -7,12 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from celery import current_app
 from kombu.exceptions import OperationalError
 
+from engine import clock
 from engine.config import read_settings
 from engine.errors import Unavailable
 
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
     from engine.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+
+WAKE_SECONDS = 60.0
+"""A wake-up that no worker got to by then vanishes: ticks wake again what still waits, every few seconds."""
 
 
 class _Process:
@@ -47,6 +53,12 @@ def worker_runtime() -> Iterator[Runtime]:
         raise
 
 
+def business_now(runtime: Runtime) -> datetime:
+    """Business time, read once at this edge."""
+    with runtime.database.begin() as connection:
+        return clock.business_now(connection)
+
+
 def close_runtime(**_signal: object) -> None:
     """Close this process' runtime, if it has one."""
     runtime, _Process.runtime = _Process.runtime, None
@@ -60,7 +72,7 @@ def wake(task: str, *ids: int) -> None:
     A broker that does not answer costs no work, only the time until the next tick finds it in the tables.
     """
     try:
-        current_app.send_task(task, args=ids)
+        current_app.send_task(task, args=ids, expires=WAKE_SECONDS)
     except (OperationalError, OSError) as error:
         logger.warning("%s%r was not announced: %s", task, ids, error, extra={"action": "wake_lost"})
 

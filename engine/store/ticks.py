@@ -32,6 +32,5 @@ def once_a_day(database: Database, name: str, at: datetime) -> Iterator[bool]:
                 return
             yield True
             connection.execute(text("INSERT INTO ticks (name, at) VALUES (:name, :day) ON CONFLICT DO NOTHING"), key)
-            connection.execute(text("DELETE FROM ticks WHERE name = :name AND at < :day"), key)
         finally:
             connection.execute(text("SELECT pg_advisory_unlock(hashtext('horae.tick.' || :name))"), key)
