@@ -11,21 +11,27 @@ _SLOTS, _TICK, _PRICES, _SETTLEMENT = 7_401, 7_402, 7_403, 7_404
 def lock_slots(connection: Connection, slots: tuple[int, int]) -> None:
     """Wait for the locks of slots [from, until), in order: whoever takes several never waits in a circle."""
     connection.execute(
-        text("SELECT count(pg_advisory_xact_lock(:key, slot)) FROM generate_series(:first, :last) slot"),
+        text(
+            "SELECT count(pg_advisory_xact_lock(CAST(:key AS int), slot))"
+            " FROM generate_series(CAST(:first AS int), CAST(:last AS int)) slot"
+        ),
         {"key": _SLOTS, "first": slots[0], "last": slots[1] - 1},
     )
 
 
 def lock_tick(connection: Connection) -> None:
     """One opener of runs at a time."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": _TICK})
+    connection.execute(text("SELECT pg_advisory_xact_lock(CAST(:key AS int), 0)"), {"key": _TICK})
 
 
 def lock_prices(connection: Connection, run_id: int) -> None:
     """One solver of a run's prices at a time."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key, :run)"), {"key": _PRICES, "run": run_id % 2**31})
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(CAST(:key AS int), CAST(:run AS int))"),
+        {"key": _PRICES, "run": run_id % 2**31},
+    )
 
 
 def lock_settlement(connection: Connection) -> None:
     """One settlement at a time: two of them would give the same capacity twice."""
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key, 0)"), {"key": _SETTLEMENT})
+    connection.execute(text("SELECT pg_advisory_xact_lock(CAST(:key AS int), 0)"), {"key": _SETTLEMENT})

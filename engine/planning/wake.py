@@ -5,10 +5,18 @@ from __future__ import annotations
 from typing import Protocol
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from celery.exceptions import OperationalError
 
-QUEUES = {"horae.plan_shard": "plan", "horae.settle": "plan", "horae.tick_campaigns": "plan"}
-"""The queue of each task that planning wakes; others go where the worker's own routes send them."""
+QUEUES = {
+    "horae.tick_campaigns": "plan",
+    "horae.plan_shard": "plan",
+    "horae.settle": "plan",
+    "horae.dispatch_due": "dispatch",
+    "horae.fold": "ingest",
+    "horae.train": "train",
+    "horae.upkeep": "upkeep",
+}
+"""The queue of every task, the same as the workers' own routes: a message in any other queue would reach nobody."""
 
 
 class Wake(Protocol):
@@ -29,7 +37,7 @@ def broker_wake(broker_url: str) -> Wake:
 
     def wake(task: str, *ids: int) -> None:
         try:
-            client.send_task(task, args=ids, queue=QUEUES.get(task), retry=False, ignore_result=True)
+            client.send_task(task, args=ids, queue=QUEUES[task], retry=False, ignore_result=True)
         except (OperationalError, OSError):
             return
 

@@ -1,0 +1,439 @@
+"""Runs on a real store: opened once, planned by shards of any width, settled, published; whatever is doubled or killed."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sqlalchemy import Connection, text
+
+from engine import clock
+from engine.campaigns import store
+from engine.campaigns.definition import Campaign
+from engine.campaigns.policy import Cap
+from engine.campaigns.policy_store import save_policy
+from engine.errors import LeaseLost
+from engine.planning import locks, receipt, run
+from engine.planning.wake import ignore
+from engine.runtime import Runtime
+from engine.store.bulk import copy_rows
+from engine.store.partitions import ensure_ahead
+from engine.store.slots import slot_of
+from engine.store.tables import ARMS, DECISION_REASONS
+
+NOW = datetime(2026, 3, 2, 5, 0, tzinfo=UTC)  # a Monday
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", None)
+USERS, ITEMS = 400, 30
+
+
+def daily(**changes: Any) -> Campaign:
+    """A campaign that was due this morning by everybody's clock."""
+    definition = {
+        "name": "daily",
+        "class": "marketing",
+        "schedule": {"once": "2026-03-02T08:00", "zone": "local"},
+        "items": "personalised",
+        "horizon": "24h",
+        "message": {"title": "Hello", "body": "{{ item.title }}"},
+        **changes,
+    }
+    return Campaign.model_validate(definition)
+
+
+@pytest.fixture
+def shop(runtime: Runtime) -> Runtime:
+    """USERS users in four zones who looked at some of ITEMS items; the clock stands at NOW; four shards."""
+    runtime = replace(runtime, settings=runtime.settings.model_copy(update={"shard_slots": 256}))
+    rng = np.random.default_rng(7)
+    names = [f"u{n}" for n in range(USERS)]
+    with runtime.database.begin() as connection:
+        clock.start_virtual(connection, NOW)
+        zones = pa.array([ZONES[n % 4] for n in range(USERS)], pa.string())
+        copy_rows(
+            connection,
+            "users",
+            {
+                "external_id": pa.array(names),
+                "slot": np.array([slot_of(name) for name in names], np.int16),
+                "timezone": zones,
+                "consent": (np.arange(USERS) % 10 != 9, np.arange(USERS) % 7 != 6),
+                "stub": np.arange(USERS) % 50 == 49,
+            },
+        )
+        copy_rows(
+            connection,
+            "items",
+            {
+                "external_id": pa.array([f"i{n}" for n in range(ITEMS)]),
+                "title": pa.array([f"Item {n}" for n in range(ITEMS)]),
+                "category": pa.array([f"c{n % 4}" for n in range(ITEMS)]),
+                "price": rng.uniform(1, 20, ITEMS).round(2),
+            },
+        )
+        users = connection.execute(text("SELECT id, slot FROM users ORDER BY id")).all()
+        items = connection.execute(text("SELECT id FROM items ORDER BY id")).scalars().all()
+        _profiles(connection, rng, users, np.array(items, np.int64))
+    ensure_ahead(runtime.database, NOW)
+    return runtime
+
+
+def _profiles(connection: Connection, rng: np.random.Generator, users: list[Any], items: np.ndarray) -> None:
+    last = NOW.timestamp() - 86_400.0
+    copy_rows(
+        connection,
+        "item_profiles",
+        {
+            "item_id": items,
+            "event_type": np.ones(len(items), np.int16),
+            "value": np.zeros(len(items)),
+            "n": np.full(len(items), 9, np.int64),
+            "first_at": np.full(len(items), last - 1e6),
+            "last_at": np.full(len(items), last),
+            **{f"s{i}": rng.uniform(1, 20, len(items)) for i in range(4)},
+        },
+    )
+    pairs = [(slot, user, item) for user, slot in users for item in rng.choice(items, 3, replace=False)]
+    copy_rows(
+        connection,
+        "user_item_profiles",
+        {
+            "slot": np.array([slot for slot, _, _ in pairs], np.int16),
+            "user_id": np.array([user for _, user, _ in pairs], np.int64),
+            "item_id": np.array([item for _, _, item in pairs], np.int64),
+            "event_type": np.full(len(pairs), 4, np.int16),
+            "value": np.ones(len(pairs)),
+            "n": np.ones(len(pairs), np.int64),
+            "first_at": np.full(len(pairs), last),
+            "last_at": np.full(len(pairs), last),
+            **{f"s{i}": rng.uniform(0.5, 3, len(pairs)) for i in range(4)},
+        },
+    )
+    hours = [(slot, user, int(hour)) for user, slot in users for hour in rng.choice(24, 2, replace=False)]
+    copy_rows(
+        connection,
+        "user_hour_profiles",
+        {
+            "slot": np.array([slot for slot, _, _ in hours], np.int16),
+            "user_id": np.array([user for _, user, _ in hours], np.int64),
+            "rung": np.full(len(hours), 2, np.int16),
+            "hour": np.array([hour for _, _, hour in hours], np.int16),
+            "n": np.ones(len(hours), np.int64),
+            "first_at": np.full(len(hours), last),
+            "last_at": np.full(len(hours), last),
+            "s0": rng.uniform(1, 9, len(hours)),
+        },
+    )
+
+
+class Workers:
+    """Runs what is woken, one after the other."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime, self.queue = runtime, deque[tuple[str, tuple[int, ...]]]()
+
+    def wake(self, task: str, *ids: int) -> None:
+        self.queue.append((task, ids))
+
+    def drain(self) -> Counter[str]:
+        done: Counter[str] = Counter()
+        while self.queue:
+            task, ids = self.queue.popleft()
+            done[task] += 1
+            if task == "horae.plan_shard":
+                run.plan_shard(self.runtime, *ids, self.wake)
+            elif task == "horae.settle":
+                run.settle(self.runtime, *ids, self.wake)
+        return done
+
+    def tick(self, now: datetime = NOW) -> int:
+        opened = run.tick_campaigns(self.runtime, now, self.wake)["run"]
+        self.drain()
+        return opened
+
+
+def create(runtime: Runtime, *campaigns: Campaign) -> None:
+    with runtime.database.begin() as connection:
+        for campaign in campaigns:
+            store.create(connection, campaign, NOW)
+
+
+def set_caps(runtime: Runtime, *caps: Cap, **rules: Any) -> None:
+    with runtime.database.begin() as connection:
+        save_policy(connection, lambda policy: policy.model_copy(update={"caps": caps, **rules}))
+
+
+def rows(runtime: Runtime, query: str) -> list[Any]:
+    with runtime.database.begin() as connection:
+        return list(connection.execute(text(query)).all())
+
+
+def reasons(runtime: Runtime) -> Counter[str]:
+    last = "SELECT DISTINCT ON (occurrence_id, user_id) reason FROM decisions ORDER BY occurrence_id, user_id, revision DESC"
+    return Counter(DECISION_REASONS[row.reason] for row in rows(runtime, last))
+
+
+DECIDED = (
+    "SELECT u.external_id, o.label, c.name, d.revision, d.arm, d.reason, i.external_id AS item, d.window_start, d.send_at,"
+    " d.score, d.value, d.price, d.propensity, d.receipt FROM decisions d JOIN users u ON u.id = d.user_id"
+    " JOIN occurrences o ON o.id = d.occurrence_id JOIN campaigns c ON c.id = o.campaign_id"
+    " LEFT JOIN items i ON i.id = d.item_id ORDER BY 3, 1, 4"
+)
+
+
+def test_everyone_asked_ends_in_one_reason_and_the_planned_get_a_push(shop):
+    create(shop, daily(holdout=0.1))
+    workers = Workers(shop)
+
+    workers.tick()
+
+    counted = reasons(shop)
+    assert sum(counted.values()) == USERS
+    assert counted["not_eligible"] == USERS // 50
+    assert counted["no_consent"] > 0
+    assert counted["holdout"] > 0
+    assert counted["planned"] > USERS / 2
+    pushes = rows(shop, "SELECT p.*, u.timezone FROM pushes p JOIN users u ON u.id = p.user_id")
+    assert len(pushes) == counted["planned"]
+    assert {push.state for push in pushes} == {"planned"}
+    assert rows(shop, "SELECT state, shards_done, users_done FROM runs") == [("published", 4, USERS)]
+    for push in pushes:
+        assert push.window_start <= push.send_at < push.window_end - timedelta(minutes=14)
+        assert push.send_at < push.not_after
+        assert push.send_at.second or push.send_at.minute or push.send_at.microsecond
+
+
+def test_local_windows_keep_quiet_hours_and_the_campaigns_own_hours(shop):
+    create(shop, daily(hours="10:00-20:00"))
+    Workers(shop).tick()
+
+    local = rows(
+        shop,
+        "SELECT (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC'))::time AS at FROM pushes p JOIN users u ON u.id = p.user_id",
+    )
+    assert len(local) > USERS / 2
+    assert all(10 <= row.at.hour < 20 for row in local)
+
+
+def test_two_ticks_at_once_open_one_run(shop):
+    create(shop, daily())
+    barrier = threading.Barrier(2)
+
+    def tick() -> None:
+        barrier.wait()
+        run.tick_campaigns(shop, NOW, ignore)
+
+    threads = [threading.Thread(target=tick) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    run.tick_campaigns(shop, NOW, ignore)
+
+    assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 1
+    assert rows(shop, "SELECT count(*) FROM runs")[0][0] == 1
+
+
+def test_a_shard_planned_twice_or_by_two_at_once_writes_the_same_rows_once(shop):
+    create(shop, daily())
+    opened = run.tick_campaigns(shop, NOW, ignore)["run"]
+    barrier = threading.Barrier(2)
+
+    def plan() -> None:
+        barrier.wait()
+        for shard in range(4):
+            run.plan_shard(shop, opened, shard, ignore)
+
+    threads = [threading.Thread(target=plan) for _ in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+
+    assert rows(shop, "SELECT shards_done, users_done FROM runs") == [(4, USERS)]
+    assert sum(reasons(shop).values()) == USERS
+    assert run.plan_shard(shop, opened, 0, ignore) == {}
+    workers = Workers(shop)
+    workers.tick()  # the settlement nobody was woken for
+    assert rows(shop, "SELECT state FROM runs") == [("published",)]
+    assert run.settle(shop, opened, ignore) == {}
+
+
+def test_a_worker_killed_while_planning_costs_only_time(shop):
+    create(shop, daily())
+    opened = run.tick_campaigns(shop, NOW, ignore)["run"]
+    with shop.database.begin() as connection:  # what a worker leaves that died in the middle: its claim
+        connection.execute(
+            text(
+                "UPDATE shards SET state = 'planning', fence = 1, lease_until = clock_timestamp() - interval '1 second'"
+                " WHERE shard = 1"
+            )
+        )
+        connection.execute(
+            text(
+                "UPDATE shards SET state = 'planning', lease_until = clock_timestamp() + interval '1 hour' WHERE shard = 2"
+            )
+        )
+    workers = Workers(shop)
+    workers.tick()
+
+    assert rows(shop, "SELECT shard FROM shards WHERE state <> 'done'") == [(2,)]
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE shards SET lease_until = clock_timestamp() - interval '1 s' WHERE shard = 2"))
+    workers.tick()
+    assert rows(shop, "SELECT state, users_done FROM runs") == [("published", USERS)]
+    assert opened == rows(shop, "SELECT max(id) FROM runs")[0][0]
+
+
+def test_a_worker_that_was_taken_over_writes_nothing(shop, monkeypatch_free_fence):
+    create(shop, daily())
+    opened = run.tick_campaigns(shop, NOW, ignore)["run"]
+    with pytest.raises(LeaseLost):
+        monkeypatch_free_fence(opened, 0)
+    assert rows(shop, "SELECT count(*) FROM decisions")[0][0] == 0
+    assert run.plan_shard(shop, opened, 0, ignore) == {}  # the one who took it over holds it
+
+
+@pytest.fixture
+def monkeypatch_free_fence(shop: Runtime) -> Iterator[Any]:
+    """Plans a shard while somebody holds its slots, and takes the shard over meanwhile."""
+
+    def plan(opened: int, shard: int) -> None:
+        failure: list[BaseException] = []
+
+        def worker() -> None:
+            try:
+                run.plan_shard(shop, opened, shard, ignore)
+            except LeaseLost as error:
+                failure.append(error)
+
+        with shop.database.begin() as holder:
+            locks.lock_slots(holder, (0, 256))
+            thread = threading.Thread(target=worker)
+            thread.start()
+            _until(shop, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", 1)
+            with shop.database.begin() as other:
+                other.execute(text("UPDATE shards SET fence = fence + 1 WHERE shard = :shard"), {"shard": shard})
+        thread.join()
+        if failure:
+            raise failure[0]
+
+    yield plan
+
+
+def _until(runtime: Runtime, query: str, wanted: int) -> None:
+    while rows(runtime, query)[0][0] < wanted:
+        threading.Event().wait(0.01)
+
+
+def test_the_plan_is_the_same_at_any_shard_width(shop):
+    create(shop, daily(), daily(name="second", tags=["sale"], priority=0.5))
+    set_caps(shop, Cap(scope="all", limit=1, window="local_day"), min_gap=timedelta(hours=4))
+    plans = []
+    for width in (64, 1024):
+        wide = replace(shop, settings=shop.settings.model_copy(update={"shard_slots": width}))
+        Workers(wide).tick()
+        plans.append([tuple(row) for row in rows(shop, DECIDED)])
+        with shop.database.begin() as connection:
+            connection.execute(text("TRUNCATE decisions, pushes, shards, occurrences, runs CASCADE"))
+            connection.execute(text("UPDATE campaigns SET scheduled_until = NULL"))
+    assert len(plans[0]) == 2 * USERS
+    assert plans[0] == plans[1]
+
+
+def test_occurrences_of_one_run_share_the_users_caps(shop):
+    create(shop, daily(exploration=0), daily(name="second", exploration=0, priority=0.5))
+    set_caps(shop, Cap(scope="all", limit=1, window="local_week"))
+    Workers(shop).tick()
+
+    most = rows(shop, "SELECT max(n) FROM (SELECT count(*) AS n FROM pushes GROUP BY user_id) AS x")[0][0]
+    assert most == 1
+    counted = reasons(shop)
+    assert sum(counted.values()) == 2 * USERS
+    assert counted["capped"] >= counted["planned"] > 0
+    winners = Counter(
+        row.name for row in rows(shop, "SELECT c.name FROM pushes p JOIN campaigns c ON c.id = p.campaign_id")
+    )
+    assert winners["daily"] == sum(winners.values())  # half the priority never wins with the same items
+
+
+def test_pushes_planned_and_sent_before_count_toward_caps(shop):
+    create(shop, daily(exploration=0))
+    set_caps(shop, Cap(scope="all", limit=1, window="rolling:P3D"))
+    workers = Workers(shop)
+    workers.tick()
+    first = {row.user_id for row in rows(shop, "SELECT user_id FROM pushes")}
+    create(shop, daily(name="second", exploration=0))
+    workers.tick()
+
+    second = rows(
+        shop,
+        "SELECT d.user_id, d.reason FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id JOIN campaigns c"
+        " ON c.id = o.campaign_id WHERE c.name = 'second'",
+    )
+    for row in second:
+        assert (DECISION_REASONS[row.reason] == "capped") == (row.user_id in first)
+
+
+def test_an_item_comes_once_a_period(shop):
+    create(shop, daily(exploration=0))
+    workers = Workers(shop)
+    workers.tick()
+    create(shop, daily(name="second", exploration=0))
+    workers.tick()
+
+    twice = rows(shop, "SELECT user_id, item_id, count(*) FROM pushes GROUP BY 1, 2 HAVING count(*) > 1")
+    assert twice == []
+    assert reasons(shop)["planned"] > USERS
+
+
+def test_capacity_goes_to_the_most_valuable_and_the_rest_is_refused_with_a_reason(shop):
+    create(shop, daily(exploration=0, capacity_per_quarter=2, hours="12:00-15:00"))
+    Workers(shop).tick()
+
+    quarters = rows(shop, "SELECT count(*) FROM pushes GROUP BY floor(extract(epoch FROM send_at) / 900)")
+    counted = reasons(shop)
+    assert max(row[0] for row in quarters) <= 2
+    assert sum(row[0] for row in quarters) == counted["planned"]
+    assert counted["capacity"] > 0
+    assert sum(counted.values()) == USERS
+    assert {row[0] for row in quarters} == {2}  # with so many who want them, no place stays empty
+    refused = rows(shop, "SELECT count(*) FROM decisions WHERE revision = 1 AND push_id IS NULL")
+    assert refused[0][0] == counted["capacity"]
+
+
+def test_exploration_is_drawn_before_allocation_and_its_propensity_is_exact(shop):
+    create(shop, daily(exploration=0.5))
+    Workers(shop).tick()
+
+    explored = 0
+    for row in rows(shop, "SELECT * FROM decisions WHERE propensity IS NOT NULL"):
+        read = receipt.decode(row.receipt)
+        best = (row.item_id if row.item_id is not None else -1) == read.exploit_item and (
+            row.window_start is not None and row.window_start.timestamp() == read.exploit_slot
+        )
+        assert row.propensity == pytest.approx(0.5 / read.options + 0.5 * best)
+        explored += ARMS[row.arm] == "explore"
+        if ARMS[row.arm] == "exploit":
+            assert best
+        assert len(read.features) == (0 if row.push_id is None else len(read.features))
+        assert read.alternatives["slot"].min() > 0
+    asked = sum(reasons(shop)[name] for name in ("planned", "explored_nothing"))
+    assert 0.4 < explored / asked < 0.6
+
+
+def test_users_of_a_paused_campaign_wait_and_a_finished_campaign_is_done(shop):
+    create(shop, daily())
+    run.make_occurrences(shop.database, NOW, NOW + timedelta(minutes=30))
+    with shop.database.begin() as connection:
+        store.set_state(connection, "daily", "paused")
+    workers = Workers(shop)
+    assert workers.tick() == 0
+    with shop.database.begin() as connection:
+        store.set_state(connection, "daily", "running")
+    assert workers.tick() > 0
+    workers.tick(NOW + timedelta(days=3))
+    assert rows(shop, "SELECT state FROM campaigns") == [("done",)]
+    assert rows(shop, "SELECT date FROM occurrences") == [(date(2026, 3, 1),)]
