@@ -83,10 +83,14 @@ def _head(source: Source) -> bytes:
         return head
     if not head.startswith(_GZIP):
         raise BadInput(f"{source.path} is not gzipped, though its name ends in .gz")
+    unzip = zlib.decompressobj(wbits=31)
     try:
-        return zlib.decompressobj(wbits=31).decompress(head, _HEAD)
+        text = unzip.decompress(head, _HEAD)
     except zlib.error as error:
         raise BadInput(f"{source.path} is not a readable gzip file: {error}") from error
+    if not text and not unzip.eof:
+        raise BadInput(f"{source.path}: its gzip stream is cut off, before its first line ends")
+    return text
 
 
 def _check_content(source: Source, head: bytes) -> None:

@@ -28,10 +28,10 @@ def csv_attributes(columns: Mapping[str, pa.StringArray]) -> pa.StringArray | No
     for name in sorted(columns):
         coded = columns[name].dictionary_encode()
         key = json.dumps(name, ensure_ascii=False)
-        texts = [f"{key}:{_value(text)}" if text else None for text in coded.dictionary.to_pylist()]
+        texts = [f",{key}:{_value(text)}" if text else "" for text in coded.dictionary.to_pylist()]
         members.append(pa.array(texts, pa.string()).take(coded.indices))
-    joined = pc.binary_join_element_wise(*members, ",", null_handling="skip")
-    objects = pc.binary_join_element_wise("{", joined, "}", "")
+    joined = pc.binary_join_element_wise(*members, "")
+    objects = pc.binary_join_element_wise("{", pc.binary_replace_slice(joined, 0, 1, ""), "}", "")
     return pc.if_else(pc.equal(pc.binary_length(joined), 0), None, objects)
 
 
