@@ -31,8 +31,8 @@ def demo(
     from rich.console import Console
 
     from engine.config import read_settings
-    from engine.demo import Options, run
     from engine.demo.report import as_dict, next_steps, render
+    from engine.demo.run import Options, run
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: nothing of it may be left running
         signal.signal(number, signal.default_int_handler)

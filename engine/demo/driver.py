@@ -94,7 +94,7 @@ class Driver:
         database = self._runtime.database
         ensure_months(database, months_of(rows_of(self._journey.events_between(start, end))))
         day = None
-        for before, now in _steps(start, end):
+        for before, now in steps(start, end):
             if now.date() != day:
                 day = now.date()
                 ensure_ahead(database, now)
@@ -173,7 +173,7 @@ def rows_of(events: pa.Table) -> EventRows:
     )
 
 
-def _steps(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
+def steps(start: datetime, end: datetime) -> Iterator[tuple[datetime, datetime]]:
     """(before, now) of each step from `start` to `end`."""
     before = start
     while before < end:
