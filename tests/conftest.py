@@ -74,6 +74,12 @@ def database(servers: embedded.Addresses, template: str) -> Iterator[Database]:
     yield from _new_database(servers, template)
 
 
+@pytest.fixture(scope="module")
+def shared_database(servers: embedded.Addresses, template: str) -> Iterator[Database]:
+    """A migrated database for all tests of a module, which fill it once and then only read it."""
+    yield from _new_database(servers, template)
+
+
 @pytest.fixture
 def redis_url(servers: embedded.Addresses) -> Iterator[str]:
     """A Redis database of this test's own, emptied before and after."""
