@@ -261,6 +261,7 @@ def _recorded(
     with desk.database.begin() as connection:
         recorded = close(connection, ends, ("sending",)) | put_back(connection, backs)
         desk.at("after_record")
+    desk.at("after_commit")
     desk.counts["lease_lost"] += len(held) - len(recorded)
     _release(desk, epoch, [push for push in free if push.id in recorded])
     _stop_if_refused(desk, gateway, [outcome for answers in outcomes for outcome in answers])
