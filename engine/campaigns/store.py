@@ -79,8 +79,10 @@ def get(connection: Connection, name: str, *, lock: bool = False) -> Stored:
 
     Raises UnknownName with the closest name there is.
     """
-    query = _latest().where(campaigns.c.name == name)
-    row = connection.execute(query.with_for_update(of=campaigns) if lock else query).one_or_none()
+    if lock:
+        # First the lock, then the reading: one statement would join the new version number with the old versions.
+        connection.execute(select(campaigns.c.id).where(campaigns.c.name == name).with_for_update())
+    row = connection.execute(_latest().where(campaigns.c.name == name)).one_or_none()
     if row is None:
         names = connection.execute(select(campaigns.c.name)).scalars().all()
         raise UnknownName(
