@@ -78,17 +78,20 @@ def make_occurrences(database: Database, now: datetime, until: datetime) -> tupl
     return made, missed
 
 
-def open_runs(runtime: Runtime, now: datetime, until: datetime) -> int | None:
-    """Open one run over every occurrence of a running campaign that starts before `until` and has none; its id."""
+def open_runs(runtime: Runtime, now: datetime, until: datetime, only: int | None = None) -> int | None:
+    """Open one run over every occurrence of a running campaign that starts before `until` and has none; its id.
+
+    `only`: over this occurrence alone.
+    """
     database = runtime.database
     with database.begin() as connection:
-        dates = [row.date for row in _unplanned(connection, until)]
+        dates = [row.date for row in _unplanned(connection, until, only)]
     if not dates:
         return None
     ensure_partitions(database, "decisions", min(dates), max(dates))
     with database.begin() as connection:
         locks.lock_tick(connection)
-        rows = _unplanned(connection, until)
+        rows = _unplanned(connection, until, only)
         if not rows or not {row.date for row in rows} <= set(_days(min(dates), max(dates))):
             return None  # another tick was faster, or another date came in between: the next tick has it
         occasions = [
@@ -174,13 +177,14 @@ def _has_unplanned(connection: Connection, campaign_id: int) -> bool:
     return connection.execute(query, {"campaign": campaign_id}).first() is not None
 
 
-def _unplanned(connection: Connection, until: datetime) -> Sequence[Any]:
+def _unplanned(connection: Connection, until: datetime, only: int | None) -> Sequence[Any]:
     return connection.execute(
         text(
             "SELECT o.* FROM occurrences o JOIN campaigns c ON c.id = o.campaign_id"
-            " WHERE o.run_id IS NULL AND c.state = 'running' AND o.starts_at <= :until ORDER BY o.starts_at, o.id"
+            " WHERE o.run_id IS NULL AND c.state = 'running' AND o.starts_at <= :until"
+            " AND (CAST(:only AS bigint) IS NULL OR o.id = :only) ORDER BY o.starts_at, o.id"
         ),
-        {"until": until},
+        {"until": until, "only": only},
     ).all()
 
 

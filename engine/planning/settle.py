@@ -7,8 +7,6 @@ of their decision), else the reason `capacity`; their row is then gone, as it ne
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,12 +16,12 @@ from sqlalchemy import Connection, text
 
 from engine import clock
 from engine.errors import LeaseLost
-from engine.planning import arms, chance, locks, receipt, settlement
+from engine.planning import locks, receipt
+from engine.planning.allotment import Allotment, Proposals, Terms, allot
 from engine.planning.decide import REASON
 from engine.planning.opening import RunSpec, read_capacities, read_run, secret_of
-from engine.planning.prices import Capacities, quarter_of
+from engine.planning.prices import Capacities
 from engine.planning.proposals import stamps
-from engine.planning.settlement import UNLIMITED, Bids
 from engine.planning.wake import Wake
 from engine.store.bulk import copy_rows
 from engine.store.database import Database, Snapshot
@@ -84,19 +82,6 @@ def _publish(connection: Connection, run_id: int, fence: int) -> int:
 # --- capacity --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Proposals:
-    """Proposals that want capacity: ids (n, 16) uint8, occurrence int64 (position among the run's), user int64 ids,
-    send_at, value, price float64."""
-
-    ids: np.ndarray
-    occurrence: np.ndarray
-    user: np.ndarray
-    send_at: np.ndarray
-    value: np.ndarray
-    price: np.ndarray
-
-
 def _allot(database: Database, connection: Connection, spec: RunSpec) -> dict[str, int]:
     """Accept, refill and refuse the proposals of campaigns with a capacity."""
     now = clock.business_now(connection)
@@ -105,69 +90,10 @@ def _allot(database: Database, connection: Connection, spec: RunSpec) -> dict[st
         return {"moved": 0, "refused": 0}
     with database.snapshot() as snapshot:
         proposals = _read_proposals(snapshot, spec, capacities)
-        bids = bids_of(spec, secret_of(snapshot.connection), capacities, proposals)
-        left = capacities.left.reshape(-1)
-        granted = settlement.accept(bids, left)
-    lost = np.flatnonzero(~granted)
-    movable = one_of_each(proposals.user, lost)
-    receipts = _read_receipts(connection, spec, proposals, movable)
-    options, owner = options_of(bids, movable, receipts, capacities, proposals.occurrence, now.timestamp())
-    chosen = settlement.refill(options.bids, owner, settlement.remaining(bids, granted, left))
-    moved = owner[chosen]
-    refused = np.setdiff1d(lost, moved)
-    _write(connection, spec, proposals, (moved, options.alternatives[chosen]), refused)
-    return {"moved": len(moved), "refused": len(refused)}
-
-
-def one_of_each(user: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """Of a user who lost several pushes only the first is moved: alternatives were found beside the others' choice."""
-    return lost[np.sort(np.unique(user[lost], return_index=True)[1])]
-
-
-def bids_of(spec: RunSpec, secret: bytes, capacities: Capacities, proposals: Proposals) -> Bids:
-    """The proposals as bids for (capacity row, quarter), explored ones first."""
-    shares = np.array([occasion.definition.exploration for occasion in spec.occasions])[proposals.occurrence]
-    campaigns = np.array([occasion.campaign_id for occasion in spec.occasions], np.int64)[proposals.occurrence]
-    return Bids(
-        resource=resources(capacities, proposals.occurrence, proposals.send_at),
-        net=proposals.value - proposals.price,
-        first=arms.explores(secret, spec.seed, proposals.user, shares[:, None]).reshape(-1),
-        tie=chance.hashes(chance.key_of(secret, "settle", spec.seed), proposals.user, campaigns),
-    )
-
-
-def resources(capacities: Capacities, occurrence: np.ndarray, send_at: np.ndarray) -> np.ndarray:
-    """int64: what each push uses up, an index into the flattened `capacities.left`; UNLIMITED."""
-    row = capacities.of[occurrence].astype(np.int64)
-    quarters = capacities.left.shape[1]
-    quarter = np.clip(quarter_of(send_at) - capacities.first, 0, quarters - 1)
-    return np.where(row >= 0, row * quarters + quarter, UNLIMITED)
-
-
-@dataclass(frozen=True)
-class Moves:
-    """What losers may be offered instead: bids, and the alternative behind each (receipt.ALTERNATIVE)."""
-
-    bids: Bids
-    alternatives: np.ndarray
-
-
-def options_of(
-    bids: Bids, lost: np.ndarray, receipts: Sequence[bytes], capacities: Capacities, occurrence: np.ndarray, now: float
-) -> tuple[Moves, np.ndarray]:
-    """The alternatives in the receipts of those who lost, and whose they are (positions in `bids`)."""
-    found = [receipt.decode(stored).alternatives for stored in receipts]
-    owner = np.repeat(lost, [len(alternatives) for alternatives in found]) if found else np.zeros(0, np.int64)
-    flat = np.concatenate(found) if found else np.zeros(0, receipt.ALTERNATIVE)
-    keep = (flat["code"] == receipt.FREE) & (flat["send_at"] > now)
-    flat, owner = flat[keep], owner[keep]
-    moves = Bids(
-        resources(capacities, occurrence[owner], flat["send_at"]),
-        flat["value"].astype(np.float64),  # what is left over costs nothing
-        bids.first[owner] & False,
-        bids.tie[owner],
-    )
-    return Moves(moves, flat), owner
+    terms = Terms(secret_of(connection), spec.seed, spec.occasions)
+    result = allot(terms, capacities, proposals, lambda at: _read_alternatives(connection, spec, proposals, at), now)
+    _write(connection, spec, proposals, result)
+    return {"moved": len(result.moved), "refused": len(result.refused)}
 
 
 def _read_proposals(snapshot: Snapshot, spec: RunSpec, capacities: Capacities) -> Proposals:
@@ -190,8 +116,8 @@ def _read_proposals(snapshot: Snapshot, spec: RunSpec, capacities: Capacities) -
     )
 
 
-def _read_receipts(connection: Connection, spec: RunSpec, proposals: Proposals, of: np.ndarray) -> list[bytes]:
-    """The receipts of proposals `of` (positions), in that order."""
+def _read_alternatives(connection: Connection, spec: RunSpec, proposals: Proposals, of: np.ndarray) -> list[np.ndarray]:
+    """The alternatives in the receipts of proposals `of` (positions), in that order."""
     if not len(of):
         return []
     occasions = [spec.occasions[o] for o in proposals.occurrence[of]]
@@ -207,7 +133,7 @@ def _read_receipts(connection: Connection, spec: RunSpec, proposals: Proposals, 
             "users": proposals.user[of].tolist(),
         },
     )
-    return [bytes(row.receipt) for row in rows]
+    return [receipt.decode(bytes(row.receipt)).alternatives for row in rows]
 
 
 # --- revisions -------------------------------------------------------------------------------------------------------
@@ -242,15 +168,9 @@ _DROP = text(
 )
 
 
-def _write(
-    connection: Connection,
-    spec: RunSpec,
-    proposals: Proposals,
-    moves: tuple[np.ndarray, np.ndarray],
-    refused: np.ndarray,
-) -> None:
-    """Record moved (positions, their ALTERNATIVE) and refused proposals: revision 1, and the push changed or gone."""
-    moved, to = moves
+def _write(connection: Connection, spec: RunSpec, proposals: Proposals, result: Allotment) -> None:
+    """Record what was moved and refused: revision 1 of the decision, and the push changed or gone."""
+    moved, to, refused = result.moved, result.to, result.refused
     if not len(moved) and not len(refused):
         return
     connection.execute(_STAGE)

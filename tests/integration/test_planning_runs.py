@@ -1,10 +1,10 @@
-"""Runs on a real store: opened once, planned by shards of any width, settled, published; whatever is doubled or killed."""
+"""Runs on a real store: opened once, planned by shards, settled, published; whatever is doubled or killed."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -19,8 +19,13 @@ from engine.campaigns import store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap
 from engine.campaigns.policy_store import save_policy
-from engine.errors import LeaseLost
+from engine.errors import BadInput, LeaseLost
 from engine.planning import locks, receipt, run
+from engine.planning import trigger as triggers
+from engine.planning.opening import at_prices, read_capacities, set_scene
+from engine.planning.preview import planned_blocks, preview
+from engine.planning.pricing import sampled_prices
+from engine.planning.progress import count_run
 from engine.planning.wake import ignore
 from engine.runtime import Runtime
 from engine.store.bulk import copy_rows
@@ -175,13 +180,14 @@ def rows(runtime: Runtime, query: str) -> list[Any]:
 
 
 def reasons(runtime: Runtime) -> Counter[str]:
-    last = "SELECT DISTINCT ON (occurrence_id, user_id) reason FROM decisions ORDER BY occurrence_id, user_id, revision DESC"
-    return Counter(DECISION_REASONS[row.reason] for row in rows(runtime, last))
+    last = "SELECT DISTINCT ON (occurrence_id, user_id) reason FROM decisions"
+    found = rows(runtime, f"{last} ORDER BY occurrence_id, user_id, revision DESC")
+    return Counter(DECISION_REASONS[row.reason] for row in found)
 
 
 DECIDED = (
-    "SELECT u.external_id, o.label, c.name, d.revision, d.arm, d.reason, i.external_id AS item, d.window_start, d.send_at,"
-    " d.score, d.value, d.price, d.propensity, d.receipt FROM decisions d JOIN users u ON u.id = d.user_id"
+    "SELECT u.external_id, o.label, c.name, d.revision, d.arm, d.reason, i.external_id AS item, d.window_start,"
+    " d.send_at, d.score, d.value, d.price, d.propensity, d.receipt FROM decisions d JOIN users u ON u.id = d.user_id"
     " JOIN occurrences o ON o.id = d.occurrence_id JOIN campaigns c ON c.id = o.campaign_id"
     " LEFT JOIN items i ON i.id = d.item_id ORDER BY 3, 1, 4"
 )
@@ -215,7 +221,8 @@ def test_local_windows_keep_quiet_hours_and_the_campaigns_own_hours(shop):
 
     local = rows(
         shop,
-        "SELECT (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC'))::time AS at FROM pushes p JOIN users u ON u.id = p.user_id",
+        "SELECT (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC'))::time AS at"
+        " FROM pushes p JOIN users u ON u.id = p.user_id",
     )
     assert len(local) > USERS / 2
     assert all(10 <= row.at.hour < 20 for row in local)
@@ -273,7 +280,8 @@ def test_a_worker_killed_while_planning_costs_only_time(shop):
         )
         connection.execute(
             text(
-                "UPDATE shards SET state = 'planning', lease_until = clock_timestamp() + interval '1 hour' WHERE shard = 2"
+                "UPDATE shards SET state = 'planning', lease_until = clock_timestamp() + interval '1 hour'"
+                " WHERE shard = 2"
             )
         )
     workers = Workers(shop)
@@ -287,17 +295,17 @@ def test_a_worker_killed_while_planning_costs_only_time(shop):
     assert opened == rows(shop, "SELECT max(id) FROM runs")[0][0]
 
 
-def test_a_worker_that_was_taken_over_writes_nothing(shop, monkeypatch_free_fence):
+def test_a_worker_that_was_taken_over_writes_nothing(shop, plan_while_taken_over):
     create(shop, daily())
     opened = run.tick_campaigns(shop, NOW, ignore)["run"]
     with pytest.raises(LeaseLost):
-        monkeypatch_free_fence(opened, 0)
+        plan_while_taken_over(opened, 0)
     assert rows(shop, "SELECT count(*) FROM decisions")[0][0] == 0
     assert run.plan_shard(shop, opened, 0, ignore) == {}  # the one who took it over holds it
 
 
 @pytest.fixture
-def monkeypatch_free_fence(shop: Runtime) -> Iterator[Any]:
+def plan_while_taken_over(shop: Runtime) -> Callable[[int, int], None]:
     """Plans a shard while somebody holds its slots, and takes the shard over meanwhile."""
 
     def plan(opened: int, shard: int) -> None:
@@ -320,7 +328,7 @@ def monkeypatch_free_fence(shop: Runtime) -> Iterator[Any]:
         if failure:
             raise failure[0]
 
-    yield plan
+    return plan
 
 
 def _until(runtime: Runtime, query: str, wanted: int) -> None:
@@ -437,3 +445,111 @@ def test_users_of_a_paused_campaign_wait_and_a_finished_campaign_is_done(shop):
     workers.tick(NOW + timedelta(days=3))
     assert rows(shop, "SELECT state FROM campaigns") == [("done",)]
     assert rows(shop, "SELECT date FROM occurrences") == [(date(2026, 3, 1),)]
+
+
+# --- triggers and previews -------------------------------------------------------------------------------------------
+
+
+def test_a_preview_is_the_plan(shop):
+    create(shop, daily(schedule=None, exploration=0.2, holdout=0.1, capacity_per_quarter=3, hours="12:00-18:00"))
+    set_caps(shop, Cap(scope="category:c1", limit=0, window="local_day"))
+    request = triggers.Request()
+    spec = triggers.spec_of(shop.database, NOW, "daily", request)
+    expected = preview(shop.database, shop.gateways, spec)
+    with shop.database.snapshot() as snapshot:
+        scene = set_scene(snapshot, shop.gateways, spec)
+        capacities = read_capacities(snapshot.connection, spec, scene.as_of)
+        blocks = list(planned_blocks(at_prices(scene, sampled_prices(scene, capacities))))
+
+    made = triggers.trigger(shop.database, NOW, "daily", request)
+    opened = run.open_runs(shop, NOW, NOW, only=made.occurrence_id)
+    Workers(shop).tick()
+
+    assert expected.asked == made.asked == USERS
+    assert expected.reasons == dict(reasons(shop))
+    assert expected.reasons["capacity"] > 0
+    assert expected.planned == sum(expected.by_hour.values())
+    assert rows(shop, "SELECT seed FROM runs") == [(spec.seed,)]
+    names = ("user", "reason", "arm", "item", "send_at", "score", "value", "price", "propensity")
+    ours = sorted(
+        row for block in blocks for row in zip(*(getattr(block.decided, n).tolist() for n in names), strict=True)
+    )
+    stored = rows(shop, "SELECT * FROM decisions WHERE revision = 0 ORDER BY user_id")
+    for mine, row in zip(ours, stored, strict=True):
+        theirs = (
+            *(row.user_id, row.reason, row.arm, -1 if row.item_id is None else row.item_id),
+            row.send_at and row.send_at.timestamp(),
+            *(row.score, row.value, row.price, row.propensity),
+        )
+        assert tuple(None if value != value else value for value in mine) == theirs
+    with shop.database.begin() as connection:
+        shown = count_run(connection, opened)
+    assert shown.reasons == expected.reasons
+    assert shown.pushes == {"planned": expected.planned}
+
+
+def test_a_trigger_reaches_the_listed_users_and_no_others(shop):
+    create(shop, daily(schedule=None, audience={"field": "timezone", "equals": "Asia/Tokyo"}))
+    listed = ("u2", "u6", "u3", "u1", "nobody", "u49")  # u2 and u6 live in Tokyo, u1 and u3 do not, u49 is a stub
+    request = triggers.Request(users=listed)
+    expected = preview(shop.database, shop.gateways, triggers.spec_of(shop.database, NOW, "daily", request))
+    made = triggers.trigger(shop.database, NOW, "daily", request)
+    run.open_runs(shop, NOW, NOW)
+    Workers(shop).tick()
+
+    assert (made.asked, made.unknown, made.unknown_ids) == (5, 1, ("nobody",))
+    assert made.audience["not_eligible"] == 3
+    assert expected.reasons == dict(reasons(shop))
+    assert reasons(shop)["not_eligible"] == 3
+    assert sum(reasons(shop).values()) == 5
+
+
+def test_at_once_leaves_now_or_is_held_by_quiet_hours(shop):
+    create(shop, daily(schedule=None, exploration=0))
+    made = triggers.trigger(shop.database, NOW, "daily", triggers.Request(at_once=True))
+    run.open_runs(shop, NOW, NOW, only=made.occurrence_id)
+    Workers(shop).tick()
+
+    # At 05:00 UTC it is 06:00 in Berlin, 00:00 in New York, 05:00 by UTC and 14:00 in Tokyo.
+    sent = rows(shop, "SELECT u.timezone, p.send_at FROM pushes p JOIN users u ON u.id = p.user_id")
+    assert {row.timezone for row in sent} == {"Asia/Tokyo"}
+    assert {row.send_at for row in sent} == {NOW}
+    counted = reasons(shop)
+    assert counted["quiet_hours"] > USERS / 2
+    assert sum(counted.values()) == USERS
+
+
+def test_the_same_key_gives_the_first_answer_and_another_request_is_refused(shop):
+    create(shop, daily(schedule=None))
+    request = triggers.Request(users=("u2",), data={"code": "A"}, key="k1")
+    first = triggers.trigger(shop.database, NOW, "daily", request)
+    again = triggers.trigger(shop.database, NOW + timedelta(hours=1), "daily", request)
+
+    assert again == replace(first, repeated=True)
+    assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 1
+    with pytest.raises(BadInput, match="another request"):
+        triggers.trigger(shop.database, NOW, "daily", replace(request, data={"code": "B"}))
+    with pytest.raises(BadInput, match="another request"):
+        triggers.describe(shop.database, NOW, "daily", replace(request, at_once=True))
+
+
+def test_describing_a_trigger_leaves_nothing_behind(shop):
+    create(shop, daily(schedule=None, message={"title": "{{ data.code }}", "body": "x"}))
+    expected = triggers.describe(shop.database, NOW, "daily", triggers.Request(users=("u1", "u2"), key="k"))
+
+    assert (expected.asked, expected.unset, expected.occurrence_id) == (2, ("code",), 0)
+    assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 0
+    assert rows(shop, "SELECT count(*) FROM triggers")[0][0] == 0
+
+
+def test_a_paused_cancelled_or_expired_campaign_cannot_be_triggered(shop):
+    create(shop, daily(schedule=None, expiry="2026-03-01T00:00Z"), daily(name="paused"))
+    with shop.database.begin() as connection:
+        store.set_state(connection, "paused", "paused")
+    with pytest.raises(BadInput, match="expired"):
+        triggers.trigger(shop.database, NOW, "daily", triggers.Request())
+    with pytest.raises(BadInput, match="paused"):
+        triggers.trigger(shop.database, NOW, "paused", triggers.Request())
+    create(shop, daily(name="third"))
+    with pytest.raises(BadInput, match="none of the 2 listed"):
+        triggers.trigger(shop.database, NOW, "third", triggers.Request(users=("x", "y")))

@@ -1,0 +1,117 @@
+"""How runs stand: for people, from the tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from engine.errors import UnknownName
+from engine.store.tables import ARMS, DECISION_REASONS
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run. as_of is business time, created_at and published_at machine time; rate: users per second while planned."""
+
+    id: int
+    state: str
+    as_of: datetime
+    campaigns: tuple[str, ...]
+    shards_done: int
+    shards_total: int
+    users_done: int
+    users_total: int
+    rate: float | None
+    model_version: int | None
+    policy_version: int
+    seed: int
+    created_at: datetime
+    published_at: datetime | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a run decided, by each decision's latest revision: users per reason and per arm, and pushes by state."""
+
+    reasons: dict[str, int]
+    arms: dict[str, int]
+    revised: int
+    pushes: dict[str, int]
+
+
+_RUNS = """
+    SELECT r.*, array(SELECT DISTINCT c.name FROM occurrences o JOIN campaigns c ON c.id = o.campaign_id
+                      WHERE o.run_id = r.id ORDER BY 1) AS campaigns,
+           (SELECT extract(epoch FROM max(s.done_at) - r.created_at)::float8 FROM shards s WHERE s.run_id = r.id) took
+    FROM runs r
+"""
+
+
+def list_runs(connection: Connection, most: int = 20) -> list[RunState]:
+    """The latest runs, newest first."""
+    rows = connection.execute(text(f"{_RUNS} ORDER BY r.id DESC LIMIT :most"), {"most": most})
+    return [_run(row) for row in rows]
+
+
+def get_run(connection: Connection, run_id: int) -> RunState:
+    """A run. Raises UnknownName."""
+    row = connection.execute(text(f"{_RUNS} WHERE r.id = :run"), {"run": run_id}).one_or_none()
+    if row is None:
+        raise UnknownName(f"there is no run {run_id}", hint="see: horae runs list")
+    return _run(row)
+
+
+def count_run(connection: Connection, run_id: int) -> Counts:
+    """What a run decided and where its pushes are."""
+    decided = connection.execute(
+        text(
+            "SELECT reason, arm, revision > 0 AS revised, count(*) AS n FROM ("
+            " SELECT DISTINCT ON (d.date, d.occurrence_id, d.user_id) d.reason, d.arm, d.revision"
+            " FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id AND o.date = d.date"
+            " WHERE o.run_id = :run ORDER BY d.date, d.occurrence_id, d.user_id, d.revision DESC) latest"
+            " GROUP BY 1, 2, 3"
+        ),
+        {"run": run_id},
+    ).all()
+    pushes = connection.execute(
+        text(
+            "SELECT state, count(*) AS n FROM pushes WHERE run_id = :run GROUP BY 1 UNION ALL"
+            " SELECT state, count(*) FROM deliveries WHERE NOT test AND occurrence_id IN"
+            " (SELECT id FROM occurrences WHERE run_id = :run) GROUP BY 1"
+        ),
+        {"run": run_id},
+    )
+    reasons, arms = dict.fromkeys(DECISION_REASONS, 0), dict.fromkeys(ARMS, 0)
+    for row in decided:
+        reasons[DECISION_REASONS[row.reason]] += row.n
+        arms[ARMS[row.arm]] += row.n
+    return Counts(
+        reasons={name: count for name, count in reasons.items() if count},
+        arms={name: count for name, count in arms.items() if count},
+        revised=sum(row.n for row in decided if row.revised),
+        pushes={row.state: row.n for row in pushes},
+    )
+
+
+def _run(row: Any) -> RunState:
+    return RunState(
+        id=row.id,
+        state=row.state,
+        as_of=row.as_of,
+        campaigns=tuple(row.campaigns),
+        shards_done=row.shards_done,
+        shards_total=row.shards_total,
+        users_done=row.users_done,
+        users_total=row.users_total,
+        rate=row.users_done / row.took if row.took else None,
+        model_version=row.model_version,
+        policy_version=row.policy_version,
+        seed=row.seed,
+        created_at=row.created_at,
+        published_at=row.published_at,
+        error=row.error,
+    )
