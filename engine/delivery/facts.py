@@ -113,13 +113,20 @@ class Facts:
         return scopes_of(self.terms.campaign, self.item.category if self.item else None)
 
 
-_FACTS = text("""
+USER_COLUMNS = """
+    u.id AS u_id, u.external_id AS u_external_id, u.timezone AS u_timezone, u.locale AS u_locale,
+    u.country AS u_country, u.attributes AS u_attributes, u.consent AS u_consent, u.stub AS u_stub,
+    u.quiet_from, u.quiet_until"""
+"""What `user_of` reads, from `users u`."""
+
+ITEM_COLUMNS = """
+    i.id AS i_id, i.external_id AS i_external_id, i.title, i.price, i.category, i.brand,
+    i.attributes AS i_attributes, i.available_from, i.available_until, i.stock, i.stub AS i_stub"""
+"""What `item_of` reads, from `items i`."""
+
+_FACTS = text(f"""
     SELECT p.id, c.state AS campaign_state, o.version, o.data,
-           u.id AS u_id, u.external_id AS u_external_id, u.timezone AS u_timezone, u.locale AS u_locale,
-           u.country AS u_country, u.attributes AS u_attributes, u.consent AS u_consent, u.stub AS u_stub,
-           u.quiet_from, u.quiet_until,
-           i.id AS i_id, i.external_id AS i_external_id, i.title, i.price, i.category, i.brand,
-           i.attributes AS i_attributes, i.available_from, i.available_until, i.stock, i.stub AS i_stub,
+           {USER_COLUMNS}, {ITEM_COLUMNS},
            EXISTS (SELECT 1 FROM events e
                    WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
                      AND e.occurred_at >= COALESCE(s.as_of, r.as_of) - :late AND e.occurred_at <= :now
@@ -191,8 +198,8 @@ def load_facts(
                 push=push,
                 terms=terms,
                 campaign_state=row.campaign_state,
-                user=_user(row, book.policy) if row.u_id is not None else None,
-                item=_item(row) if row.i_id is not None else None,
+                user=user_of(row, book.policy) if row.u_id is not None else None,
+                item=item_of(row) if row.i_id is not None else None,
                 data=row.data,
                 bought=row.bought,
                 devices=tuple(devices.get((push.user_id, push.gateway), ())),
@@ -213,7 +220,8 @@ def _devices(connection: Connection, pushes: Sequence[Claimed]) -> dict[tuple[in
     return found
 
 
-def _user(row: Row[Any], policy: Policy) -> User:
+def user_of(row: Row[Any], policy: Policy) -> User:
+    """The user of a row with USER_COLUMNS."""
     return User(
         external_id=row.u_external_id,
         tz=_zone(row.u_timezone or policy.default_timezone),
@@ -227,7 +235,8 @@ def _user(row: Row[Any], policy: Policy) -> User:
     )
 
 
-def _item(row: Row[Any]) -> Item:
+def item_of(row: Row[Any]) -> Item:
+    """The item of a row with ITEM_COLUMNS."""
     return Item(
         external_id=row.i_external_id,
         title=row.title,

@@ -25,6 +25,23 @@ belong to planning."""
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """A row of the ledger, for people."""
+
+    at: datetime
+    state: str
+    reason: str | None
+    campaign: str
+    user_id: str | None
+    item_id: str | None
+    gateway: str
+    attempts: int
+    test: bool
+    detail: str | None
+    push_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """How a push ended."""
 
@@ -117,3 +134,26 @@ def close_expired(connection: Connection, now: datetime, most: int) -> int:
 def close_cancelled(connection: Connection, now: datetime, most: int) -> int:
     """Close up to `most` waiting pushes of cancelled campaigns."""
     return len(connection.execute(_CANCEL, {"now": now, "most": most}).scalars().all())
+
+
+_RECENT = text("""
+    SELECT d.at, d.state, d.reason, c.name AS campaign, u.external_id AS user_id, i.external_id AS item_id, d.gateway,
+           d.attempts, d.test, d.detail, d.push_id
+    FROM deliveries d
+    JOIN campaigns c ON c.id = d.campaign_id
+    LEFT JOIN users u ON u.id = d.user_id
+    LEFT JOIN items i ON i.id = d.item_id
+    WHERE d.day >= CAST(:since AS date) AND (CAST(:campaign AS text) IS NULL OR c.name = :campaign)
+      AND (CAST(:user AS text) IS NULL OR u.external_id = :user) AND (CAST(:state AS text) IS NULL OR d.state = :state)
+    ORDER BY d.day DESC, d.at DESC, d.push_id LIMIT :most
+""")
+
+
+def recent(
+    connection: Connection, since: date, most: int, *, campaign: str | None, user: str | None, state: str | None
+) -> list[Delivery]:
+    """The latest `most` deliveries since the day `since`, newest first; of one campaign, user (the shop's id) or state
+    where given."""
+    chosen = {"campaign": campaign, "user": user, "state": state}
+    rows = connection.execute(_RECENT, {"since": since, "most": most, **chosen})
+    return [Delivery(**row._mapping) for row in rows]
