@@ -19,22 +19,12 @@ from celery.signals import after_setup_logger, task_failure, task_success, worke
 
 from engine.config import QUEUES, read_settings
 from engine.errors import HoraeError
+from engine.planning import wake
 from tasks.logs import quiet_routine, say_failed, say_succeeded
 from tasks.runtime import close_runtime, prepare_pool
 
 VISIBILITY_SECONDS = 900
 """Redis hands a message out again after this long: longer than any task but training, which guards itself."""
-
-ROUTES = {
-    "horae.tick_campaigns": "plan",
-    "horae.plan_shard": "plan",
-    "horae.settle": "plan",
-    "horae.dispatch_due": "dispatch",
-    "horae.fold": "ingest",
-    "horae.train": "train",
-    "horae.upkeep": "upkeep",
-}
-"""The queue of every task."""
 
 
 def _every(seconds: float, task: str) -> dict[str, Any]:
@@ -74,7 +64,7 @@ class Configuration:
     result_accept_content = ["json"]
     result_backend = None  # the rows in PostgreSQL are the results
     task_ignore_result = True
-    task_routes = {name: {"queue": queue} for name, queue in ROUTES.items()}
+    task_routes = {task: {"queue": queue} for task, queue in wake.QUEUES.items()}
     task_queues = {name: {"exchange": name, "routing_key": name} for name in QUEUES}
     task_default_queue = "upkeep"
     task_create_missing_queues = False  # a misspelt -Q is an error, not a queue that nothing is sent to

@@ -1,0 +1,108 @@
+"""Celery's own commands, with nothing configured: they start the servers they need, and run the tasks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import text
+
+from engine import embedded
+from engine.store.database import Database
+from engine.store.ticks import once_a_day
+from tests.running import CELERY, run, start, wait_for
+
+MORNING = datetime(2026, 3, 1, 3, 17, tzinfo=UTC)
+
+
+def test_importing_the_app_opens_nothing(tmp_path):
+    code = "import tasks.app, tasks.planning, tasks.delivery, tasks.ingest, tasks.learning, tasks.upkeep"
+
+    done = run(sys.executable, "-W", "error", "-c", code, home=tmp_path / "home")
+
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "home").exists()
+
+
+def test_worker_and_beat_start_the_servers_and_run_the_ticks(tmp_path):
+    home, log = tmp_path / "home", tmp_path / "worker.log"
+    worker = start(*CELERY, "worker", "-l", "DEBUG", "-c", "2", "-E", home=home, log=log)
+    beat = start(*CELERY, "beat", "-l", "INFO", home=home, log=tmp_path / "beat.log")
+    try:
+        for task in ("horae.fold", "horae.dispatch_due", "horae.tick_campaigns"):
+            wait_for(lambda task=task: f"Task {task}[" in log.read_text(), f"receiving {task}")
+            wait_for(lambda task=task: _succeeded(log.read_text(), task), f"running {task}")
+        ping = run(*CELERY, "inspect", "ping", home=home)
+        assert "celery@" in ping.stdout
+        assert "celerybeat@" in ping.stdout
+        assert _workers_schema(home) == 1
+    finally:
+        for process in (beat, worker):
+            process.send_signal(signal.SIGTERM)
+        codes = [process.wait(60) for process in (beat, worker)]
+        embedded.stop(home)
+    assert codes == [0, 0]
+    assert "Traceback" not in log.read_text()
+    assert not list(tmp_path.glob("celerybeat-schedule*")), "beat keeps no schedule file"
+
+
+def _succeeded(log: str, task: str) -> bool:
+    return any(f"Task {task}[" in line and " succeeded in " in line for line in log.splitlines())
+
+
+def _workers_schema(home) -> int:
+    database = Database(embedded.ensure_started(home).database_url)
+    with database.begin() as connection:
+        found = connection.execute(text("SELECT count(*) FROM workspace")).scalar_one()
+    database.dispose()
+    return int(found)
+
+
+def test_a_wake_up_that_reaches_no_broker_costs_nothing_but_time(tmp_path):
+    code = "from tasks.runtime import wake; wake('horae.plan_shard', 1, 2); print('went on')"
+
+    done = run(sys.executable, "-c", code, home=tmp_path, HORAE_BROKER_URL="redis://127.0.0.1:1/0")
+
+    assert done.stdout == "went on\n", done.stderr
+    assert "was not announced" in done.stderr
+
+
+def test_a_worker_refuses_an_old_schema_that_is_not_its_own_to_change(tmp_path, empty_database, redis_url):
+    code = "from tasks.upkeep import upkeep; upkeep.run()"
+    servers = {"HORAE_DATABASE_URL": empty_database.libpq_url, "HORAE_REDIS_URL": redis_url}
+
+    done = run(sys.executable, "-c", code, home=tmp_path, **servers)
+
+    assert "the database's schema is empty (run: horae migrate)" in done.stderr.splitlines()[-1]
+
+
+def test_a_daily_task_is_done_once_a_day_whoever_asks(database):
+    with once_a_day(database, "train", MORNING) as mine:
+        assert mine
+    with once_a_day(database, "train", MORNING.replace(hour=23)) as mine:
+        assert not mine
+    with once_a_day(database, "other", MORNING) as mine:
+        assert mine
+    with once_a_day(database, "train", MORNING.replace(day=2)) as mine:
+        assert mine
+
+
+def test_a_daily_task_that_failed_is_tried_again(database):
+    with pytest.raises(ZeroDivisionError), once_a_day(database, "train", MORNING):
+        _ = 1 / 0
+
+    with once_a_day(database, "train", MORNING) as mine:
+        assert mine
+
+
+def test_a_daily_task_runs_in_one_place_at_a_time(database):
+    def ask() -> bool:
+        with once_a_day(database, "train", MORNING) as mine:
+            return mine
+
+    with once_a_day(database, "train", MORNING) as mine, ThreadPoolExecutor(1) as pool:
+        assert mine
+        assert pool.submit(ask).result() is False
