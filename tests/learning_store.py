@@ -9,15 +9,16 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
-from engine.features.decay import Folded, fold
+from engine.features.decay import Folded
 from engine.features.readings import take
 from engine.features.state import Profiles
-from engine.learning.history import Events, user_profiles
+from engine.ingest.profiles import FoldRows
+from engine.learning.history import item_profiles, user_profiles
 from engine.store.bulk import copy_rows
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
 from engine.store.slots import slot_of
-from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
+from engine.store.tables import EVENT_TYPES
 
 START = datetime(2026, 6, 1, tzinfo=UTC)
 ZONE = "America/New_York"
@@ -99,30 +100,23 @@ class Shop:
             },
         )
 
-    def events(self) -> Events:
+    def events(self) -> FoldRows:
         """The same events as arrays of ids."""
-        return Events(
+        return FoldRows(
+            slot=self.slots[self.user].astype(np.int64),
             user=self.user.astype(np.int64) + 1,
             item=np.where(self.item >= 0, self.item + 1, -1).astype(np.int64),
-            kind=self.kind.astype(np.int64),
+            event_type=self.kind.astype(np.int64),
             at=self.at,
             value=self.value,
-            zone=np.zeros(len(self.at), np.int32),
+            zone=np.zeros(len(self.at), np.int64),
             zones=(ZONE,),
         )
 
     def profiles(self, rows: slice) -> tuple[Profiles, Folded]:
         """Profiles of users and of items, of the events of `rows`."""
-        events = self.events().take(np.arange(len(self.at))[rows])
-        with_item = events.take(events.item > 0)
-        items = fold(
-            (with_item.item, with_item.kind),
-            with_item.at,
-            None,
-            HALF_LIVES_DAYS["item_profiles"],
-            values=with_item.value,
-        )
-        return user_profiles(events, HALF_LIVES_DAYS), items
+        events = self.events().where(np.arange(len(self.at))[rows])
+        return user_profiles(events), item_profiles(events)
 
     def write_profiles(self, connection: Connection, rows: slice) -> None:
         """The profile tables, from the events of `rows`."""

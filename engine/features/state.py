@@ -76,7 +76,8 @@ class State:
 
     as_of: epoch seconds · users: int64[U] ids, sorted · user_block: float32[U, user features] · pairs: features by
     user position · I + item position · pair_start: int64[U + 1], each user's pairs · interest: float32[m, k], decayed
-    interest in each pair at the pair half-lives · category, brand: tastes by user position · codes + code.
+    interest in each pair at the pair half-lives · recent_share: float32[m], each pair's share of the user's recent
+    interest (half-life 14 days), what relatedness starts from · category, brand: by user position · codes + code.
     """
 
     as_of: float
@@ -86,6 +87,7 @@ class State:
     pairs: Table
     pair_start: np.ndarray
     interest: np.ndarray
+    recent_share: np.ndarray
     category: Table
     brand: Table
     hours: Hours
@@ -124,10 +126,20 @@ def build_state(users: np.ndarray, profiles: Profiles, catalogue: Catalogue, as_
         Table(keys, _with_missing_row(_pair_block(len(keys), readings))),
         np.searchsorted(user_of, np.arange(len(users) + 1)),
         interest.astype(np.float32),
+        _recent_share(user_of, interest[:, P_14D], len(users)),
         _category_taste(own, catalogue.items.category[item_of], len(catalogue.items.categories)),
         _brand_taste(own, catalogue.items.brand[item_of], len(catalogue.items.brands)),
         _hours(users, profiles.hours, as_of),
     )
+
+
+def _recent_share(user_of: np.ndarray, interest: np.ndarray, users: int) -> np.ndarray:
+    """Shares that sum to 1 per user: neither a long history nor a staple bought daily drowns the rest."""
+    damped = np.log1p(interest)
+    total = np.bincount(user_of, damped, minlength=users)[user_of]
+    share = np.zeros(len(damped))
+    np.divide(damped, total, out=share, where=total > 0)
+    return share.astype(np.float32)
 
 
 def _pair_rows(users: np.ndarray, folded: Folded, catalogue: Catalogue) -> tuple[Folded, np.ndarray]:

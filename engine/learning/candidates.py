@@ -14,7 +14,7 @@ import numpy as np
 
 from engine.features.state import P_14D, P_120D, State
 from engine.learning.ranking import best_rows
-from engine.learning.related import history, sparse
+from engine.learning.related import sparse
 
 SOURCES = ("own", "related", "popular")
 
@@ -26,10 +26,10 @@ BLOCK_USERS = 1024
 class Blend:
     """How much each source weighs: on log(1 + decayed interest), on relatedness, on relative log popularity."""
 
-    own: float = 1.0
-    own_recent: float = 0.3
-    related: float = 0.5
-    popular: float = 0.3
+    own: float = 1.8
+    own_recent: float = 0.1
+    related: float = 1.0
+    popular: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Proposer:
         data, columns = np.empty(2 * (high - low), np.complex64), np.empty(2 * (high - low), np.int64)
         second = at + np.repeat(pairs, pairs)
         item = state.pair_item[low:high]
-        data[at], columns[at] = history(state, slice(low, high)), item
+        data[at], columns[at] = state.recent_share[low:high], item
         data[second], columns[second] = self._own(state, low, high), item + size
         return sparse.csr_array((data, columns, 2 * start), shape=(len(pairs), 2 * size))
 

@@ -155,7 +155,7 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         and curve.shape == (WEEK_HOURS,)
         and bool((curve > 0).all())
         and abs(float(curve.sum()) - 1) < 1e-6
-        and concentration.shape == (RUNGS,)
+        and concentration.shape == (RUNGS, 2)
         and bool((concentration > 0).all())
         and 0 < share <= 1
     )

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.features.catalogue import Catalogue, Items, build_catalogue
-from engine.features.decay import Folded, fold, read
+from engine.features.decay import Folded, read
 from engine.features.readings import take
 from engine.features.state import Profiles, State, build_state
-from engine.learning.history import read_events, user_profiles
+from engine.learning.history import item_profiles, read_events, user_profiles
 from engine.store.database import Snapshot
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
 
@@ -28,7 +28,7 @@ _FEW = 2_000
 
 def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
     """Every item as it was at τ, and its profiles from events before τ."""
-    items = _read_items(snapshot, as_of)
+    items = read_items(snapshot, as_of)
     tau = as_of.timestamp()
     rows = snapshot.arrow(f"SELECT item_id, event_type, {_profile_columns('item_profiles')} FROM item_profiles")
     profiles = _folded(rows, ("item_id", "event_type"), "item_profiles")
@@ -36,14 +36,7 @@ def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
     if len(late):
         events = read_events(snapshot, until=as_of, where=_one_of("item_id", late))
         kept = take(profiles, ~np.isin(profiles.keys[0], late))
-        ours = np.isin(events.item, late)
-        rebuilt = fold(
-            (events.item[ours], events.kind[ours]),
-            events.at[ours],
-            None,
-            HALF_LIVES_DAYS["item_profiles"],
-            values=events.value[ours],
-        )
+        rebuilt = item_profiles(events.where(np.isin(events.item, late)))
         profiles = _joined(kept, rebuilt)
     return build_catalogue(items, profiles, tau)
 
@@ -71,7 +64,7 @@ def read_state(
     )
     late = _late_users(profiles, as_of.timestamp())
     if len(late):
-        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)), HALF_LIVES_DAYS)
+        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)))
         profiles = Profiles(
             *(
                 _joined(take(stored, ~np.isin(stored.keys[0], late)), take(rebuilt, np.isin(rebuilt.keys[0], late)))
@@ -94,7 +87,7 @@ def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
     hours = _read_profiles(snapshot, "user_hour_profiles", ("user_id", "rung", "hour"), where)
     late = np.unique(hours.keys[0][hours.last_at >= as_of.timestamp()])
     if len(late):
-        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)), HALF_LIVES_DAYS)
+        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)))
         ours = np.isin(past.hours.keys[0], late)
         hours = _joined(take(hours, ~np.isin(hours.keys[0], late)), take(past.hours, ours))
     weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, 0]
@@ -171,7 +164,8 @@ ORDER BY i.id
 """
 
 
-def _read_items(snapshot: Snapshot, as_of: datetime) -> Items:
+def read_items(snapshot: Snapshot, as_of: datetime) -> Items:
+    """Every item as it was at τ, sorted by id."""
     rows = snapshot.arrow(_ITEMS.format(tau=as_of.timestamp()))
     categories, category = _codes(rows["category"])
     brands, brand = _codes(rows["brand"])

@@ -2,7 +2,7 @@
 
 T[j, i] = Σ over users' successive events j then i of 2^(−age/half-life) · weight / gap, plus half of it the other way
 round, over the square root of both items' decayed popularity: a directed, decayed, gap-weighted cosine. The gap counts
-visits (distinct instants), so that items of one basket are neighbours whatever their order. `science.md` §0.4.
+visits (distinct instants), so that items of one basket are neighbours whatever their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 
 from engine.features.catalogue import Catalogue
-from engine.features.state import P_14D, State
+from engine.features.state import State
 from engine.learning.ranking import best_rows
 
 sparse: Any = scipy.sparse
@@ -62,7 +62,9 @@ class Counter:
     """Sums co-occurrences over time: feed users' events in slices of time, take the neighbours at any moment."""
 
     def __init__(self, items: int, reference: float) -> None:
-        """`reference`: epoch seconds of weight 1; earlier events weigh less. A common factor cancels in the cosine."""
+        """`reference`: epoch seconds of weight 1. Later events weigh more, and a common factor cancels in the cosine:
+        so sums never need to be decayed. It must not depend on what comes later, nor lie decades back (float32).
+        """
         self._follows = sparse.csr_array((items, items), dtype=np.float32)
         self._mass = np.zeros(items)
         self._items, self._reference = items, reference
@@ -106,16 +108,10 @@ def lookup(state: State, neighbours: Any, user: np.ndarray, item: np.ndarray) ->
     at = np.repeat(low - np.concatenate([[0], np.cumsum(high - low)[:-1]]), high - low) + np.arange((high - low).sum())
     start = np.concatenate([[0], np.cumsum(high - low)])
     shape = (len(users), len(state.catalogue))
-    table = sparse.csr_array((history(state, at), state.pair_item[at], start), shape=shape) @ neighbours
+    table = sparse.csr_array((state.recent_share[at], state.pair_item[at], start), shape=shape) @ neighbours
     table.sort_indices()
     keys = np.repeat(np.arange(len(users)), np.diff(table.indptr)) * len(state.catalogue) + table.indices
     if not len(keys):
         return np.zeros(len(user), np.float32)
     found = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
     return np.where(keys[found] == wanted, table.data[found], np.float32(0))
-
-
-def history(state: State, pairs: np.ndarray | slice) -> np.ndarray:
-    """What relatedness starts from, float32: decayed interest in `pairs`, damped so that staples do not drown it."""
-    damped: np.ndarray = np.log1p(state.interest[pairs, P_14D])
-    return damped

@@ -1,11 +1,13 @@
 """When a user is most likely to act: a hierarchical Dirichlet model of their week (pure).
 
 A week has 16 cells: day type × 3-hour window of local time. A user's decayed counts per local hour are smoothed round
-the clock (Gaussian, σ = 1 h), and shrunk towards what is known of lesser rungs of the ladder: responses to pushes →
-app sessions → any activity → everybody's curve:
-    p_rung = (counts_rung + α_rung · p_next rung) / (n_rung + α_rung)
-With no events it is everybody's curve. The α are fitted to the likelihood of later activity (`learning.window_fit`): it
-makes up for events that come in bursts (a basket of ten lines is one visit), which counting would take for certainty.
+the clock (Gaussian, σ = 1 h) and shrunk twice: their hours of the day towards everybody's, then their workdays and
+weekends towards their own hours of the day. "Everybody" is the next lesser rung of a ladder: responses to pushes → app
+sessions → any activity → the global curve:
+    hours[h]    = (Σ_d counts[d, h] + α₁ · lesser[h]) / (n + α₁)
+    share[d, h] = (counts[d, h] + α₂ · hours[h] · lesser[d | h]) / (n + α₂)
+With no events it is the global curve. The α are fitted to the likelihood of later visits (`window_fit`), which also
+makes up for events that come in bursts (a basket of ten lines is one visit) and would pass for certainty.
 """
 
 from __future__ import annotations
@@ -35,8 +37,8 @@ DAYS_OF_TYPE = np.array([5.0, 2.0]).repeat(WINDOWS_A_DAY)
 class WindowModel:
     """Everybody's curve and how fast a user departs from it.
 
-    curve: float64[48], everybody's share of activity by day type × 24 + local hour, sums to 1 · concentration:
-    float64[3], α of each rung: how many decayed events outweigh the rung below.
+    curve: float64[48], everybody's share of activity by day type × 24 + local hour, positive, sums to 1 ·
+    concentration: float64[RUNGS, 2], α₁ and α₂ of each rung: how many decayed events outweigh what they shrink to.
     """
 
     curve: np.ndarray
@@ -47,7 +49,7 @@ class WindowModel:
         return np.asarray(to_cells(self.curve[None, :])[0], np.float64)
 
 
-DEFAULT_CONCENTRATION = np.array([10.0, 20.0, 60.0])
+DEFAULT_CONCENTRATION = np.array([[10.0, 10.0], [20.0, 40.0], [60.0, 120.0]])
 """Before anything is fitted: α of hours of the day was 7–15 for opens; other activity comes in bursts."""
 
 
@@ -89,14 +91,23 @@ def posterior(model: WindowModel, counts: np.ndarray) -> tuple[np.ndarray, np.nd
 
     counts: float64[users, RUNGS, 48].
     """
-    smooth = smoothed(counts)
-    share = np.broadcast_to(model.curve, (len(counts), WEEK_HOURS))
+    smooth = smoothed(counts).reshape(len(counts), RUNGS, 2, HOURS_A_DAY)
+    share = np.broadcast_to(model.curve.reshape(2, HOURS_A_DAY), (len(counts), 2, HOURS_A_DAY))
     evidence = np.zeros(len(counts))
     for rung in reversed(range(RUNGS)):
-        alpha, n = model.concentration[rung], smooth[:, rung].sum(axis=1)
-        share = (smooth[:, rung] + alpha * share) / (n + alpha)[:, None]
+        own, n = smooth[:, rung], counts[:, rung].sum(axis=1)
+        share = _shrunk(own, n, share, model.concentration[rung])
         evidence += n
-    return share, evidence
+    return share.reshape(len(counts), WEEK_HOURS), evidence
+
+
+def _shrunk(own: np.ndarray, n: np.ndarray, lesser: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """One rung: own counts (users, 2, 24), n in all, towards `lesser` shares of the same shape."""
+    lesser_hours = lesser[:, 0] + lesser[:, 1]
+    hours = (own[:, 0] + own[:, 1] + alphas[0] * lesser_hours) / (n + alphas[0])[:, None]
+    expected = lesser * (hours / lesser_hours)[:, None]
+    share: np.ndarray = (own + alphas[1] * expected) / (n + alphas[1])[:, None, None]
+    return share
 
 
 def smoothed(counts: np.ndarray) -> np.ndarray:
@@ -105,7 +116,7 @@ def smoothed(counts: np.ndarray) -> np.ndarray:
     steps = np.arange(-_REACH_HOURS, _REACH_HOURS + 1)
     kernel = np.exp(-0.5 * (steps / SIGMA_HOURS) ** 2)
     kernel /= kernel.sum()
-    total = np.zeros_like(days)
+    total = np.zeros(days.shape)  # counts of nobody come out of bincount as integers
     for step, weight in zip(steps, kernel, strict=True):
         total += weight * np.roll(days, step, axis=-1)
     return np.asarray(total.reshape(counts.shape), np.float64)

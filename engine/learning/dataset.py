@@ -1,0 +1,99 @@
+"""Training rows: candidates as of past instants, their features then, and what the user did afterwards.
+
+Negatives are generated candidates that were not taken, a random share of them; `ctr` corrects for the share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from engine.features import matrix
+from engine.features.readings import positions
+from engine.features.state import State
+from engine.ingest.profiles import FoldRows
+from engine.learning.candidates import Candidates, Proposer
+from engine.learning.replay import Moment
+from engine.learning.window_fit import Visits, first_of_visits
+from engine.localtime import local_hours
+from engine.store.tables import EVENT_TYPES
+
+CANDIDATES = 100
+"""Proposals per user to learn from and to be judged by."""
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Candidates at an instant and what became of them.
+
+    labels: bool[n], by candidate · taken: int64[m], user · I + item of everything taken, proposed or not, sorted.
+    """
+
+    state: State
+    candidates: Candidates
+    labels: np.ndarray
+    taken: np.ndarray
+
+    @property
+    def keys(self) -> np.ndarray:
+        """user · I + item of each candidate, int64[n]."""
+        keys: np.ndarray = self.candidates.user.astype(np.int64) * len(self.state.catalogue) + self.candidates.item
+        return keys
+
+    @property
+    def recall(self) -> float:
+        """Share of what was taken that had been proposed; NaN where nothing was taken."""
+        return float(np.isin(self.taken, self.keys).mean()) if len(self.taken) else float("nan")
+
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """Feature rows float32[m, F] of the candidates at `chosen` (int positions)."""
+        found = self.candidates
+        return matrix.build(self.state, found.user[chosen], found.item[chosen], found.related[chosen])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows to learn from. rows: float32[n, F] · labels: float32[n]."""
+
+    rows: np.ndarray
+    labels: np.ndarray
+
+
+def propose(moment: Moment, proposer: Proposer, taken: np.ndarray) -> Proposals:
+    """Candidates of everybody at a moment, with what they took afterwards (int64 keys, sorted)."""
+    state = moment.state
+    candidates = proposer.propose(state, CANDIDATES)
+    keys = candidates.user.astype(np.int64) * len(state.catalogue) + candidates.item
+    return Proposals(state, candidates, np.isin(keys, taken), taken)
+
+
+def taken_after(events: FoldRows, state: State, event_type: int, until: float) -> np.ndarray:
+    """user · I + item of what the state's users took by events of `event_type` in [τ, until): int64, sorted."""
+    rows = (events.at >= state.as_of) & (events.at < until) & (events.event_type == event_type)
+    user = positions(state.users, events.user[rows])
+    item = state.catalogue.positions(events.item[rows])
+    known = (user >= 0) & (item >= 0)
+    return np.unique(user[known] * len(state.catalogue) + item[known])
+
+
+def visits_after(events: FoldRows, state: State, until: float) -> Visits:
+    """The visits of the state's users in [τ, until); what says nothing of when they like to act is left out."""
+    silent = [EVENT_TYPES["push_dismiss"], EVENT_TYPES["unsubscribe"]]
+    rows = np.flatnonzero((events.at >= state.as_of) & (events.at < until) & ~np.isin(events.event_type, silent))
+    user = positions(state.users, events.user[rows])
+    rows, user = rows[user >= 0], user[user >= 0]
+    begins = first_of_visits(user, events.at[rows])
+    at = rows[begins]
+    return Visits(user[begins], local_hours(events.at[at], events.zone[at], events.zones).astype(np.int64))
+
+
+def sample(proposals: Proposals, negative_share: float, rng: np.random.Generator) -> Sample:
+    """All positives and a random share of the negatives, with their features."""
+    kept = np.flatnonzero(proposals.labels | (rng.random(len(proposals.labels)) < negative_share))
+    return Sample(proposals.rows(kept), proposals.labels[kept].astype(np.float32))
+
+
+def joined(samples: list[Sample]) -> Sample:
+    """Samples of several instants as one."""
+    return Sample(np.concatenate([s.rows for s in samples]), np.concatenate([s.labels for s in samples]))

@@ -1,0 +1,163 @@
+"""Training, end to end: events in, a registered champion out, or a clear reason why there is none yet.
+
+The newest week whose outcomes are known tests, the week before it stops early, older weeks train; the metrics are those
+of the model that is served. Item-to-item neighbours and everybody's hours are as of now.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from engine.clock import monotonic
+from engine.learning import ctr, measuring, registry
+from engine.learning.dataset import Proposals
+from engine.learning.material import Material, TooLittleData, read_material
+from engine.learning.model import Model, set_threads
+from engine.learning.related import Related
+from engine.learning.timeline import ATTRIBUTION
+from engine.learning.walk import Progress, Walk, Walked, everybody
+from engine.learning.window_fit import fit
+from engine.learning.windows import with_everybody
+from engine.store.database import Database
+
+LEAST_POSITIVES = 100
+LEAST_VALIDATION_POSITIVES = 10
+
+_READ, _WALKED, _GROWN = 0.05, 0.65, 0.92
+"""Shares of the whole that are done after reading, after the features and after the trees."""
+
+_USUAL_TREES = 100
+_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What training did. `version` is None where there was too little to learn from: `reason` says why.
+
+    A model that ranks no better than popularity is registered but not promoted; `reason` says that too.
+    """
+
+    version: int | None
+    promoted: bool
+    reason: str | None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train. goal: the event type that counts as success · seed: same seed, same model · threads: for trees."""
+
+    goal: str = "purchase"
+    seed: int = 1
+    threads: int = 2
+
+
+def train(
+    database: Database, now: datetime, progress: Progress | None = None, options: Options | None = None
+) -> TrainReport:
+    """Learn from what happened before `now` (business time, aware), register the model and promote it.
+
+    Raises UnknownName for a goal that the store has no event type of.
+    """
+    options = options or Options()
+    tell = progress or _say_nothing
+    started = monotonic()
+    tell("reading events", 0.0)
+    try:
+        with database.snapshot() as snapshot:
+            material = read_material(snapshot, now, options.goal)
+        model, metrics = _learn(material, options, tell)
+    except TooLittleData as too_little:
+        return TrainReport(None, False, str(too_little))
+    ours, theirs = metrics["model"]["ndcg_10"], metrics["popularity"]["ndcg_10"]
+    better = ours is not None and ours >= theirs
+    metrics["seconds"] = round(monotonic() - started, 3)
+    tell("registering", 0.99)
+    with database.begin() as connection:
+        version = registry.register(connection, model, metrics)
+        if better:
+            registry.promote(connection, version)
+    reason = None if better else "the model ranks no better than popularity: registered, not promoted"
+    return TrainReport(version, better, reason, metrics)
+
+
+def _learn(material: Material, options: Options, tell: Progress) -> tuple[Model, dict[str, Any]]:
+    walked = Walk(material, options.seed, tell).run(_READ, _WALKED)
+    _require_positives(walked, material.goal_name)
+
+    def grown(trees: int) -> None:
+        tell(f"growing tree {trees}", _WALKED + (_GROWN - _WALKED) * min(trees / _USUAL_TREES, 1.0))
+
+    fitted = ctr.fit(walked.train, walked.validate, options.seed, options.threads, grown)
+    tell("fitting send windows", _GROWN)
+    state = walked.final.state
+    model = Model(
+        regime="goal",
+        booster=set_threads(fitted.booster, options.threads),
+        negative_share=walked.negative_share,
+        related=Related(state.catalogue.ids, walked.final.neighbours),
+        blend=walked.blend,
+        windows=fit(everybody(state.hours), walked.lessons),
+        as_of=material.now,
+    )
+    tell("testing", 0.95)
+    metrics = _measured(model, walked)
+    set_threads(fitted.booster, 1)
+    described = {
+        "goal": material.goal_name,
+        "attribution_days": ATTRIBUTION.days,
+        "instants": [instant.isoformat() for instant in material.timeline.instants],
+        "rows": len(walked.train.labels),
+        "trees": fitted.trees,
+        "negative_share": round(walked.negative_share, 6),
+    }
+    return model, described | metrics
+
+
+def _require_positives(walked: Walked, goal: str) -> None:
+    train, validate = int(walked.train.labels.sum()), int(walked.validate.labels.sum())
+    if train < LEAST_POSITIVES or validate < LEAST_VALIDATION_POSITIVES or train == len(walked.train.labels):
+        raise TooLittleData(
+            f"there are too few events of type {goal} to learn from: {train} to train and {validate} to validate,"
+            f" {LEAST_POSITIVES} and {LEAST_VALIDATION_POSITIVES} are needed"
+        )
+
+
+def _measured(model: Model, walked: Walked) -> dict[str, Any]:
+    test = walked.test
+    curve_then = with_everybody(everybody(test.state.hours), model.windows.concentration)
+    found = measuring.measure_windows(curve_then, test.state, walked.visits)
+    return {
+        "users": len(test.state),
+        "candidate_recall": _finite(test.recall),
+        "model": _all_finite(measuring.measure_model(test, _predict(model, test))),
+        "popularity": _all_finite(measuring.measure_popularity(test)),
+        "own_history": _all_finite(measuring.measure_own_history(test)),
+        "windows": {name: _all_finite(values) for name, values in found.items()},
+    }
+
+
+def _predict(model: Model, proposals: Proposals) -> np.ndarray:
+    """The chance of every candidate, float32[n], a part at a time."""
+    rows = np.arange(len(proposals.labels))
+    parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
+    return np.concatenate([model.predict(proposals.rows(part)) for part in parts] or [np.zeros(0, np.float32)])
+
+
+def _all_finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no NaN: what could not be measured is null."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def _say_nothing(_text: str, _share: float) -> None:
+    """The progress of a caller who does not ask."""

@@ -1,0 +1,108 @@
+"""Walks through the instants of a timeline and collects what a model learns from and is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+
+from engine.features.state import Hours
+from engine.learning import ctr, dataset
+from engine.learning.blending import fit_blend
+from engine.learning.candidates import Blend, Proposer
+from engine.learning.dataset import Proposals, Sample
+from engine.learning.material import Material
+from engine.learning.replay import Moment, Replay
+from engine.learning.timeline import ATTRIBUTION
+from engine.learning.window_fit import Lesson, Visits, lesson
+from engine.learning.windows import WEEK_HOURS
+
+Progress = Callable[[str, float], None]
+"""Told what is being done, and how much of the whole is done (0 … 1)."""
+
+MOST_USERS = 20_000
+"""Users learned from at each instant."""
+
+LESSONS = 3
+"""Weeks that the window model is fitted on: the newest before the test week."""
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What the walk collected.
+
+    final: what is known now · test, visits: the test week · lessons, for the window model · blend, of the sources ·
+    negative_share, of the samples.
+    """
+
+    train: Sample
+    validate: Sample
+    test: Proposals
+    visits: Visits
+    lessons: tuple[Lesson, ...]
+    blend: Blend
+    negative_share: float
+    final: Moment
+
+
+class Walk:
+    """One walk; `run` does it."""
+
+    def __init__(self, material: Material, seed: int, tell: Progress) -> None:
+        """`seed` draws the negatives."""
+        self._material, self._tell = material, tell
+        self._replay = Replay(material.events, material.items[material.now.timestamp()].ids, material.share)
+        self._rng = np.random.default_rng(seed)
+        self._blend: Blend | None = None
+        self._negative_share = 1.0
+
+    def run(self, done_from: float, done_until: float) -> Walked:
+        """Walk; progress goes from `done_from` to `done_until`."""
+        line = self._material.timeline
+        samples, lessons = [], []
+        for number, instant in enumerate((*line.train, line.validate)):
+            self._announce(instant, done_from + (done_until - done_from) * number / (len(line.instants) + 1))
+            moment = self._moment(instant)
+            proposals = self._propose(moment, instant)
+            samples.append(dataset.sample(proposals, self._negative_share, self._rng))
+            if number > len(line.train) - LESSONS:
+                lessons.append(lesson(moment.state.hours, len(moment.state), self._visits(moment, instant)))
+        self._announce(line.test, done_until - (done_until - done_from) * 2 / (len(line.instants) + 1))
+        moment = self._moment(line.test)
+        return Walked(
+            train=dataset.joined(samples[:-1]),
+            validate=samples[-1],
+            test=self._propose(moment, line.test),
+            visits=self._visits(moment, line.test),
+            lessons=tuple(lessons),
+            blend=self._blend or Blend(),
+            negative_share=self._negative_share,
+            final=self._moment(self._material.now),
+        )
+
+    def _moment(self, instant: datetime) -> Moment:
+        tau = instant.timestamp()
+        return self._replay.at(tau, self._material.items[tau], MOST_USERS)
+
+    def _announce(self, instant: datetime, share: float) -> None:
+        self._tell(f"features as of {instant:%Y-%m-%d}", share)
+
+    def _propose(self, moment: Moment, instant: datetime) -> Proposals:
+        """Candidates and outcomes; the first instant decides the blend and the share of negatives for all."""
+        until = (instant + ATTRIBUTION).timestamp()
+        taken = dataset.taken_after(self._material.events, moment.state, self._material.goal, until)
+        if self._blend is None:
+            first = dataset.propose(moment, Proposer(moment.neighbours, Blend()), taken)
+            self._blend = fit_blend(first.state, first.candidates, first.labels)
+            self._negative_share = ctr.negative_share(int(first.labels.sum()), len(first.labels))
+        return dataset.propose(moment, Proposer(moment.neighbours, self._blend), taken)
+
+    def _visits(self, moment: Moment, instant: datetime) -> Visits:
+        return dataset.visits_after(self._material.events, moment.state, (instant + ATTRIBUTION).timestamp())
+
+
+def everybody(hours: Hours) -> np.ndarray:
+    """Everybody's decayed activity by hour of the week, float64[48]."""
+    return np.bincount(hours.hour, hours.weight, minlength=WEEK_HOURS)
