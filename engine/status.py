@@ -191,7 +191,7 @@ WHERE state IN ('planning', 'settling') ORDER BY id
 
 
 def _counts(connection: Connection, query: str, **values: Any) -> dict[str, int]:
-    return dict(connection.execute(text(query + " ORDER BY 1"), values).tuples().all())
+    return {row[0]: row[1] for row in connection.execute(text(query + " ORDER BY 1"), values)}
 
 
 def _model(connection: Connection) -> dict[str, Any] | None:
