@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def replay(
 
     runtime = open_runtime()
     try:
-        with _bar("profiles", BarColumn(), TextColumn("{task.completed:.0f} of {task.total:.0f} slices")) as told:
+        with _bar("profiles", BarColumn(), MofNCompleteColumn(), TextColumn("slices")) as told:
             replayed = run(runtime.database, told, rebuild=not check)
     finally:
         runtime.close()

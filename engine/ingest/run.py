@@ -121,7 +121,7 @@ class _Run:
                     for writer, part in self._intake.split(rows):
                         under_way.append(writers[writer].submit(self._intake.store, block, part))
                     while len(under_way) > AHEAD * len(writers):
-                        self._settle(under_way.popleft(), rejects)
+                        self._settle(under_way, rejects)
                     self._tell(source, done)
                 self._settle_all(under_way, rejects)
             except Cut:
@@ -138,18 +138,25 @@ class _Run:
 
     def _settle_all(self, under_way: deque[Future[Outcome]], rejects: RejectsFile) -> None:
         while under_way:
-            self._settle(under_way.popleft(), rejects)
+            self._settle(under_way, rejects)
 
     def _abandon(self, under_way: deque[Future[Outcome]], rejects: RejectsFile) -> None:
         """Leave out what no writer has begun; what one has begun is finished and counted."""
-        begun = [future for future in under_way if not future.cancel()]
-        for future in begun:
-            with suppress(Exception):  # the error that ended the ingest is the one to tell
-                self._settle(future, rejects)
+        begun = deque(future for future in under_way if not future.cancel())
+        while begun:
+            failed = begun[0].exception() is not None  # the error that ended the ingest is the one to tell
+            if failed:
+                begun.popleft()
+            else:
+                self._settle(begun, rejects)
 
-    def _settle(self, future: Future[Outcome], rejects: RejectsFile) -> None:
-        stored, refused = future.result()
-        self._summary = self._summary.plus(stored)
+    def _settle(self, under_way: deque[Future[Outcome]], rejects: RejectsFile) -> None:
+        """Wait for the oldest and count it."""
+        stored, refused = under_way[0].result()
+        summary = self._summary.plus(stored)
+        # Counted and taken off together: a Ctrl-C lands while waiting, never between these two.
+        self._summary = summary
+        under_way.popleft()
         self._refuse(refused, rejects)
 
     def _refuse(self, refused: Sequence[Reject], rejects: RejectsFile) -> None:

@@ -21,7 +21,7 @@ from engine.store.database import Database
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
-ROWS = 300_000
+ROWS = 150_000
 
 
 @pytest.fixture(scope="module")
