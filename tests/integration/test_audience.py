@@ -234,8 +234,9 @@ def test_slot_ranges_part_the_audience_and_zones_are_filled_in(shop):
         ({"kind": "personalised", "where": {"none": [{"field": "brand", "equals": "A"}]}}, ["w2", "c1"]),
     ],
 )
-def test_items_are_chosen_by_kind_and_filter(database, chosen_items, expected):
-    with database.begin() as connection:
+def test_items_are_chosen_by_kind_and_filter(shared_database, chosen_items, expected):
+    with shared_database.engine.connect() as connection:  # rolled back at its end
+        connection.execute(text("UPDATE items SET stub = true"))
         ids = {
             add_item(connection, "w1", category="wine", price=7.5, stock=3, brand="A"): "w1",
             add_item(connection, "w2", category="wine", price=12, stock=0): "w2",
