@@ -85,6 +85,7 @@ class _Run:
         self._options = options
         self._progress = progress
         self._summary = Summary(intake.kind)
+        self._at = Progress(Path(), 0, 0, 0)
         self._began = monotonic()
 
     def ingest(self, paths: Sequence[Path]) -> Summary:
@@ -122,7 +123,7 @@ class _Run:
                         under_way.append(writers[writer].submit(self._intake.store, block, part))
                     while len(under_way) > AHEAD * len(writers):
                         self._settle(under_way, rejects)
-                    self._tell(source, done)
+                    self._tell(replace(self._at, file=source.path, done=done, total=source.size))
                 self._settle_all(under_way, rejects)
             except Cut:
                 self._settle_all(under_way, rejects)
@@ -158,6 +159,7 @@ class _Run:
         self._summary = summary
         under_way.popleft()
         self._refuse(refused, rejects)
+        self._tell(self._at)
 
     def _refuse(self, refused: Sequence[Reject], rejects: RejectsFile) -> None:
         rejects.add(refused)
@@ -168,9 +170,10 @@ class _Run:
         written = (str(rejects.target),) if rejects.finish(complete=complete) else ()
         self._summary = self._summary.plus(Summary(self._intake.kind, files=1, rejects_files=written))
 
-    def _tell(self, source: Source, done: int) -> None:
+    def _tell(self, at: Progress) -> None:
+        self._at = replace(at, rows=self._summary.rows)
         if self._progress is not None:
-            self._progress(Progress(source.path, done, source.size, self._summary.rows))
+            self._progress(self._at)
 
     def _stopped(self, source: Source, end: BaseException) -> IngestStopped:
         stored = f"{self._summary.rows - self._summary.refused:,} rows are stored"
