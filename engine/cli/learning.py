@@ -1,9 +1,195 @@
-"""Commands."""
+"""`horae train` and `horae models`: learn, and look at what was learned."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from engine.learning.registry import Entry
+    from engine.learning.training import TrainReport
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Version = Annotated[int, typer.Argument(help="A version, as `horae models list` shows it.", show_default=False)]
+
+SHOWN = (
+    ("ndcg_10", "NDCG@10"),
+    ("hr_10", "HR@10"),
+    ("auc", "AUC"),
+    ("ap", "AP"),
+    ("ne", "NE"),
+    ("ece", "ECE"),
+    ("predicted_per_actual", "predicted / actual"),
+)
+RIVALS = (("model", "this model"), ("own_history", "own history"), ("popularity", "popularity"))
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
+    app.command()(train)
+    group = typer.Typer(help="The registered models; the champion is the one that decides.", no_args_is_help=True)
+    group.command("list")(list_all)
+    group.command()(show)
+    group.command()(promote)
+    app.add_typer(group, name="models")
+
+
+def train(
+    goal: Annotated[str, typer.Option(metavar="TYPE", help="The event type that counts as success.")] = "purchase",
+    seed: Annotated[int, typer.Option(help="The same seed and events give the same model.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for growing trees.")] = 2,
+    as_json: AsJson = False,
+) -> None:
+    """Learn from the events so far, and let the model decide from the next run on.
+
+    Learns which items users take up next, out of their own history, what is related to it and what is popular, and
+    when each user acts. Tests itself on the newest week whose outcomes are known, beside two baselines that need no
+    model. A model that ranks no better than popularity is registered but does not decide.
+
+    With too little history (four weeks are needed) nothing is registered, exit code 1; planning then goes by own
+    history, popularity and everybody's hours.
+    """
+    from engine.clock import business_now
+    from engine.learning.training import Options
+    from engine.learning.training import train as run
+    from engine.runtime import open_runtime
+
+    runtime = open_runtime()
+    try:
+        with runtime.database.begin() as connection:
+            now = business_now(connection)
+        with _bar() as told:
+            report = run(runtime.database, now, told, Options(goal, seed, threads))
+    finally:
+        runtime.close()
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    else:
+        _show_report(report)
+    raise typer.Exit(0 if report.promoted else 1)
+
+
+def list_all(as_json: AsJson = False) -> None:
+    """List the models, newest first."""
+    from engine.learning import registry
+
+    entries = _registry(registry.entries)
+    if as_json:
+        typer.echo(json.dumps({"models": [_as_json(entry) for entry in entries]}))
+        return
+    if not entries:
+        out.print("no models yet; make one with: horae train")
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("version", "state", "regime", "as of", "NDCG@10", "predicted / actual", "size"):
+        table.add_column(column, justify="left" if column in {"state", "regime", "as of"} else "right")
+    for entry in entries:
+        measured = entry.metrics.get("model", {})
+        table.add_row(
+            str(entry.version),
+            entry.state,
+            entry.regime,
+            f"{entry.as_of:%Y-%m-%d %H:%M} UTC",
+            _number(measured.get("ndcg_10")),
+            _number(measured.get("predicted_per_actual")),
+            f"{entry.size / 1024:,.0f} KiB",
+        )
+    out.print(table)
+
+
+def show(version: Version, as_json: AsJson = False) -> None:
+    """Show a model: how it was made and what it was worth on its test week."""
+    from engine.learning import registry
+
+    entry = _registry(lambda connection: registry.entry(connection, version))
+    if as_json:
+        typer.echo(json.dumps(_as_json(entry)))
+        return
+    out.print(f"model {entry.version} · {entry.state} · regime {entry.regime} · as of {entry.as_of:%Y-%m-%d %H:%M} UTC")
+    out.print(f"sha256 {entry.sha256} · {entry.size / 1024:,.0f} KiB")
+    out.print("made with " + ", ".join(f"{name} {number}" for name, number in sorted(entry.libraries.items())))
+    _show_metrics(entry.metrics)
+
+
+def promote(version: Version) -> None:
+    """Let a model decide from the next run on, an older one too; the champion before it is retired."""
+    from engine.learning import registry
+
+    _registry(lambda connection: registry.promote(connection, version))
+    out.print(f"model {version} is the champion")
+
+
+def _registry(ask: Callable[[Any], Any]) -> Any:
+    from engine.runtime import open_runtime
+
+    runtime = open_runtime()
+    try:
+        with runtime.database.begin() as connection:
+            return ask(connection)
+    finally:
+        runtime.close()
+
+
+def _as_json(entry: Entry) -> dict[str, Any]:
+    return asdict(entry) | {"as_of": entry.as_of.isoformat(), "created_at": entry.created_at.isoformat()}
+
+
+def _show_report(report: TrainReport) -> None:
+    if report.version is None:
+        out.print(f"no model: {report.reason}")
+        out.print("planning goes on by own history, popularity and everybody's hours; run horae train again later")
+        return
+    out.print(f"model {report.version} " + ("is the champion" if report.promoted else f"({report.reason})"))
+    _show_metrics(report.metrics)
+
+
+def _show_metrics(metrics: Mapping[str, Any]) -> None:
+    if "model" not in metrics:
+        return
+    instants = metrics["instants"]
+    out.print(
+        f"{metrics['trees']} trees on {metrics['rows']:,} rows of {len(instants) - 2} weeks; tested on the"
+        f" {metrics['attribution_days']} days from {instants[-1][:10]}, {metrics['users']:,} users;"
+        f" goal: {metrics['goal']}"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("on the test week")
+    for _, name in RIVALS:
+        table.add_column(name, justify="right")
+    for key, name in SHOWN:
+        table.add_row(name, *(_number(metrics[rival].get(key)) for rival, _ in RIVALS))
+    out.print(table)
+    windows = metrics["windows"]
+    out.print(
+        f"candidates held {_number(metrics['candidate_recall'])} of what was taken; a visit fell into the user's best"
+        f" window of 16 with {_number(windows['model']['top_1'])}, into everybody's with"
+        f" {_number(windows['everybody']['top_1'])}"
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[str, float], None]]:
+    """A progress bar on stderr; yields told(what, share)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as shown:
+        bar = shown.add_task("training", total=1.0)
+
+        def told(what: str, share: float) -> None:
+            shown.update(bar, completed=share, description=what)
+
+        yield told
