@@ -1,4 +1,7 @@
-"""A definition against the workspace, the clock and the store: contradictions are errors, surprises are warnings."""
+"""A definition against the workspace, the clock and the store: contradictions are errors, surprises are warnings.
+
+`define` is how a campaign comes into the store: reviewed, then created, changed or left as it is.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import rules_of
 from engine.campaigns.schedule import last_instant, upcoming
+from engine.campaigns.store import Created, create, find
 from engine.errors import BadInput, did_you_mean
 from engine.localtime import Hours, cron_labels, open_intervals, open_minutes, zone
 from engine.store.tables import event_types, items, users
@@ -49,6 +53,29 @@ def review(connection: Connection, campaign: Campaign, now: datetime, gateways: 
         *_catalogue_warnings(connection, campaign),
     ]
     return Review(tuple(errors), tuple(warnings))
+
+
+@dataclass(frozen=True)
+class Defined:
+    """What became of a definition, and what about it is probably not meant."""
+
+    created: Created
+    warnings: tuple[str, ...]
+
+
+def define(
+    connection: Connection, campaign: Campaign, now: datetime, gateways: Collection[str], author: str | None = None
+) -> Defined:
+    """Store a campaign if it is sound; arguments as in `review`. One that is stored already is not judged anew.
+
+    Raises BadInput with every contradiction, or where the campaign of that name is cancelled or done.
+    """
+    old = find(connection, campaign.name)
+    if old is not None and old.definition == campaign:
+        return Defined(Created(old, "unchanged"), ())
+    found = review(connection, campaign, now, gateways)
+    require_sound(found, campaign.name)
+    return Defined(create(connection, campaign, now, author), found.warnings)
 
 
 def require_sound(found: Review, name: str) -> None:

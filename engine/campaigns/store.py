@@ -82,13 +82,19 @@ def get(connection: Connection, name: str, *, lock: bool = False) -> Stored:
     if lock:
         # First the lock, then the reading: one statement would join the new version number with the old versions.
         connection.execute(select(campaigns.c.id).where(campaigns.c.name == name).with_for_update())
-    row = connection.execute(_latest().where(campaigns.c.name == name)).one_or_none()
-    if row is None:
+    stored = find(connection, name)
+    if stored is None:
         names = connection.execute(select(campaigns.c.name)).scalars().all()
         raise UnknownName(
             f"there is no campaign {name!r}", hint=did_you_mean(name, names) or "see: horae campaign list"
         )
-    return _stored(row)
+    return stored
+
+
+def find(connection: Connection, name: str) -> Stored | None:
+    """The campaign of that name, in its latest version, or None."""
+    row = connection.execute(_latest().where(campaigns.c.name == name)).one_or_none()
+    return None if row is None else _stored(row)
 
 
 def get_all(connection: Connection, states: tuple[State, ...] | None = None) -> list[Stored]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from engine.campaigns.policy import Cap, Policy
-    from engine.campaigns.review import Review
+    from engine.campaigns.review import Defined
     from engine.campaigns.store import State, Stored
     from engine.runtime import Runtime
 
@@ -63,19 +63,15 @@ def create(
 
     All files are checked before anything is stored. Running it again with the same files changes nothing.
     """
-    from engine.campaigns import loading, store
-    from engine.campaigns.review import require_sound, review
+    from engine.campaigns.loading import load
+    from engine.campaigns.review import define
     from engine.clock import business_now
 
-    definitions = [loading.load(file) for file in files]
-    made = []
+    definitions = [load(file) for file in files]
     with opened() as runtime, runtime.database.begin() as connection:
         now = business_now(connection)
-        for definition in definitions:
-            found = review(connection, definition, now, runtime.gateways)
-            require_sound(found, definition.name)
-            made.append((store.create(connection, definition, now, AUTHOR), found))
-    _print_created(made, now, as_json=as_json)
+        made = [define(connection, definition, now, runtime.gateways, AUTHOR) for definition in definitions]
+    _print_defined(made, now, as_json=as_json)
 
 
 @campaign_app.command("list")
@@ -287,21 +283,21 @@ def _warn(text: str) -> None:
     stderr.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
-def _print_created(made: list[tuple[Any, Review]], now: datetime, *, as_json: bool) -> None:
+def _print_defined(made: list[Defined], now: datetime, *, as_json: bool) -> None:
     if as_json:
         rows = [
-            {**_summary(created.stored, now), "outcome": created.outcome, "warnings": list(found.warnings)}
-            for created, found in made
+            {**_summary(one.created.stored, now), "outcome": one.created.outcome, "warnings": list(one.warnings)}
+            for one in made
         ]
         _print_json(rows)
         return
-    for created, found in made:
-        stored = created.stored
+    for one in made:
+        stored = one.created.stored
         said = {"created": "created", "unchanged": "unchanged", "edited": f"changed: now version {stored.version}"}
         following = _next(stored, now)
         due = f"; next due {following[0]}" if following else ""
-        stdout.print(f"campaign {stored.name} {said[created.outcome]} ({stored.state}{due})", markup=False)
-        for warning in found.warnings:
+        stdout.print(f"campaign {stored.name} {said[one.created.outcome]} ({stored.state}{due})", markup=False)
+        for warning in one.warnings:
             _warn(f"{stored.name}: {warning}")
 
 

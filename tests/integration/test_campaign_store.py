@@ -16,7 +16,7 @@ from engine.campaigns import store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.policy_store import add_cap, current_policy, policy_version, remove_cap, save_policy
-from engine.campaigns.review import require_sound, review
+from engine.campaigns.review import define, require_sound, review
 from engine.campaigns.schedule import due
 from engine.errors import BadInput, UnknownName
 from engine.store.database import Database
@@ -297,11 +297,22 @@ def test_a_sound_campaign_has_neither_errors_nor_warnings(database):
         require_sound(review(connection, sound, NOW, {"log"}), "weekly")
 
 
+def test_a_campaign_that_is_stored_is_not_judged_anew(undone):
+    once = campaign(schedule={"once": "2026-11-24T18:00", "zone": "utc"})
+
+    first = define(undone, once, NOW, {"log"})
+    much_later = define(undone, once, NOW + 999 * HOUR, set())
+
+    assert (first.created.outcome, much_later.created.outcome) == ("created", "unchanged")
+    with pytest.raises(BadInput, match="is in the past"):
+        define(undone, once.model_copy(update={"holdout": 0.5}), NOW + 999 * HOUR, {"log"})
+
+
 def test_nothing_is_stored_of_a_campaign_that_is_refused(database):
     def create_both() -> None:
         with database.begin() as connection:
-            store.create(connection, campaign("fine"), NOW)
-            require_sound(review(connection, campaign(gateway="none"), NOW, {"log"}), "weekly")
+            define(connection, campaign("fine"), NOW, {"log"})
+            define(connection, campaign(gateway="none"), NOW, {"log"})
 
     with pytest.raises(BadInput, match="gateway"):
         create_both()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 
@@ -78,6 +79,32 @@ def test_no_open_instant_of_any_zone_lies_in_quiet_hours_and_no_other_is_missed(
             closed = [last for _, last in found if last < end]
             assert not any(in_hours(tz, instant, *NIGHT) for instant in opened), name
             assert all(in_hours(tz, instant, *NIGHT) for instant in closed), name
+
+
+def _alike() -> list[str]:
+    """One zone of each set that shares its offsets from 2024 to 2030: what is computed depends on them alone."""
+    alike: dict[tuple[tuple[int, int], ...], str] = {}
+    for name in ZONES:
+        table = offsets(zone(name))
+        first = bisect_right(table.starts, FROM) - 1
+        changes = [
+            (max(s, FROM), o) for s, o in zip(table.starts[first:], table.seconds[first:], strict=True) if s < UNTIL
+        ]
+        alike.setdefault(tuple(changes), name)
+    return list(alike.values())
+
+
+def test_on_every_day_from_2024_to_2030_open_hours_begin_and_end_where_the_wall_clock_says():
+    start, end = datetime.fromtimestamp(FROM, UTC), datetime.fromtimestamp(UNTIL, UTC)
+    second = timedelta(seconds=1)
+    for name in _alike():
+        tz = zone(name)
+        found = open_intervals(tz, start, end, None, NIGHT)
+        assert len(found) >= 2557, name
+        inside = [instant.astimezone(tz).hour for first, last in found for instant in (first, last - second)]
+        outside = [instant.astimezone(tz).hour for first, last in found[1:-1] for instant in (first - second, last)]
+        assert all(8 <= hour < 22 for hour in inside), name
+        assert not any(8 <= hour < 22 for hour in outside), name
 
 
 def test_hours_of_all_zones_at_once_are_the_local_ones():
