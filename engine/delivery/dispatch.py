@@ -66,7 +66,7 @@ def dispatch_due(
     desk = Desk(database, CapStore(runtime.caps), Book(), _business_clock(database, now), pace, rng or Random(), at)
     today = now.astimezone(UTC).date()
     ensure_partitions(database, "deliveries", today, today + timedelta(days=1))
-    close_late(database, now, desk.counts)
+    close_late(database, now, desk.counts, every=False)
     begun, claimed, more = clock.monotonic(), 0, True
     while more and (limit is None or claimed < limit):
         if clock.monotonic() > begun + pace.longest.total_seconds():
@@ -79,13 +79,14 @@ def dispatch_due(
     return {name: number for name, number in sorted(desk.counts.items()) if number}
 
 
-def close_late(database: Database, now: datetime, counts: dict[str, int]) -> None:
-    """Close waiting pushes that are too late at `now`, and those of cancelled campaigns; counted into `counts`."""
+def close_late(database: Database, now: datetime, counts: dict[str, int], *, every: bool) -> None:
+    """Close waiting pushes that are too late at `now`, and those of cancelled campaigns: those that are due, or `every`
+    one. Counted into `counts`."""
     for name, step in (("expired.expired", close_expired), ("cancelled.campaign_cancelled", close_cancelled)):
         closed = _CLOSED_AT_ONCE
         while closed == _CLOSED_AT_ONCE:
             with database.begin() as connection:
-                closed = step(connection, now, _CLOSED_AT_ONCE)
+                closed = step(connection, now, _CLOSED_AT_ONCE, every=every)
             counts[name] = counts.get(name, 0) + closed
 
 

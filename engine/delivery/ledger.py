@@ -91,21 +91,18 @@ _CLOSE_WAITING = """
     FROM gone p RETURNING push_id
 """
 
-_EXPIRE = text(
-    _CLOSE_WAITING.format(
-        where="p.state IN ('proposed', 'planned') AND NOT p.in_doubt AND p.send_at <= :now"
-        " AND (p.window_end <= :now OR p.not_after <= :now)",
-        state="expired",
-        reason="expired",
-    )
-)
-_CANCEL = text(
-    _CLOSE_WAITING.format(
-        where="p.state IN ('proposed', 'planned') AND NOT p.in_doubt"
-        " AND p.campaign_id IN (SELECT id FROM campaigns WHERE state = 'cancelled')",
-        state="cancelled",
-        reason="campaign_cancelled",
-    )
+# Dispatch closes what is due, which an index finds; upkeep looks through all that waits.
+_DUE = "p.state = 'planned' AND p.send_at <= :now AND NOT p.in_doubt"
+_WAITING = "p.state IN ('proposed', 'planned') AND NOT p.in_doubt"
+_LATE = "(p.window_end <= :now OR p.not_after <= :now)"
+_OF_CANCELLED = "p.campaign_id IN (SELECT id FROM campaigns WHERE state = 'cancelled')"
+
+_EXPIRE, _CANCEL = (
+    {
+        every: text(_CLOSE_WAITING.format(where=f"{which} AND {what}", state=state, reason=reason))
+        for every, which in ((False, _DUE), (True, _WAITING))
+    }
+    for what, state, reason in ((_LATE, "expired", "expired"), (_OF_CANCELLED, "cancelled", "campaign_cancelled"))
 )
 
 
@@ -126,14 +123,15 @@ def close(connection: Connection, ends: Sequence[End], states: Collection[str]) 
     return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars())
 
 
-def close_expired(connection: Connection, now: datetime, most: int) -> int:
-    """Close up to `most` waiting pushes whose window or use is over at `now`, also of unpublished runs."""
-    return len(connection.execute(_EXPIRE, {"now": now, "most": most}).scalars().all())
+def close_expired(connection: Connection, now: datetime, most: int, *, every: bool) -> int:
+    """Close up to `most` waiting pushes whose window or use is over at `now`; `every`: also proposals of runs that were
+    never published."""
+    return len(connection.execute(_EXPIRE[every], {"now": now, "most": most}).scalars().all())
 
 
-def close_cancelled(connection: Connection, now: datetime, most: int) -> int:
-    """Close up to `most` waiting pushes of cancelled campaigns."""
-    return len(connection.execute(_CANCEL, {"now": now, "most": most}).scalars().all())
+def close_cancelled(connection: Connection, now: datetime, most: int, *, every: bool) -> int:
+    """Close up to `most` waiting pushes of cancelled campaigns; `every`: also those that are not due yet."""
+    return len(connection.execute(_CANCEL[every], {"now": now, "most": most}).scalars().all())
 
 
 _RECENT = text("""

@@ -24,6 +24,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 from uuid import UUID
@@ -39,9 +41,6 @@ LOG_LIFE = timedelta(days=2)
 _SEPARATOR = "\x1f"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_RESERVE, _BUILD, _RELEASE = (
-    (files(__package__) / f"{name}.lua").read_text() for name in ("reserve", "build", "release")
-)
 
 
 class EpochLost(HoraeError):
@@ -68,7 +67,6 @@ class CapStore:
 
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
-        self._shas: list[str] = []
 
     def run_id(self) -> str:
         """The server's identity, new at each of its starts. Raises RedisUnavailable."""
@@ -111,33 +109,40 @@ class CapStore:
         if not pushes:
             return 0
         with _answering():
-            sha = self._scripts()[2]
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._pipeline("release")
             for user_id, push_id, fence in pushes:
-                pipeline.evalsha(sha, 1, _key(epoch.token, user_id), push_id.hex, str(fence))
-            return sum(pipeline.execute())
+                pipeline.evalsha(_script("release")[1], 1, _key(epoch.token, user_id), push_id.hex, str(fence))
+            return sum(pipeline.execute()[1:])
 
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
         with _answering():
-            reserve, build, _ = self._scripts()
-            pipeline = self._client.pipeline(transaction=False)
+            pipeline = self._pipeline("reserve", "build")
             for user_id, entries in logs.items():
                 life = str(int(LOG_LIFE.total_seconds()))
-                pipeline.evalsha(build, 1, _key(epoch.token, user_id), life, *map(_member, entries))
+                pipeline.evalsha(_script("build")[1], 1, _key(epoch.token, user_id), life, *map(_member, entries))
             for reservation in asked:
-                pipeline.evalsha(reserve, 1, _key(epoch.token, reservation.user_id), _arguments(epoch, reservation))
+                key = _key(epoch.token, reservation.user_id)
+                pipeline.evalsha(_script("reserve")[1], 1, key, _arguments(epoch, reservation))
             proof = _proof(pipeline, epoch.run_id, epoch.token)
             answers = pipeline.execute()
         if not proof(answers):
             raise EpochLost("the caps' Redis lost data: their logs are rebuilt before anything leaves")
-        return [int(answer) for answer in answers[len(logs) : len(logs) + len(asked)]]
+        first = 2 + len(logs)
+        return [int(answer) for answer in answers[first : first + len(asked)]]
 
-    def _scripts(self) -> list[str]:
-        """The scripts' hashes; loaded each time, as a restart makes necessary: one round trip."""
+    def _pipeline(self, *scripts: str) -> Any:
+        """A pipeline that begins by loading `scripts`: after a restart they are gone, and it is one round trip."""
         pipeline = self._client.pipeline(transaction=False)
-        for script in (_RESERVE, _BUILD, _RELEASE):
-            pipeline.script_load(script)
-        return [str(sha) for sha in pipeline.execute()]
+        for name in scripts:
+            pipeline.script_load(_script(name)[0])
+        return pipeline
+
+
+@cache
+def _script(name: str) -> tuple[str, str]:
+    """A Lua script's text and its hash."""
+    code = (files(__package__) / f"{name}.lua").read_text()
+    return code, sha1(code.encode(), usedforsecurity=False).hexdigest()
 
 
 def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], bool]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from random import Random
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
 from engine.delivery.gateways import Gateway
 from engine.delivery.ledger import End, close
-from engine.delivery.limits import GAP, Attempt, Entry, Reservation, limits_of
+from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation, limits_of
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
@@ -185,15 +186,15 @@ def _asking(facts: Facts, attempt: Attempt) -> Reservation:
 def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -> list[Ready]:
     """Those whose places under the caps were granted; the others end as suppressed."""
     asking = [one for one in ready if one.reservation.limits or one.reservation.counts]
-    zones = {one.push.user_id: one.facts.user.tz for one in asking if one.facts.user and one.facts.user.tz}
-    since = now - epoch.horizon
-
-    def ledger(users: Collection[int]) -> Mapping[int, Sequence[Entry]]:
-        with desk.database.begin() as connection:
-            attempts = {user: Attempt(now, zones[user], desk.pace.deadline) for user in users}
-            return ledger_entries(connection, desk.book, attempts, since)
-
-    refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger) if asking else []
+    refusals: list[Limit | None] = []
+    if asking:
+        attempts = {
+            one.push.user_id: Attempt(now, one.facts.user.tz, desk.pace.deadline)
+            for one in asking
+            if one.facts.user and one.facts.user.tz
+        }
+        ledger = partial(_ledger, desk, attempts, now - epoch.horizon)
+        refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger)
     refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
     ends = []
     for one in ready:
@@ -202,6 +203,13 @@ def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -
             ends.append((one.facts, Ended("suppressed", reason), limit.rule))
     _finish(desk, ends, [], now)
     return [one for one in ready if one.push.id not in refused]
+
+
+def _ledger(
+    desk: Desk, attempts: Mapping[int, Attempt], since: datetime, users: Collection[int]
+) -> Mapping[int, Sequence[Entry]]:
+    with desk.database.begin() as connection:
+        return ledger_entries(connection, desk.book, {user: attempts[user] for user in users}, since)
 
 
 def _intended(desk: Desk, ready: Sequence[Ready], epoch: Epoch) -> list[Ready]:

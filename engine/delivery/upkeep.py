@@ -55,7 +55,7 @@ def upkeep(runtime: Runtime, now: datetime) -> dict[str, int]:
     counts = Counter[str]()
     counts["partitions"] = len(ensure_ahead(runtime.database, now))
     free = rescue(runtime.database, now, counts)
-    close_late(runtime.database, now, counts)
+    close_late(runtime.database, now, counts, every=True)
     _release(runtime, now, free, counts)
     with runtime.database.begin() as connection:
         gone = text("DELETE FROM ticks WHERE created_at < clock_timestamp() - CAST(:kept AS interval)")

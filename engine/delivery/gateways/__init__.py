@@ -13,8 +13,11 @@ Adding a gateway is one file and one registration:
 
         def close(self): ...
 
-    # here
-    _BUILDERS["pigeon"] = pigeon.build        # build(settings) -> Gateway, or None where it is not configured
+    def build(settings):                      # None where it is not configured
+        return PigeonGateway()
+
+    # the last lines of this file
+    register_gateway("pigeon", "engine.delivery.gateways.pigeon")
 
 What an outcome means decides what happens to the push, so a gateway is honest about doubt: it says `RETRY` or a refusal
 only where the provider certainly did not take the message, and `UNKNOWN` wherever it might have.
@@ -25,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from importlib import import_module
 from typing import Protocol
 
@@ -65,12 +69,12 @@ _BUILDERS: dict[str, Callable[[Settings], Gateway | None]] = {}
 
 def register_gateway(name: str, module: str) -> None:
     """Let `module.build(settings)` make the gateway `name`; the module is imported when gateways are first built."""
+    _BUILDERS[name] = partial(_build, module)
 
-    def build(settings: Settings) -> Gateway | None:
-        gateway: Gateway | None = import_module(module).build(settings)
-        return gateway
 
-    _BUILDERS[name] = build
+def _build(module: str, settings: Settings) -> Gateway | None:
+    gateway: Gateway | None = import_module(module).build(settings)
+    return gateway
 
 
 def build_gateways(settings: Settings) -> dict[str, Gateway]:

@@ -88,14 +88,13 @@ class Transport:
 
     async def _post_many(self, requests: Sequence[Request], start_by: float) -> list[Result]:
         slots = asyncio.Semaphore(self._concurrency)
+        return await asyncio.gather(*(self._in_turn(slots, request, start_by) for request in requests))
 
-        async def in_turn(request: Request) -> Result:
-            async with slots:
-                if monotonic() > start_by:
-                    return NotSent("no time left before the lease ends")
-                return await self._post(request)
-
-        return await asyncio.gather(*map(in_turn, requests))
+    async def _in_turn(self, slots: asyncio.Semaphore, request: Request, start_by: float) -> Result:
+        async with slots:
+            if monotonic() > start_by:
+                return NotSent("no time left before the lease ends")
+            return await self._post(request)
 
     async def _post(self, request: Request) -> Result:
         answer: Answer | None = None
