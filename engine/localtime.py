@@ -7,8 +7,7 @@ reads so, which is right by construction on days of 23, 24, 24.5 and 25 hours, w
 (Pacific/Apia 2011). Differences of local times are never taken.
 
 Where a wall-clock reading must become an instant (`resolve`), the rule is Temporal's "compatible": in a gap the reading
-is shifted forward by the gap, of a fold the first reading counts. Cron expressions for local time give wall-clock
-readings (`cron_labels`), the same in every zone.
+is shifted forward by the gap, of a fold the first counts. A cron in local time gives readings, the same in every zone.
 
 Zones are read from the `tzdata` package, never from the system, so that all hosts agree: systems lag behind (Morocco's
 change of 2026) or lack names (slim images have no US/Central). Aliases are kept as they were given.

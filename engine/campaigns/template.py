@@ -219,6 +219,7 @@ class _Liquid(Environment):
     output_stream_limit = 4 * PAYLOAD_BYTES
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
+        """Liquid's own, without what reads other templates, keeps state or knows the time."""
         super().setup_tags_and_filters(extra=extra)
         for tag in ("include", "render", "increment", "decrement", "tablerow"):
             del self.tags[tag]
