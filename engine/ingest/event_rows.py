@@ -49,25 +49,20 @@ class EventRows:
 
     def keys(self, source: str) -> np.ndarray:
         """The events' keys, uint8[n, 16]."""
-        digests = bytearray(16 * len(self))
-        contents, identified = self._contents(), self._identified()
-        stamps = self.occurred_at.astype("datetime64[ms]").astype(">i8").tobytes()
-        for row, content in enumerate(contents):
-            name = identified[row] if identified is not None else None
-            if name is None:
-                digest = stamps[8 * row + 2 : 8 * row + 8]
-                digest += hashlib.blake2b(content, digest_size=10, person=_BY_CONTENT).digest()
-            else:
-                framed = struct.pack(">I", len(source.encode())) + source.encode() + name
-                digest = hashlib.blake2b(framed, digest_size=16, person=_BY_ID).digest()
-            digests[16 * row : 16 * row + 16] = digest
-        return np.frombuffer(bytes(digests), np.uint8).reshape(len(self), 16)
-
-    def _identified(self) -> list[bytes | None] | None:
-        if self.event_id is None or self.event_id.null_count == len(self):
-            return None
-        names: list[bytes | None] = self.event_id.cast(pa.binary()).to_pylist()
-        return names
+        keys = np.empty((len(self), 16), np.uint8)
+        named = np.zeros(len(self), bool) if self.event_id is None else np.asarray(self.event_id.is_valid())
+        if self.event_id is not None and named.any():
+            prefix = struct.pack(">I", len(source.encode())) + source.encode()
+            names = self.event_id.drop_null().cast(pa.binary()).to_pylist()
+            digests = [hashlib.blake2b(prefix + name, digest_size=16, person=_BY_ID).digest() for name in names]
+            keys[named] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
+        if not named.all():
+            nameless = self.take(np.flatnonzero(~named)) if named.any() else self
+            contents = nameless._contents()
+            digests = [hashlib.blake2b(text, digest_size=10, person=_BY_CONTENT).digest() for text in contents]
+            keys[~named, :6] = _bytes(nameless.occurred_at.astype("datetime64[ms]").astype(">i8"))[:, 2:]
+            keys[~named, 6:] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 10)
+        return keys
 
     def _contents(self) -> list[bytes]:
         """Canonical content: instant, value, quantity, push id and lengths of the texts at fixed width, then the texts.

@@ -6,14 +6,16 @@ them later completes the same row, so that their events are linked without being
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from engine.errors import BadInput
+from engine.store.bulk import copy_out, copy_rows
 from engine.store.slots import slot_of
 from engine.store.tables import EVENT_TYPES
 
@@ -42,45 +44,69 @@ def default_zone(connection: Connection) -> str:
     return found or "UTC"
 
 
-def resolve_users(connection: Connection, names: Sequence[str]) -> Users:
-    """The users with these external ids (distinct); makes stubs of the unknown."""
-    rows = _select(connection, "SELECT external_id, id, timezone FROM users WHERE external_id = ANY(%s)", names)
-    missing = sorted(set(names) - {row[0] for row in rows})
-    if missing:
-        slots = [slot_of(name) for name in missing]
-        made = _insert(
-            connection,
-            "INSERT INTO users (external_id, slot, stub) SELECT name, slot, true"
-            " FROM unnest(%s::text[], %s::smallint[]) AS given (name, slot) ORDER BY name ON CONFLICT DO NOTHING",
-            (missing, slots),
-        )
-        rows += _select(connection, "SELECT external_id, id, timezone FROM users WHERE external_id = ANY(%s)", missing)
-    else:
-        made = 0
-    default = default_zone(connection)
-    zones = sorted({row[2] or default for row in rows} | {default})
-    code = {name: number for number, name in enumerate(zones)}
-    known = {row[0]: (row[1], code[row[2] or default]) for row in rows}
-    found = np.array([known[name] for name in names], np.int64).reshape(-1, 2)
-    slot = np.array([slot_of(name) for name in names], np.int64)
-    return Users(found[:, 0], slot, found[:, 1], zones, made)
-
-
-def resolve_items(connection: Connection, names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """The ids (int64) of the items with these external ids (distinct), and how many stubs were made."""
-    rows = _select(connection, "SELECT external_id, id FROM items WHERE external_id = ANY(%s)", names)
-    missing = sorted(set(names) - {row[0] for row in rows})
+def resolve_users(connection: Connection, names: pa.StringArray) -> Users:
+    """The users with these external ids (distinct, no nulls); makes stubs of the unknown."""
+    _stage(connection, "staged_users_asked", {"position": "integer", "name": "text"}, _numbered(names))
+    found = _find_users(connection)
     made = 0
-    if missing:
-        made = _insert(
-            connection,
-            "INSERT INTO items (external_id, stub) SELECT name, true FROM unnest(%s::text[]) AS given (name)"
-            " ORDER BY name ON CONFLICT DO NOTHING",
-            (missing,),
-        )
-        rows += _select(connection, "SELECT external_id, id FROM items WHERE external_id = ANY(%s)", missing)
-    known = dict(rows)
-    return np.array([known[name] for name in names], np.int64), made
+    missing = np.flatnonzero(found.id < 0)
+    if len(missing):
+        new = names.take(pa.array(missing))
+        slots = np.array([slot_of(name) for name in new.to_pylist()], np.int16)
+        _stage(connection, "staged_users_new", {"name": "text", "slot": "smallint"}, {"name": new, "slot": slots})
+        made = connection.execute(
+            text(
+                "INSERT INTO users (external_id, slot, stub) SELECT name, slot, true FROM staged_users_new"
+                " ORDER BY name ON CONFLICT DO NOTHING"
+            )
+        ).rowcount
+        found = _find_users(connection)
+    return replace(found, stubs=made)
+
+
+def _find_users(connection: Connection) -> Users:
+    """The users that are asked for, by position; id −1 where there is none."""
+    asked = connection.execute(text("SELECT count(*) FROM staged_users_asked")).scalar_one()
+    default = default_zone(connection)
+    user, slot, zone = np.full(asked, -1, np.int64), np.full(asked, -1, np.int64), np.zeros(asked, np.int64)
+    # One row per zone: the arrays reach numpy without an object per user.
+    by_zone = _fetch(
+        connection,
+        "SELECT coalesce(timezone, %s) AS zone, array_agg(position), array_agg(users.id), array_agg(users.slot)"
+        " FROM staged_users_asked JOIN users ON external_id = name GROUP BY zone ORDER BY zone",
+        (default,),
+    )
+    for code, (_name, positions, ids, slots) in enumerate(by_zone):
+        at = np.array(positions)
+        user[at], slot[at], zone[at] = ids, slots, code
+    return Users(user, slot, zone, [name for name, *_ in by_zone] or [default], 0)
+
+
+def resolve_items(connection: Connection, names: pa.StringArray) -> tuple[np.ndarray, int]:
+    """The ids (int64) of the items with these external ids (distinct, no nulls), and how many stubs were made."""
+    _stage(connection, "staged_items_asked", {"position": "integer", "name": "text"}, _numbered(names))
+    found = _find_items(connection, len(names))
+    made = 0
+    if np.any(found < 0):
+        made = connection.execute(
+            text(
+                "INSERT INTO items (external_id, stub) SELECT name, true FROM staged_items_asked"
+                " WHERE NOT EXISTS (SELECT FROM items WHERE external_id = name) ORDER BY name ON CONFLICT DO NOTHING"
+            )
+        ).rowcount
+        found = _find_items(connection, len(names))
+    return found, made
+
+
+def _find_items(connection: Connection, asked: int) -> np.ndarray:
+    found = copy_out(
+        connection,
+        "SELECT position, items.id FROM staged_items_asked JOIN items ON external_id = name",
+        {"position": "integer", "id": "bigint"},
+    )
+    items = np.full(asked, -1, np.int64)
+    items[found["position"]] = found["id"]
+    return items
 
 
 def resolve_types(connection: Connection, names: Sequence[str]) -> np.ndarray:
@@ -91,7 +117,7 @@ def resolve_types(connection: Connection, names: Sequence[str]) -> np.ndarray:
     others = [name for name in names if name not in EVENT_TYPES]
     known = dict(EVENT_TYPES)
     if others:
-        known |= dict(_select(connection, "SELECT name, id FROM event_types WHERE name = ANY(%s)", others))
+        known |= dict(_fetch(connection, "SELECT name, id FROM event_types WHERE name = ANY(%s)", (others,)))
         for name in sorted(set(others) - set(known)):
             known[name] = _new_type(connection, name)
     return np.array([known[name] for name in names], np.int64)
@@ -114,16 +140,21 @@ def _new_type(connection: Connection, name: str) -> int:
     return number
 
 
-def _select(connection: Connection, query: str, names: Sequence[str]) -> list[tuple[Any, ...]]:
-    # Straight to the driver: tens of thousands of rows, which SQLAlchemy would wrap one by one.
+def _numbered(names: pa.StringArray) -> dict[str, Any]:
+    return {"position": np.arange(len(names), dtype=np.int32), "name": names}
+
+
+def _stage(connection: Connection, table: str, columns: Mapping[str, str], rows: Mapping[str, Any]) -> None:
+    """A temporary table of this transaction's own with these rows."""
+    defined = ", ".join(f"{name} {kind}" for name, kind in columns.items())
+    connection.execute(text(f"CREATE TEMP TABLE IF NOT EXISTS {table} ({defined}) ON COMMIT DELETE ROWS"))
+    connection.execute(text(f"TRUNCATE {table}"))
+    copy_rows(connection, table, rows)
+
+
+def _fetch(connection: Connection, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
+    # Straight to the driver, in binary: SQLAlchemy would ask for text.
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
-        rows: list[tuple[Any, ...]] = cursor.execute(query, (list(names),)).fetchall()
+        rows: list[tuple[Any, ...]] = cursor.execute(query, parameters).fetchall()
     return rows
-
-
-def _insert(connection: Connection, query: str, parameters: tuple[Any, ...]) -> int:
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor:
-        made: int = cursor.execute(query, parameters).rowcount
-    return made

@@ -7,6 +7,7 @@ from datetime import date, datetime
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from engine.ingest.block import Block, Reject
 from engine.ingest.check import check_events, check_items, check_users
@@ -18,7 +19,6 @@ from engine.ingest.options import Options
 from engine.ingest.summary import Summary
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
 from engine.store.database import Database
-from engine.store.slots import slot_of
 
 WRITERS = 2
 """Connections that write events: a second one uses the database's second core."""
@@ -111,9 +111,7 @@ class EventIntake:
 
     def split(self, rows: EventRows) -> Sequence[tuple[int, EventRows]]:
         """See Intake."""
-        coded = rows.user.dictionary_encode()
-        writer = np.array([slot_of(name) % WRITERS for name in coded.dictionary.to_pylist()] + [0], np.int64)
-        chosen = writer[coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+        chosen = _spread(rows.user) % WRITERS
         parts = [(number, np.flatnonzero(chosen == number)) for number in range(WRITERS)]
         return [(number, rows.take(part)) for number, part in parts if len(part)]
 
@@ -137,6 +135,16 @@ class EventIntake:
             other_types=recorded.other_types,
         )
         return summary, []
+
+
+def _spread(names: pa.StringArray) -> np.ndarray:
+    """A number for each text, equal for equal texts: the sum of its bytes. int64[n]."""
+    _, offsets, data = names.cast(pa.large_binary()).buffers()
+    ends = np.frombuffer(offsets, np.int64, len(names) + 1, names.offset * 8)
+    flat = np.frombuffer(data, np.uint8) if data else np.zeros(0, np.uint8)
+    sums = np.concatenate([[0], np.cumsum(flat, dtype=np.int64)])
+    spread: np.ndarray = sums[ends[1:]] - sums[ends[:-1]]
+    return spread
 
 
 def _entity_outcome(kind: Kind, block: Block, rows: EntityRows, stored: Stored) -> Outcome:

@@ -83,7 +83,7 @@ def record_events(
         return Recorded(duplicates=duplicates)
     keys, rows = keys[fresh], rows.take(first[fresh])
     type_names, type_of = _coded(rows.event_type)
-    event_type = resolve_types(connection, type_names)[type_of]
+    event_type = resolve_types(connection, type_names.to_pylist())[type_of]
     user_names, user_of = _coded(rows.user)
     users = resolve_users(connection, user_names)
     item_names, item_of = _coded(rows.item)
@@ -105,7 +105,7 @@ def record_events(
         add_profiles(connection, fold_events(numbers))
     else:
         _queue(connection, keys, rows, numbers)
-    counted = Counter(np.asarray(type_names, object)[type_of].tolist())
+    counted = Counter(np.asarray(type_names.to_pylist(), object)[type_of].tolist())
     others = {name: number for name, number in counted.items() if name not in EVENT_TYPES}
     return Recorded(len(rows), duplicates, users.stubs, item_stubs, others)
 
@@ -145,11 +145,11 @@ def _words(keys: np.ndarray) -> np.ndarray:
     return words
 
 
-def _coded(column: pa.StringArray) -> tuple[list[str], np.ndarray]:
+def _coded(column: pa.StringArray) -> tuple[pa.StringArray, np.ndarray]:
     """The distinct texts of a column, and each row's position among them (int64; −1: null)."""
     coded = column.dictionary_encode()
     codes: np.ndarray = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return coded.dictionary.to_pylist(), codes
+    return coded.dictionary, codes
 
 
 def _pick(values: np.ndarray, at: np.ndarray) -> np.ndarray:
