@@ -12,6 +12,7 @@ from typing import Any
 
 import redis
 from celery import Celery
+from celery.exceptions import OperationalError
 from sqlalchemy import Connection, text
 
 from engine import clock, embedded
@@ -205,24 +206,32 @@ def _broker(settings: Settings, url: str | None) -> tuple[ServerStatus, dict[str
     if url is None:
         return ServerStatus(False, own), {}, [], False
     address = url.rsplit("@", 1)[-1].removeprefix("redis://")
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=None)
     try:
-        queues = {name: int(client.llen(name)) for name in QUEUES}
-    except (redis.RedisError, OSError) as error:
+        queues = _depths(url)
+        workers, beat = _answering(url)
+    except (redis.RedisError, OperationalError, OSError) as error:
         return ServerStatus(False, own, address, str(error)), {}, [], False
+    return ServerStatus(True, own, address), queues, workers, beat
+
+
+def _depths(broker_url: str) -> dict[str, int]:
+    """The number of messages that wait in each queue."""
+    client = redis.Redis.from_url(broker_url, socket_timeout=5, socket_connect_timeout=2, retry=None)
+    try:
+        return {name: int(client.llen(name)) for name in QUEUES}
     finally:
         client.close()
-    workers, beat = _answering(url)
-    return ServerStatus(True, own, address), queues, workers, beat
 
 
 def _answering(broker_url: str) -> tuple[list[WorkerStatus], bool]:
     """The workers that answer and whether a beat does."""
     client = Celery(broker=broker_url, set_as_current=False)
-    with _quiet("celery", "kombu"):
-        queues = client.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
-        nodes = client.control.inspect(timeout=ANSWER_SECONDS).ping() or {}
-    client.close()
+    try:
+        with _quiet("celery", "kombu"):
+            queues = client.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
+            nodes = client.control.inspect(timeout=ANSWER_SECONDS).ping() or {}
+    finally:
+        client.close()
     workers = [
         WorkerStatus(name, tuple(queue["name"] for queue in queues.get(name, ())))
         for name in sorted(nodes)

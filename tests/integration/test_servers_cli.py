@@ -11,6 +11,7 @@ import stat
 import tempfile
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,10 +67,10 @@ def programs(up) -> dict[str, psutil.Process]:
     """The main processes of what `horae up` runs, by what they are."""
     found = {}
     for child in psutil.Process(up.pid).children():
-        words = " ".join(child.cmdline())
-        name = re.search(r" -n (\w+)@| (beat|flower) ", words)
-        if name:
-            found[name[1] or name[2]] = child
+        with suppress(psutil.NoSuchProcess):  # it ends at this moment
+            name = re.search(r" -n (\w+)@| (beat|flower) ", " ".join(child.cmdline()))
+            if name:
+                found[name[1] or name[2]] = child
     return found
 
 
