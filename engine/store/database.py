@@ -37,6 +37,7 @@ class Database:
             connect_args={"connect_timeout": 10, "application_name": "horae"},
         )
         event.listen(self.engine, "connect", _set_utc)
+        self._readers = _Readers(self.libpq_url)
 
     @property
     def libpq_url(self) -> str:
@@ -61,7 +62,7 @@ class Database:
         with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
             reader = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with reader.begin():
-                snapshot = Snapshot(reader, self.libpq_url)
+                snapshot = Snapshot(reader, self._readers)
                 try:
                     yield snapshot
                 finally:
@@ -70,14 +71,15 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+        self._readers.dispose()
 
 
 class Snapshot:
     """A consistent view of the database at one moment; see Database.snapshot."""
 
-    def __init__(self, connection: Connection, libpq_url: str) -> None:
+    def __init__(self, connection: Connection, readers: _Readers) -> None:
         self.connection = connection
-        self._libpq_url = libpq_url
+        self._readers = readers
         self._adbc: Any = None
 
     def arrow(self, query: str) -> pa.Table:
@@ -85,13 +87,10 @@ class Snapshot:
 
         Values that vary are written into the text with `literal`; numbers and instants only, never foreign text.
         """
-        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415 - it imports pandas, which few processes need
-
         if self._adbc is None:
             snapshot = self.connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
-            self._adbc = adbc.connect(self._libpq_url)
+            self._adbc = self._readers.take()
             with self._adbc.cursor() as cursor:
-                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
         with self._adbc.cursor() as cursor:
             cursor.execute(query)
@@ -100,8 +99,56 @@ class Snapshot:
     def close(self) -> None:
         """End the Arrow connection; the transaction itself belongs to Database.snapshot."""
         if self._adbc is not None:
-            self._adbc.rollback()
-            self._adbc.close()
+            self._readers.give_back(self._adbc)
+
+
+class _Readers:
+    """Arrow connections, kept for the next snapshot: making one costs 60 ms of reading PostgreSQL's types."""
+
+    KEPT = 2
+
+    def __init__(self, libpq_url: str) -> None:
+        self._libpq_url = libpq_url
+        self._idle: list[Any] = []
+
+    def take(self) -> Any:
+        """A connection at the beginning of a REPEATABLE READ transaction."""
+        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415 - it imports pandas, which few processes need
+
+        while self._idle:
+            kept = self._idle.pop()
+            try:
+                kept.adbc_connection.set_autocommit(False)
+                return self._begun(kept)
+            except adbc.Error:  # its server has gone meanwhile
+                kept.close()
+        return self._begun(adbc.connect(self._libpq_url))
+
+    def give_back(self, connection: Any) -> None:
+        """End the transaction and keep the connection, or close it where it is broken or there are enough."""
+        import adbc_driver_postgresql.dbapi as adbc  # noqa: PLC0415
+
+        try:
+            connection.rollback()
+            connection.adbc_connection.set_autocommit(True)  # else it would wait inside the next transaction
+        except adbc.Error:
+            connection.close()
+            return
+        if len(self._idle) < self.KEPT:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def dispose(self) -> None:
+        """Close what is kept."""
+        while self._idle:
+            self._idle.pop().close()
+
+    @staticmethod
+    def _begun(connection: Any) -> Any:
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        return connection
 
 
 def _set_utc(dbapi_connection: Any, _record: Any) -> None:
