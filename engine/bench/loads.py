@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from pyarrow import csv
 
 from engine.store.tables import EVENT_TYPES
 
@@ -134,6 +136,41 @@ def retail_load(users: int, seed: int = 1, *, items: int = ITEMS) -> RetailLoad:
         occurred_at=occurred_at[order],
         value=value[order],
     )
+
+
+@dataclass(frozen=True)
+class Files:
+    """A load as the CSV files a shop would export."""
+
+    users: Path
+    items: Path
+    events: Path
+
+
+def write_csv(load: RetailLoad, folder: Path) -> Files:
+    """Write a load as `users.csv`, `items.csv` and `events.csv` for `horae ingest`; events are in order of time."""
+    zones = pa.array([*ZONES, None], pa.string()).take(pa.array(load.zone % (len(ZONES) + 1)))
+    none = pa.array(load.item < 0)
+    stamps = np.datetime_as_string((load.occurred_at * 1e3).round().astype("datetime64[ms]"), timezone="UTC")
+    tables = {
+        "users": {"user_id": load.user_ids, "timezone": zones, "consent": pa.array(load.consent)},
+        "items": {
+            "item_id": load.item_ids,
+            "category": pa.array([f"category {number}" for number in load.category.tolist()]),
+            "brand": pa.array([f"brand {number}" for number in load.brand.tolist()]),
+            "price": pa.array(load.price),
+        },
+        "events": {
+            "user_id": load.user_ids.take(pa.array(load.user)),
+            "item_id": load.item_ids.take(pa.array(load.item, mask=np.asarray(none))),
+            "event_type": pa.array(load.event_type, pa.string()),
+            "occurred_at": pa.array(stamps.tolist(), pa.string()),
+            "value": pa.array(load.value, mask=np.isnan(load.value)),
+        },
+    }
+    for name, columns in tables.items():
+        csv.write_csv(pa.table(columns), folder / f"{name}.csv", csv.WriteOptions(quoting_style="none"))
+    return Files(*(folder / f"{name}.csv" for name in tables))
 
 
 def type_ids(load: RetailLoad) -> np.ndarray:
