@@ -1,8 +1,8 @@
 """The two clocks.
 
 *Business time* decides what is due, open, expired, counted: it is an argument everywhere and is read once, at the
-edge, from the workspace row. It may be virtual: then a driver (demo, tests) steps it, by at most 15 minutes, after all due work
-is closed. *Machine time* rules leases, timeouts, backoff and metrics and is never virtual.
+edge, from the workspace row. It may be virtual: then a driver (demo, tests) steps it, by at most 15 minutes, after all
+due work is closed. *Machine time* rules leases, timeouts, backoff and metrics and is never virtual.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ def business_now(connection: Connection) -> datetime:
     """Business time, aware UTC: the workspace's virtual instant, or the machine's time where none is set."""
     virtual = connection.execute(text("SELECT business_now FROM workspace")).scalar_one_or_none()
     return virtual.astimezone(UTC) if virtual is not None else machine_now()
+
+
+def is_virtual(connection: Connection) -> bool:
+    """Whether business time is virtual: then its driver decides what happens when."""
+    return bool(connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one_or_none())
 
 
 def start_virtual(connection: Connection, instant: datetime) -> None:

@@ -159,7 +159,6 @@ def _schema_state(database: Database) -> str:
 
 def _store(connection: Connection) -> StoreStatus:
     now = clock.business_now(connection)
-    virtual = connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one_or_none()
     due = connection.execute(
         text("SELECT count(*), min(send_at) FROM pushes WHERE state = 'planned' AND send_at <= :now"), {"now": now}
     ).one()
@@ -172,7 +171,7 @@ def _store(connection: Connection) -> StoreStatus:
     )
     return StoreStatus(
         business_now=now,
-        virtual_clock=bool(virtual),
+        virtual_clock=clock.is_virtual(connection),
         campaigns=_counts(connection, "SELECT state, count(*) FROM campaigns GROUP BY 1"),
         pushes=_counts(connection, "SELECT state, count(*) FROM pushes GROUP BY 1"),
         pushes_due=due[0],

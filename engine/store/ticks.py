@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from sqlalchemy import text
 
 from engine.store.database import Database
 
+Done = TypeVar("Done")
 
-@contextmanager
-def once_a_day(database: Database, name: str, at: datetime) -> Iterator[bool]:
-    """Whether the caller is to do `name` for the UTC day of `at` (machine time); the day counts as done when the block
-    ends without an exception.
+_LOCK = text("SELECT pg_try_advisory_lock(hashtext('horae.tick.' || :name))")
+_UNLOCK = text("SELECT pg_advisory_unlock(hashtext('horae.tick.' || :name))")
 
-    False where it is done already or another process is at it. That process' lock is its connection's: where it dies,
-    the next to ask takes over.
+
+def once_a_day(database: Database, name: str, at: datetime, work: Callable[[], Done | None]) -> Done | None:
+    """Do `work` unless it was done on the UTC day of `at` (machine time), or another process is at it; its result.
+
+    None, from here or from `work`, means not done: the next to ask tries again, as after an exception. The lock of a
+    process at work is its connection's: where it dies, the next to ask takes over.
     """
-    day = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    key = {"name": name, "day": day}
+    key = {"name": name, "day": at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)}
     with database.autocommit() as connection:
-        lock = text("SELECT pg_try_advisory_lock(hashtext('horae.tick.' || :name))")
-        if not connection.execute(lock, key).scalar_one():
-            yield False
-            return
+        if not connection.execute(_LOCK, key).scalar_one():
+            return None
         try:
             if connection.execute(text("SELECT 1 FROM ticks WHERE name = :name AND at = :day"), key).first():
-                yield False
-                return
-            yield True
-            connection.execute(text("INSERT INTO ticks (name, at) VALUES (:name, :day) ON CONFLICT DO NOTHING"), key)
+                return None
+            done = work()
+            if done is not None:
+                mark = text("INSERT INTO ticks (name, at) VALUES (:name, :day) ON CONFLICT DO NOTHING")
+                connection.execute(mark, key)
+            return done
         finally:
-            connection.execute(text("SELECT pg_advisory_unlock(hashtext('horae.tick.' || :name))"), key)
+            connection.execute(_UNLOCK, key)

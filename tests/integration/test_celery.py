@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import text
 
-from engine import embedded
+from engine import clock, embedded
 from engine.store.database import Database
 from engine.store.ticks import once_a_day
 from tests.running import CELERY, run, start, wait_for
@@ -80,29 +80,37 @@ def test_a_worker_refuses_an_old_schema_that_is_not_its_own_to_change(tmp_path, 
 
 
 def test_a_daily_task_is_done_once_a_day_whoever_asks(database):
-    with once_a_day(database, "train", MORNING) as mine:
-        assert mine
-    with once_a_day(database, "train", MORNING.replace(hour=23)) as mine:
-        assert not mine
-    with once_a_day(database, "other", MORNING) as mine:
-        assert mine
-    with once_a_day(database, "train", MORNING.replace(day=2)) as mine:
-        assert mine
+    assert once_a_day(database, "train", MORNING, lambda: "done") == "done"
+
+    assert once_a_day(database, "train", MORNING.replace(hour=23), lambda: "done") is None
+    assert once_a_day(database, "other", MORNING, lambda: "done") == "done"
+    assert once_a_day(database, "train", MORNING.replace(day=2), lambda: "done") == "done"
 
 
-def test_a_daily_task_that_failed_is_tried_again(database):
-    with pytest.raises(ZeroDivisionError), once_a_day(database, "train", MORNING):
-        _ = 1 / 0
+def test_a_daily_task_that_failed_or_had_nothing_to_do_is_tried_again(database):
+    with pytest.raises(ZeroDivisionError):
+        once_a_day(database, "train", MORNING, lambda: 1 / 0)
+    assert once_a_day(database, "train", MORNING, lambda: None) is None
 
-    with once_a_day(database, "train", MORNING) as mine:
-        assert mine
+    assert once_a_day(database, "train", MORNING, lambda: "done") == "done"
 
 
 def test_a_daily_task_runs_in_one_place_at_a_time(database):
-    def ask() -> bool:
-        with once_a_day(database, "train", MORNING) as mine:
-            return mine
+    def work() -> str:
+        with ThreadPoolExecutor(1) as pool:
+            return f"done, beside {pool.submit(once_a_day, database, 'train', MORNING, lambda: 'twice').result()}"
 
-    with once_a_day(database, "train", MORNING) as mine, ThreadPoolExecutor(1) as pool:
-        assert mine
-        assert pool.submit(ask).result() is False
+    assert once_a_day(database, "train", MORNING, work) == "done, beside None"
+
+
+def test_training_waits_for_the_driver_of_a_virtual_clock(database, redis_url, tmp_path):
+    with database.begin() as connection:
+        clock.start_virtual(connection, MORNING)
+    code = "from tasks.learning import train; print(train.run())"
+    servers = {"HORAE_DATABASE_URL": database.libpq_url, "HORAE_REDIS_URL": redis_url}
+
+    done = run(sys.executable, "-c", code, home=tmp_path, **servers)
+
+    assert done.stdout == "{}\n", done.stderr
+    with database.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM ticks")).scalar_one() == 0
