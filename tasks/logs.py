@@ -10,7 +10,14 @@ from engine.errors import HoraeError
 
 logger = logging.getLogger("horae")
 
-ROUTINE = ("celery.beat", "celery.worker.strategy", "celery.app.trace", "multiprocessing", "alembic")
+ROUTINE = (
+    "celery.beat",
+    "celery.worker.strategy",
+    "celery.worker.request",
+    "celery.app.trace",
+    "multiprocessing",
+    "alembic",
+)
 """Loggers that have a line for every tick sent, received and done, for every child and for every look at the schema."""
 
 
