@@ -1,4 +1,4 @@
-"""What a model is worth on a test week, beside what needs no model (pure)."""
+"""What a model is worth on a test week, beside what needs no model."""
 
 from __future__ import annotations
 

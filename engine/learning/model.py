@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -29,6 +30,7 @@ FORMAT = 1
 REGIMES = ("goal", "click")
 LIBRARIES = ("numpy", "scipy", "xgboost")
 _ARRAYS = ("related_ids", "related_start", "related_item", "related_score", "window_curve", "window_concentration")
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError)
 _LARGEST = 1 << 30
 """Bytes that a member of an artifact may unpack to."""
 
@@ -113,7 +115,7 @@ def unpack(artifact: bytes, sha256: str) -> Model:
             arrays = np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False)
             booster = xgboost.Booster(model_file=bytearray(archive.read("booster.ubj")))
             return _assembled(manifest, booster, {name: arrays[name] for name in _ARRAYS})
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, xgboost.core.XGBoostError) as error:
+    except (*_UNREADABLE, xgboost.core.XGBoostError) as error:
         raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="run horae train") from error
 
 
