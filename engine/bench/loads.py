@@ -200,7 +200,8 @@ def _items(rng: np.random.Generator, user: np.ndarray, users: int, category: np.
     earlier = np.maximum(np.arange(len(user)) - rng.integers(1, 8, len(user)), 0)
     same = again & (user[earlier] == user)
     item[same] = item[earlier[same]]
-    return np.minimum(item, items - 1).astype(np.int32)
+    items_of: np.ndarray = np.minimum(item, items - 1).astype(np.int32)
+    return items_of
 
 
 def _instants(rng: np.random.Generator, user: np.ndarray, users: int, zone: np.ndarray) -> np.ndarray:
@@ -210,7 +211,8 @@ def _instants(rng: np.random.Generator, user: np.ndarray, users: int, zone: np.n
     hour = (own_hour[user] + rng.normal(0.0, 2.5, len(user)) - offset[user]) % 24
     day = rng.integers(0, DAYS - 1, len(user))
     start = (END - timedelta(days=DAYS)).replace(hour=0).timestamp()
-    return np.round(start + day * 86_400.0 + hour * 3600.0, 3)
+    instants: np.ndarray = np.round(start + day * 86_400.0 + hour * 3600.0, 3)
+    return instants
 
 
 def _identifiers(prefix: str, count: int) -> pa.StringArray:

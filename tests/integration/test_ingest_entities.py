@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sqlalchemy import text
 
 from engine.errors import IngestStopped
 from engine.ingest.options import Options
-from engine.ingest.run import ingest_items, ingest_users
+from engine.ingest.run import Progress, ingest_items, ingest_users
 from engine.ingest.summary import Summary
 from engine.store.database import Database
 from engine.store.slots import slot_of
@@ -24,14 +25,14 @@ NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 LATER = datetime(2026, 3, 3, 12, tzinfo=UTC)
 
 
-def csv_file(folder: Path, *rows: list[object], name: str = "file.csv") -> Path:
+def csv_file(folder: Path, *rows: Sequence[object], name: str = "file.csv") -> Path:
     path = folder / name
     with path.open("w", newline="") as out:
         csv.writer(out).writerows(rows)
     return path
 
 
-def json_file(folder: Path, *rows: dict[str, object], name: str = "file.jsonl") -> Path:
+def json_file(folder: Path, *rows: Mapping[str, object], name: str = "file.jsonl") -> Path:
     path = folder / name
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -97,7 +98,7 @@ def test_what_a_file_does_not_mention_stays(database, tmp_path) -> None:
 
 
 def test_json_rows_change_only_the_keys_they_have(database, tmp_path) -> None:
-    rows = [
+    rows: list[dict[str, object]] = [
         {"user_id": "a", "country": "TR", "locale": "tr"},
         {"user_id": "b", "country": "DE"},
         {"user_id": "a", "locale": None, "age": 5},
@@ -116,10 +117,17 @@ def test_json_rows_change_only_the_keys_they_have(database, tmp_path) -> None:
 def test_parquet_and_gzipped_files_say_the_same_as_csv(database, tmp_path) -> None:
     table = pa.table({"user_id": [1, 2], "country": ["TR", None], "consent": [True, False], "age": [34, None]})
     parquet.write_table(table, tmp_path / "u.parquet")
-    rows = (["user_id", "country", "consent", "age"], [1, "TR", "true", 34], [2, "", "false", ""])
+    rows: tuple[list[object], ...] = (
+        ["user_id", "country", "consent", "age"],
+        [1, "TR", "true", 34],
+        [2, "", "false", ""],
+    )
     zipped = tmp_path / "u.csv.gz"
     zipped.write_bytes(gzip.compress(csv_file(tmp_path, *rows).read_bytes()))
-    lines = [{"user_id": 1, "country": "TR", "consent": True, "age": 34}, {"user_id": 2, "consent": False}]
+    lines: list[dict[str, object]] = [
+        {"user_id": 1, "country": "TR", "consent": True, "age": 34},
+        {"user_id": 2, "consent": False},
+    ]
 
     assert counts(ingest_users(database, [tmp_path / "u.parquet"], NOW)) == (2, 0, 0)
     assert counts(ingest_users(database, [zipped], NOW)) == (0, 0, 2)
@@ -244,7 +252,7 @@ def test_times_of_items_without_an_offset_need_a_zone(database, tmp_path) -> Non
 def test_chunks_larger_than_one_block_are_all_stored(database, tmp_path) -> None:
     path = tmp_path / "u.csv"
     path.write_text("user_id\n" + "".join(f"u{number}\n" for number in range(140_000)))
-    told = []
+    told: list[Progress] = []
 
     summary = ingest_users(database, [path], NOW, progress=told.append)
 

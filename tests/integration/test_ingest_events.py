@@ -384,8 +384,10 @@ def test_replay_beside_ingest_and_folders_loses_and_doubles_nothing(database, tm
         for seed in (5, 6):
             recorded(database, a_log(200, seed), fold=False, source=f"http{seed}")
             fold_all(database)
-        for future in [*replays, *ingests]:
-            future.result()
+        for replayed in replays:
+            replayed.result()
+        for ingested in ingests:
+            ingested.result()
     fold_all(database)
 
     assert rows_of(database, "SELECT count(*) FROM events") == [(1600,)]
