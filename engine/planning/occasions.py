@@ -60,7 +60,8 @@ def stretches_of(
     tz: ZoneInfo = zone(group[0])
     start, end = user_span(occasion.definition, occasion, tz)
     quiet = rules_of(policy, occasion.definition).quiet(group[1])
-    span = Span(start, end, occasion.definition.hours, occasion.at_once)
+    spread = None if occasion.definition.capacity_per_quarter else windows.SPREAD
+    span = Span(start, end, occasion.definition.hours, occasion.at_once, spread)
     found, why = windows.open_stretches(tz, span, quiet, now)
     return found, why, end
 

@@ -1,8 +1,9 @@
 """The instants at which a user may be sent something: the next open parts of 3-hour local slots (pure).
 
 They depend on the zone, the quiet hours and the campaign alone, so each is computed once per group of users and
-gathered per user. Inside a window the instant is a keyed hash of user and campaign: the load spreads evenly and never
-falls on the hour.
+gathered per user. Inside a window the instant is a keyed hash of user and campaign within the window's first hour
+(SPREAD): the load spreads and never falls on the hour, and most of the time for which the window was chosen still lies
+ahead of the push.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ MOST_WINDOWS = 14
 LAST_CALL = timedelta(minutes=15)
 """A push is due at least this long before its window closes: dispatch may be late, a virtual clock steps that far."""
 
+SPREAD = timedelta(hours=1)
+"""A push is due within so much of its window's beginning. On the demo's data 4.6 % of pushes then have a trip of their
+household within 3 hours; spread over the whole window 3.8 %, at the one best hour for everybody 3.9 %."""
+
 AT_ONCE = timedelta(hours=1)
 """How long a push that is to leave at once may still leave."""
 
@@ -29,12 +34,14 @@ AT_ONCE = timedelta(hours=1)
 @dataclass(frozen=True)
 class Span:
     """When an occurrence may reach users of one zone: [start, end), within `allowed` local hours. `end` is also the
-    instant from which the push is worthless. `at_once`: now, or not at all."""
+    instant from which the push is worthless. `at_once`: now, or not at all. `spread`: pushes are due within so much of
+    a window's beginning; None: in all of it, which a capacity per quarter-hour needs."""
 
     start: datetime
     end: datetime
     allowed: Hours | None = None
     at_once: bool = False
+    spread: timedelta | None = SPREAD
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ def _stretches(tz: ZoneInfo, span: Span, quiet: Hours | None, start: datetime) -
     return [
         Open(
             first.timestamp(),
-            (end - LAST_CALL - first).total_seconds(),
+            min(end - LAST_CALL - first, span.spread or span.end - span.start).total_seconds(),
             end.timestamp(),
             window.start.timestamp(),
             window.cell,
