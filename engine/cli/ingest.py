@@ -209,7 +209,7 @@ def _bar(name: str, *columns: object) -> Iterator[Callable[..., None]]:
     with shown:
         bar = shown.add_task(name, total=None)
 
-        def told(done: int, total: int, what: str = name) -> None:
+        def _told(done: int, total: int, what: str = name) -> None:
             shown.update(bar, completed=done, total=total, description=what)
 
-        yield told
+        yield _told

@@ -85,7 +85,7 @@ def numbers(block: Block, name: str, refused: Refusals) -> np.ndarray:
         return np.full(len(column), np.nan)
     try:
         values = column.cast(pa.float64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    except pa.ArrowException:
         values = _numbers_one_by_one(column, name, refused)
     given = _mask(values.is_valid())
     floats: np.ndarray = values.fill_null(np.nan).to_numpy(zero_copy_only=False)

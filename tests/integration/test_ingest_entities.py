@@ -14,7 +14,7 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import text
 
-from engine.errors import IngestStopped
+from engine.errors import BadInput, IngestStopped
 from engine.ingest.options import Options
 from engine.ingest.run import Progress, ingest_items, ingest_users
 from engine.ingest.summary import Summary
@@ -184,6 +184,16 @@ def test_rejects_can_go_elsewhere(database, tmp_path) -> None:
     ingest_users(database, [path], NOW, Options(rejects=tmp_path / "out"))
 
     assert (tmp_path / "out" / "file.csv.rejects.jsonl").exists()
+
+
+def test_nothing_is_stored_where_a_later_file_is_refused(database, tmp_path) -> None:
+    good = csv_file(tmp_path, ["user_id"], ["a"], name="good.csv")
+    bad = csv_file(tmp_path, ["x", "y"], [1, 2], name="bad.csv")
+
+    with pytest.raises(BadInput, match=r"bad\.csv lacks"):
+        ingest_users(database, [good, bad], NOW)
+
+    assert stored(database, "SELECT count(*) FROM users") == [(0,)]
 
 
 def test_a_truncated_file_keeps_what_came_before_and_says_so(database, tmp_path) -> None:

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
-from engine.errors import BadInput
 from engine.features.decay import DAY_SECONDS
 from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold, fold_all
@@ -392,14 +391,3 @@ def test_replay_beside_ingest_and_folders_loses_and_doubles_nothing(database, tm
 
     assert rows_of(database, "SELECT count(*) FROM events") == [(1600,)]
     assert replay(database, rebuild=False).differing == 0
-
-
-def test_nothing_is_written_where_a_later_file_is_refused(database, tmp_path) -> None:
-    good = written(tmp_path, a_log(10))
-    bad = tmp_path / "bad.csv"
-    bad.write_text("x,y\n1,2\n")
-
-    with pytest.raises(BadInput, match=r"bad\.csv lacks"):
-        ingest_events(database, [good, bad], NOW)
-
-    assert rows_of(database, "SELECT count(*) FROM events") == [(0,)]
