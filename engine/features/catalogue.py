@@ -46,14 +46,15 @@ class Catalogue:
     """Items and what everybody did with them, as of τ.
 
     as_of: epoch seconds · items · block: float32[I, item features] · popularity: float32[I], decayed interest of
-    everybody (half-life 7 days), what orders the fill · purchases: float32[I], decayed purchases (half-life 30 days).
+    everybody (half-life 7 days), what orders the fill · hours: float64[48], everybody's decayed activity by day type
+    × 24 + local hour, zeros where nobody needs it: a model has its own.
     """
 
     as_of: float
     items: Items
     block: np.ndarray
     popularity: np.ndarray
-    purchases: np.ndarray
+    hours: np.ndarray
 
     def __len__(self) -> int:
         return len(self.items)
@@ -101,15 +102,12 @@ def build_catalogue(items: Items, profiles: Folded, as_of: float) -> Catalogue:
         profiles, at = take(profiles, at >= 0), at[at >= 0]
     readings = Readings(profiles, at, as_of, HALF_LIVES)
     weights = interest_weights(profiles.keys[1])
-    purchases = np.zeros(len(items), np.float32)
-    bought = readings.of(EVENT_TYPES["purchase"])
-    purchases[bought.at] = bought.s[:, H30]
     return Catalogue(
         as_of,
         items,
         _block(items, readings, as_of),
         np.bincount(at, weights * readings.s[:, H7], minlength=len(items)).astype(np.float32),
-        purchases,
+        np.zeros(48),
     )
 
 

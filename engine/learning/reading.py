@@ -23,7 +23,7 @@ from engine.store.database import Snapshot
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
 
 _FEW = 2_000
-"""Ids that are written into a query; beyond that the whole range is read and the rest dropped."""
+"""Ids that are written into a query; beyond that a wider range is read and the rest dropped."""
 
 
 def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
@@ -64,7 +64,8 @@ def read_state(
     )
     late = _late_users(profiles, as_of.timestamp())
     if len(late):
-        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)))
+        theirs = _one_of("user_id", late, f"user_id IN (SELECT id FROM users WHERE {in_slots})")
+        past = user_profiles(read_events(snapshot, until=as_of, where=theirs))
         profiles = Profiles(
             *(
                 _joined(take(stored, ~np.isin(stored.keys[0], late)), take(rebuilt, np.isin(rebuilt.keys[0], late)))
@@ -87,7 +88,8 @@ def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
     hours = _read_profiles(snapshot, "user_hour_profiles", ("user_id", "rung", "hour"), where)
     late = np.unique(hours.keys[0][hours.last_at >= as_of.timestamp()])
     if len(late):
-        past = user_profiles(read_events(snapshot, until=as_of, where=_one_of("user_id", late)))
+        theirs = _one_of("user_id", late, f"user_id IN (SELECT id FROM users WHERE {where})")
+        past = user_profiles(read_events(snapshot, until=as_of, where=theirs))
         ours = np.isin(past.hours.keys[0], late)
         hours = _joined(take(hours, ~np.isin(hours.keys[0], late)), take(past.hours, ours))
     weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, 0]
@@ -139,9 +141,9 @@ def _joined(a: Folded, b: Folded) -> Folded:
     )
 
 
-def _one_of(column: str, ids: np.ndarray) -> str:
-    """A condition that `column` is one of `ids`; true for all where there are too many to write down."""
-    return "true" if len(ids) > _FEW else f"{column} = ANY('{{{','.join(str(int(i)) for i in ids)}}}'::bigint[])"
+def _one_of(column: str, ids: np.ndarray, many: str = "true") -> str:
+    """A condition that `column` is one of `ids`, or the wider `many` where there are too many to write down."""
+    return many if len(ids) > _FEW else f"{column} = ANY('{{{','.join(str(int(i)) for i in ids)}}}'::bigint[])"
 
 
 # An item's row as of τ: that of the first change after τ says what it was before; without one it is the current row.

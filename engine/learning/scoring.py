@@ -12,6 +12,7 @@ Every number depends on its own row only: bit-equal at any batch, shard or worke
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
@@ -41,7 +42,7 @@ class Scorer(ABC):
     ) -> None:
         self.version, self.regime = version, regime
         self._related, self._blend, self._windows = related_items, blend, model
-        self._proposers: WeakKeyDictionary[Catalogue, Proposer] = WeakKeyDictionary()
+        self._proposer_of: tuple[np.ndarray, Proposer] | None = None
         self._curves: WeakKeyDictionary[State, WindowCurves] = WeakKeyDictionary()
 
     def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
@@ -112,10 +113,11 @@ class Scorer(ABC):
         return np.asarray(goal[of_row] * relative[of_row, cell], np.float32)
 
     def _proposer(self, catalogue: Catalogue) -> Proposer:
-        if catalogue not in self._proposers:
+        """The proposer for these items; the last one is kept, as most catalogues have the same items."""
+        if self._proposer_of is None or not np.array_equal(self._proposer_of[0], catalogue.ids):
             learned = self._related if self._related is not None else related.nothing(catalogue.ids)
-            self._proposers[catalogue] = Proposer(learned.aligned(catalogue), self._blend)
-        return self._proposers[catalogue]
+            self._proposer_of = (catalogue.ids, Proposer(learned.aligned(catalogue), self._blend))
+        return self._proposer_of[1]
 
     def _window_model(self, catalogue: Catalogue) -> WindowModel:
         del catalogue
@@ -135,16 +137,14 @@ class Baseline(Scorer):
         """`users`: how many share the items' popularity."""
         super().__init__(None, "baseline", None, Blend(), None)
         self._users = max(users, 1)
-        self._everybody: WeakKeyDictionary[Catalogue, WindowModel] = WeakKeyDictionary()
 
     def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
         """Every item as of τ = `as_of`, and with it everybody's curve, which no model has learned yet."""
         catalogue = reading.read_catalogue(snapshot, as_of)
-        self._everybody[catalogue] = windows.with_everybody(reading.read_everybody(snapshot, as_of))
-        return catalogue
+        return replace(catalogue, hours=reading.read_everybody(snapshot, as_of))
 
     def _window_model(self, catalogue: Catalogue) -> WindowModel:
-        return self._everybody[catalogue]
+        return windows.with_everybody(catalogue.hours)
 
     def goal(
         self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
