@@ -21,7 +21,7 @@ from pathlib import Path
 
 from engine.embedded.home import servers_lock, usable_home
 from engine.embedded.postgres import Postgres
-from engine.embedded.process import Server, alive, shut_down, start
+from engine.embedded.process import Server, alive, answers, shut_down, start
 from engine.embedded.valkey import Valkey
 
 __all__ = ["Addresses", "States", "ensure_postgres", "ensure_started", "ensure_valkey", "running", "states", "stop"]
@@ -63,7 +63,7 @@ def ensure_valkey(home: Path) -> str:
 
 
 def _ensure(home: Path, server: Postgres | Valkey) -> str:
-    if not (alive(server) and server.answers()):
+    if not answers(server):
         with servers_lock(usable_home(home)):
             start(server)
     return server.url()
@@ -97,6 +97,6 @@ def states(home: Path) -> States:
     home = home.absolute()
     postgres, valkey = Postgres(home), Valkey(home)
     return States(
-        postgres.url() if alive(postgres) and postgres.answers() else None,
-        valkey.url() if alive(valkey) and valkey.answers() else None,
+        postgres.url() if answers(postgres) else None,
+        valkey.url() if answers(valkey) else None,
     )

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import psycopg
 
 from engine.embedded.home import OWN_SERVERS, open_way, wheel_directory
-from engine.embedded.process import Launch
+from engine.embedded.process import Answer, Launch
 from engine.errors import DiskFull, SchemaMismatch, StoreUnavailable
 
 MAJOR = "18"
@@ -34,6 +34,9 @@ PLAIN_PATH = re.compile(r"[A-Za-z0-9/._-]+")
 """Paths that every layer between here and libpq reads alike; libpq takes a comma for a second host."""
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - its size is looked up
 SMALL_SHARED_MEMORY = 1 << 30
+
+FULL = ("too many clients", "connection slots are reserved")
+"""PostgreSQL's words for having no connection left."""
 
 INITDB_OPTIONS = (
     *("-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-instructions"),
@@ -88,14 +91,24 @@ class Postgres:
         directory = self.socket_file.read_text()
         return f"postgresql://postgres@/postgres?host={quote(directory, safe='')}&port=5432"
 
-    def answers(self) -> bool:
+    def answer(self) -> Answer:
         """Whether it takes connections and serves this data directory."""
         try:
             with psycopg.connect(self.url(), connect_timeout=5, autocommit=True) as connection:
                 row = connection.execute("SELECT current_setting('data_directory')").fetchone()
-        except (psycopg.OperationalError, OSError):
+        except (psycopg.OperationalError, OSError) as error:
+            if any(words in str(error) for words in FULL):
+                return "ours"  # as far as can be told, and surely alive
+            return "starting" if "starting up" in str(error) or "recovery" in str(error) else "silent"
+        return "ours" if row is not None and Path(row[0]).resolve() == self.data.resolve() else "silent"
+
+    def unreachable(self) -> bool:
+        """Whether it is ready but its socket is gone: somebody has swept up."""
+        try:
+            ready = (self.data / "postmaster.pid").read_text().splitlines()[-1].strip() == "ready"
+            return ready and not Path(self.socket_file.read_text(), ".s.PGSQL.5432").exists()
+        except (OSError, IndexError):
             return False
-        return row is not None and Path(row[0]).resolve() == self.data.resolve()
 
     def pid(self) -> int | None:
         """The postmaster's process id by its own file."""

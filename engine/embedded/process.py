@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from engine import clock
 from engine.embedded.home import OWN_SERVERS
@@ -22,10 +22,13 @@ from engine.errors import DiskFull, Unavailable
 
 COME_UP_SECONDS = 300.0
 """How long a server may take to answer: PostgreSQL replays its log after a crash."""
-SILENT_SECONDS = 20.0
-"""How long a living server that nobody here started may stay silent before it is replaced."""
+SILENT_SECONDS = 60.0
+"""How long a living server may stay silent without saying that it is starting."""
 END_SECONDS = 60.0
 POLL_SECONDS = 0.02
+
+Answer = Literal["ours", "starting", "silent"]
+"""What a server says to a knock: it is this directory's own, it is busy starting, or nothing."""
 
 
 class Server(Protocol):
@@ -36,8 +39,12 @@ class Server(Protocol):
     lock_file: Path
     log_file: Path
 
-    def answers(self) -> bool:
-        """Whether it lets us in and is this directory's own."""
+    def answer(self) -> Answer:
+        """Knock at its address, and make sure that it is not somebody else's."""
+        ...
+
+    def unreachable(self) -> bool:
+        """Whether it has lost its address and will never answer, however long it lives."""
         ...
 
     def prepare(self) -> Launch:
@@ -80,17 +87,29 @@ def alive(server: Server) -> bool:
     return False
 
 
+def answers(server: Server) -> bool:
+    """Whether `server` lives and lets us in."""
+    return alive(server) and server.answer() == "ours"
+
+
 def start(server: Server) -> None:
     """Bring `server` up unless it already answers; called under `servers_lock`.
 
-    Raises Unavailable or DiskFull with the end of its log where it does not come up.
+    Raises Unavailable or DiskFull with the end of its log where it does not come up. A server that lives but stays
+    silent is not ended for that: others may be at work in it.
     """
-    if alive(server) and _settled(server, SILENT_SECONDS):
-        return
-    shut_down(server)
+    if alive(server):
+        if _comes_up(server):
+            return
+        if alive(server) and not server.unreachable():
+            raise Unavailable(
+                f"{server.name} lives (process {server.pid()}) but does not answer",
+                hint=f"see {server.log_file}; to end it: horae down",
+            )
+        shut_down(server)
     for _ in range(5):
         log_start = _launch(server)
-        if _settled(server, COME_UP_SECONDS):
+        if _comes_up(server):
             return
         log = _log_since(server, log_start)
         if not server.refused(log):
@@ -111,19 +130,30 @@ def shut_down(server: Server) -> bool:
     raise Unavailable(f"{server.name} does not end", hint=f"see {server.log_file}; its process id is {server.pid()}")
 
 
-def _settled(server: Server, seconds: float) -> bool:
-    """Wait until `server` answers (True), or has ended or stayed silent for `seconds` (False)."""
-    _wait(lambda: server.answers() or not alive(server), seconds)
-    return alive(server) and server.answers()
+def _comes_up(server: Server) -> bool:
+    """Wait until `server` answers (True), has ended, is unreachable, or has been silent for too long (False)."""
+    began = heard = clock.monotonic()
+    while alive(server) and not server.unreachable():
+        answer, now = server.answer(), clock.monotonic()
+        if answer == "ours":
+            return True
+        heard = now if answer == "starting" else heard
+        if now > heard + SILENT_SECONDS or now > began + COME_UP_SECONDS:
+            return False
+        _pause()
+    return False
+
+
+def _pause() -> None:
+    threading.Event().wait(POLL_SECONDS)  # nothing to select on: it is another process that gets ready
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    pause = threading.Event()
     until = clock.monotonic() + seconds
     while not condition():
         if clock.monotonic() > until:
             return False
-        pause.wait(POLL_SECONDS)  # nothing to select on: it is another process that gets ready
+        _pause()
     return True
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 
 from engine.embedded.home import kept, wheel_directory, write_private
-from engine.embedded.process import Launch
+from engine.embedded.process import Answer, Launch
 from engine.errors import RedisUnavailable
 
 HOST = "127.0.0.1"
@@ -51,19 +51,26 @@ class Valkey:
         port, password = (self.data / "port").read_text(), (self.data / "password").read_text()
         return f"redis://:{password}@{HOST}:{port}/0"
 
-    def answers(self) -> bool:
+    def answer(self) -> Answer:
         """Whether our password opens it and it is the process that wrote our process-id file: a stranger may by now
         listen on the port of a server that died."""
         try:
             client = redis.Redis.from_url(self.url(), socket_timeout=5, socket_connect_timeout=5, retry=None)
         except OSError:
-            return False
+            return "silent"
         try:
-            return client.info("server").get("process_id") == self.pid()
-        except (redis.RedisError, OSError):
-            return False
+            return "ours" if client.info("server").get("process_id") == self.pid() else "silent"
+        except redis.exceptions.BusyLoadingError:
+            return "starting"
+        except (redis.RedisError, OSError) as error:
+            # A script at work or all connections taken: alive, and as far as can be told ours.
+            return "ours" if str(error).startswith(("BUSY", "max number of clients")) else "silent"
         finally:
             client.close()
+
+    def unreachable(self) -> bool:
+        """Never: while it lives, it holds its port."""
+        return False
 
     def pid(self) -> int | None:
         """The server's process id by its own file."""

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import redis
 from sqlalchemy import text
@@ -187,11 +189,31 @@ def test_a_stranger_on_the_port_of_a_dead_server_is_not_spoken_to(home):
 
 def test_a_socket_that_was_swept_away_brings_a_restart(home):
     addresses = embedded.ensure_started(home)
+    before = pid_of(home, "postgres")
     (home / "postgres" / ".s.PGSQL.5432").unlink()
     assert embedded.running(home) is None
-    kill(pid_of(home, "postgres"))
 
     assert embedded.ensure_started(home) == addresses
+    assert pid_of(home, "postgres") != before
+
+
+def test_servers_without_a_connection_left_are_not_taken_for_dead(home):
+    addresses = embedded.ensure_started(home)
+    with ExitStack() as stack:
+        for _ in range(200):
+            try:
+                stack.enter_context(psycopg.connect(addresses.database_url, connect_timeout=5))
+            except psycopg.OperationalError:
+                break
+        valkey = stack.enter_context(client(addresses))
+        valkey.config_set("maxclients", 1)
+        second = stack.enter_context(client(addresses))
+        with pytest.raises(redis.RedisError, match="max number of clients"):
+            second.ping()
+
+        assert embedded.ensure_started(home) == addresses
+        valkey.config_set("maxclients", 10_000)
+    run_sql(addresses.database_url, "SELECT 1")
 
 
 def test_stopping_is_clean_and_says_what_it_stopped(home):
