@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     days: int = typer.Option(4, min=1, max=14, help="How many days of the data to live through."),
+    households: int | None = typer.Option(None, min=50, help="Only the first so many households: quicker."),
     home: Path | None = typer.Option(None, help="Its data directory; default HORAE_HOME/demo. Emptied at the start."),
     as_json: bool = typer.Option(False, "--json", help="Print the report as one JSON object."),
 ) -> None:
@@ -39,7 +40,7 @@ def demo(
     directory = (home or read_settings().home / "demo").absolute()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        report = run(Options(directory, days), console)
+        report = run(Options(directory, days, households), console)
     except KeyboardInterrupt:
         console.print(f"stopped; workers and beat have ended, the servers are up: HORAE_HOME={directory} horae down")
         raise

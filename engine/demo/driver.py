@@ -9,7 +9,7 @@ where that was not enough (a worker that was killed leaves leases that must run 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from engine import clock
-from engine.campaigns import store
+from engine.campaigns.definition import Campaign
 from engine.campaigns.schedule import due
 from engine.delivery.dispatch import outstanding
 from engine.demo.data import Journey
@@ -31,7 +31,8 @@ from engine.runtime import Runtime
 from engine.store.partitions import ensure_ahead
 
 STEP = clock.LONGEST_STEP
-POLL_SECONDS = 0.01
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+"""Seconds between two looks at what is open."""
 WAKE_AGAIN_SECONDS = 2.0
 PATIENCE_SECONDS = 300.0
 """How long one step may take: killed workers start again and their leases run out well within it."""
@@ -75,12 +76,23 @@ _OPEN = text("""
 """)
 
 
-class Driver:
-    """Steps one workspace through time; `up` is its running `horae up`."""
+@dataclass(frozen=True)
+class Made:
+    """A campaign and the instant before which its occurrences have been made."""
 
-    def __init__(self, runtime: Runtime, journey: Journey, up: subprocess.Popen[bytes], wake: Wake) -> None:
+    definition: Campaign
+    scheduled_until: datetime | None
+
+
+class Driver:
+    """Steps one workspace through time; `up` is its running `horae up`, `campaigns` all it has."""
+
+    def __init__(
+        self, runtime: Runtime, journey: Journey, campaigns: Sequence[Campaign], up: subprocess.Popen[bytes], wake: Wake
+    ) -> None:
         self._runtime = runtime
         self._journey = journey
+        self._campaigns = campaigns
         self._up = up
         self._wake = wake
         self._log = runtime.settings.home / LOG
@@ -108,11 +120,11 @@ class Driver:
     def close(self, now: datetime) -> None:
         """Wait until nothing is due at business time `now`, waking who can do it."""
         moved_at = woken_at = clock.monotonic()
-        last, asked = Open(), frozenset[str]()
+        last, asked, pause = Open(), frozenset[str](), FIRST_PAUSE
         while found := self._open(now):
             at = clock.monotonic()
             if found != last:
-                last, moved_at = found, at
+                last, moved_at, pause = found, at, FIRST_PAUSE
             if at - moved_at > PATIENCE_SECONDS:
                 raise Unavailable(f"the workers do not get on: {found}", hint=f"see {self._log}")
             if at - woken_at > WAKE_AGAIN_SECONDS:
@@ -122,7 +134,8 @@ class Driver:
             else:
                 self._wake_all(found.kinds - asked - {"runs"})  # the tick that opens a run wakes its shards
             asked = found.kinds
-            self._pause()
+            self._pause(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE)  # looking often takes the workers' time
 
     def _open(self, now: datetime) -> Open:
         with self._runtime.database.begin() as connection:
@@ -135,17 +148,24 @@ class Driver:
 
     def _unmade(self, connection: Connection, now: datetime) -> int:
         """Occurrences that a tick would make now."""
-        stored = store.get_all(connection, ("running",))
-        return sum(not item.missed for campaign in stored for item in due(campaign, now, now + self._lead))
+        until = now + self._lead
+        running = connection.execute(text("SELECT name, scheduled_until FROM campaigns WHERE state = 'running'"))
+        made_until = {row.name: row.scheduled_until for row in running}
+        return sum(
+            not item.missed
+            for campaign in self._campaigns
+            if campaign.name in made_until
+            for item in due(Made(campaign, made_until[campaign.name]), now, until)
+        )
 
     def _wake_all(self, kinds: Set[str]) -> None:
         for task in sorted({TASKS[kind] for kind in kinds}):
             self._wake(task)
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float) -> None:
         """Wait a moment for other processes. Raises Unavailable where `horae up` has ended."""
         try:
-            code = self._up.wait(POLL_SECONDS)
+            code = self._up.wait(seconds)
         except subprocess.TimeoutExpired:
             return
         raise Unavailable(f"horae up ended with {code}", hint=f"see {self._log}")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from engine.demo.outcomes import Comparison, Estimate
 
 BAR_WIDTH = 40
+NAME_WIDTH = 48
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,8 @@ class Report:
 
     households: int
     events_ingested: int
-    start: datetime
-    end: datetime
+    first_day: date
+    last_day: date
     timezone: str
     campaigns: tuple[CampaignLedger, ...]
     local_hours: dict[int, int]
@@ -111,7 +113,7 @@ def render(report: Report) -> str:
 
 
 def _heading(report: Report) -> list[str]:
-    first, last = (f"{day:%a %d %b %Y}".replace(" 0", " ") for day in (report.start, report.end))
+    first, last = (f"{day:%a %d %b %Y}".replace(" 0", " ") for day in (report.first_day, report.last_day))
     took = sum(report.seconds.values())
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in report.seconds.items())
     lines = [
@@ -126,20 +128,22 @@ def _heading(report: Report) -> list[str]:
 
 def _ledger(report: Report) -> list[str]:
     campaigns = report.campaigns
-    reasons = sorted(
-        {r for c in campaigns for r in c.reasons}, key=lambda r: -sum(c.reasons.get(r, 0) for c in campaigns)
-    )
+    lost = Counter[str]()
+    for campaign in campaigns:
+        lost.update(campaign.reasons)
     rows: list[tuple[str, list[int]]] = [
         ("audience × occurrences", [c.expected for c in campaigns]),
         ("planned", [c.planned for c in campaigns]),
         ("sent", [c.sent for c in campaigns]),
-        *((f"not sent: {reason}", [c.reasons.get(reason, 0) for c in campaigns]) for reason in reasons),
+        *((f"not sent: {reason}", [c.reasons.get(reason, 0) for c in campaigns]) for reason, _ in lost.most_common()),
     ]
     accounted, expected = (sum(values) for values in zip(*((c.accounted, c.expected) for c in campaigns), strict=True))
     verdict = "it adds up" if report.adds_up else "IT DOES NOT ADD UP"
     return [
-        f"{'What became of everybody':<38}" + "".join(f"{c.name:>18}" for c in campaigns) + f"{'together':>12}",
-        *(f"  {name:<36}" + "".join(f"{n:>18,}" for n in row) + f"{sum(row):>12,}" for name, row in rows),
+        f"{'What became of everybody':<{NAME_WIDTH}}"
+        + "".join(f"{c.name:>14}" for c in campaigns)
+        + f"{'together':>11}",
+        *(f"  {name:<{NAME_WIDTH - 2}}" + "".join(f"{n:>14,}" for n in row) + f"{sum(row):>11,}" for name, row in rows),
         f"  sent + not sent = {accounted:,} of {expected:,}: {verdict}",
     ]
 
@@ -158,12 +162,16 @@ def _caps(report: Report) -> list[str]:
     spacing = report.spacing
     smallest = "–" if spacing.smallest_gap_hours is None else f"{spacing.smallest_gap_hours:.1f} h"
     return [
-        f"{'Never too often, counted from the journal':<46}{'rule':>12}{'worst user':>14}",
-        *(f"  at most, {cap.rule:<35}{cap.limit:>12,}{cap.largest:>14,}" for cap in report.caps),
-        f"  {'at least, between two pushes':<44}{f'{spacing.gap_hours:g} h':>12}{smallest:>14}",
-        f"  {f'in quiet hours ({spacing.quiet_hours}, local)':<44}{0:>12}{spacing.sent_in_quiet_hours:>14,}",
-        f"  {'twice for one user and occurrence':<44}{0:>12}{spacing.sent_twice:>14,}",
+        _row("Never too often, counted from the journal", "rule", "worst user"),
+        *(_row(f"  at most, {cap.rule}", f"{cap.limit:,}", f"{cap.largest:,}") for cap in report.caps),
+        _row("  at least, between two pushes", f"{spacing.gap_hours:g} h", smallest),
+        _row(f"  in quiet hours ({spacing.quiet_hours}, local)", "0", f"{spacing.sent_in_quiet_hours:,}"),
+        _row("  twice for one user and occurrence", "0", f"{spacing.sent_twice:,}"),
     ]
+
+
+def _row(what: str, rule: str, found: str) -> str:
+    return f"{what:<{NAME_WIDTH}}{rule:>14}{found:>14}"
 
 
 def _chance(report: Report) -> list[str]:

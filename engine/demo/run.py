@@ -12,7 +12,9 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import numpy as np
+from pyarrow import parquet
 from rich.console import Console
+from sqlalchemy import text
 
 from engine import clock
 from engine.campaigns import policy_store, store
@@ -32,12 +34,13 @@ from engine.learning import training
 from engine.localtime import resolve, zone
 from engine.planning.wake import broker_wake
 from engine.runtime import Runtime, open_runtime
-from engine.store.ticks import once_a_day
 
 FIRST_DAY = date(2017, 10, 16)
 """A Monday; 41 weeks of history before it, and weeks of data after it to look back on."""
 
 AUTHOR = "demo"
+HASH_KEY = b"horae demo: same"
+"""Keys every draw (arms, instants, ties). A workspace makes its own; the demo has one, so that its runs are alike."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def run(options: Options, console: Console) -> Report:
             runtime = open_runtime(settings)
             with runtime.database.begin() as connection:
                 clock.start_virtual(connection, options.start)
+                connection.execute(text("UPDATE workspace SET hash_key = :key"), {"key": HASH_KEY})
                 policy_store.save_policy(connection, lambda _: POLICY, AUTHOR)
         try:
             return _run(options, stages, runtime)
@@ -92,7 +96,7 @@ def _run(options: Options, stages: Stages, runtime: Runtime) -> Report:
         campaigns = load_campaigns()
         _create(runtime, campaigns, options.start)
         with stages.stage("days", f"living through {options.days} days") as advance:
-            driver = Driver(runtime, journey, up, broker_wake(runtime.broker_url))
+            driver = Driver(runtime, journey, campaigns, up, broker_wake(runtime.broker_url))
             driver.run(options.start, options.end, _narrator(runtime, options, advance))
         restarted = restarts(settings)
     with stages.stage("report", "looking back"):
@@ -101,26 +105,24 @@ def _run(options: Options, stages: Stages, runtime: Runtime) -> Report:
 
 def _ingest(runtime: Runtime, files: dict[str, Path], now: datetime, advance: Advance) -> int:
     """Users, items and events through the ingest of files; the number of events accepted."""
-    database = runtime.database
-    refused = 0
-    for kind, ingest in (("users", intake.ingest_users), ("items", intake.ingest_items)):
-        refused += ingest(database, [files[kind]], now).refused
-    summary = intake.ingest_events(
-        database,
-        [files["events"]],
-        now,
-        progress=lambda told: advance(told.done / told.total, f"{told.rows:,} purchases"),
-    )
-    if refused + summary.refused:
-        raise HoraeError(f"{refused + summary.refused} rows of the demo's own files were refused", hint=str(files))
-    return summary.accepted
+    total = parquet.read_metadata(files["events"]).num_rows
+
+    def told(progress: intake.Progress) -> None:
+        advance(progress.rows / total, f"{progress.rows:,} of {total:,}")
+
+    summaries = [
+        intake.ingest_users(runtime.database, [files["users"]], now),
+        intake.ingest_items(runtime.database, [files["items"]], now),
+        intake.ingest_events(runtime.database, [files["events"]], now, progress=told),
+    ]
+    if refused := sum(summary.refused for summary in summaries):
+        raise HoraeError(f"{refused} rows of the demo's own files were refused", hint=f"see {files['events'].parent}")
+    advance(1.0, f"{total:,} of {total:,}")
+    return summaries[-1].accepted
 
 
 def _train(runtime: Runtime, now: datetime, advance: Advance) -> None:
-    # As the daily task does it, so that beat finds today's training done.
-    with once_a_day(runtime.database, "train", clock.machine_now()) as mine:
-        if mine:
-            training.train(runtime.database, now, advance)
+    training.train(runtime.database, now, lambda what, share: advance(share, what))
 
 
 def _create(runtime: Runtime, campaigns: tuple[Campaign, ...], now: datetime) -> None:
@@ -163,8 +165,8 @@ def _report(
     return Report(
         households=journey.users.num_rows,
         events_ingested=ingested,
-        start=datetime.combine(FIRST_DAY, time()),
-        end=datetime.combine(FIRST_DAY + timedelta(days=options.days - 1), time()),
+        first_day=FIRST_DAY,
+        last_day=FIRST_DAY + timedelta(days=options.days - 1),
         timezone=TIMEZONE,
         campaigns=ledgers,
         local_hours=ledger.local_hours(journal, TIMEZONE),
