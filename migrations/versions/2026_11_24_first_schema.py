@@ -1,7 +1,7 @@
-"""first schema
+"""First schema.
 
 Revision ID: 2026_11_24_first_schema
-Revises: 
+Revises: nothing
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
+
 revision = '2026_11_24_first_schema'
 down_revision = None
 branch_labels = None
@@ -420,7 +421,8 @@ def _make_slot_partitions() -> None:
 
 
 def _seed() -> None:
-    names = "view search add_to_cart purchase rating app_open push_open push_click push_dismiss unsubscribe".split()
+    names = ["view", "search", "add_to_cart", "purchase", "rating"]
+    names += ["app_open", "push_open", "push_click", "push_dismiss", "unsubscribe"]
     for number, name in enumerate(names, start=1):
         op.execute(f"INSERT INTO event_types (id, name) VALUES ({number}, '{name}')")
     op.execute("INSERT INTO workspace (id, hash_key) VALUES (1, uuid_send(gen_random_uuid()))")
