@@ -18,7 +18,7 @@ from engine.ingest.entity_rows import EntityRows, collapse
 from engine.ingest.hours import refold_hours
 from engine.ingest.identities import default_zone
 from engine.ingest.profiles import take_fold_lock
-from engine.store.bulk import copy_rows, jsonb
+from engine.store.bulk import jsonb, stage_rows
 from engine.store.slots import slot_of
 
 USER_COLUMNS = {"timezone": "text", "country": "text", "locale": "text", "consent": "boolean"}
@@ -95,13 +95,7 @@ def _stage(
     connection: Connection, table: str, columns: dict[str, str], rows: EntityRows, more: dict[str, np.ndarray]
 ) -> None:
     defined = [f"{name} {kind}, says_{name} boolean" for name, kind in columns.items()]
-    connection.execute(
-        text(
-            f"CREATE TEMP TABLE IF NOT EXISTS staged_{table} (position integer, external_id text, slot smallint,"
-            f" {', '.join(defined)}, attributes jsonb) ON COMMIT DELETE ROWS"
-        )
-    )
-    connection.execute(text(f"TRUNCATE staged_{table}"))
+    definition = f"position integer, external_id text, slot smallint, {', '.join(defined)}, attributes jsonb"
     staged: dict[str, Any] = {"position": np.arange(len(rows), dtype=np.int32), "external_id": rows.ids, **more}
     for name in columns:
         staged[f"says_{name}"] = rows.mentions(name)
@@ -109,7 +103,7 @@ def _stage(
             staged[name] = rows.columns[name]
     if rows.attributes is not None:
         staged["attributes"] = jsonb(rows.attributes)
-    copy_rows(connection, f"staged_{table}", staged)
+    stage_rows(connection, f"staged_{table}", definition, staged)
 
 
 def _merged(columns: dict[str, str]) -> str:
@@ -120,6 +114,9 @@ def _merged(columns: dict[str, str]) -> str:
 
 def _differs(columns: dict[str, str]) -> str:
     parts = [f"(given.says_{name} AND given.{name} IS DISTINCT FROM known.{name})" for name in columns]
+    if "timezone" in columns:
+        # A zone that a device reported becomes the shop's own word.
+        parts.append("(given.timezone IS NOT NULL AND known.tz_source <> 'explicit')")
     return " OR ".join([*parts, "known.attributes || given.attributes <> known.attributes", "known.stub"])
 
 
@@ -137,10 +134,10 @@ def _assigned(columns: dict[str, str]) -> str:
 
 def _update_users() -> str:
     return (
-        f"WITH {_changed('users', USER_COLUMNS, 'known.timezone AS before')}"
+        f"WITH {_changed('users', USER_COLUMNS, 'given.says_timezone, known.timezone AS before')}"
         f" UPDATE users SET {_assigned(USER_COLUMNS)}, updated_at = now(), tz_source = CASE"
-        " WHEN changed.timezone IS NULL THEN NULL WHEN changed.timezone IS DISTINCT FROM changed.before"
-        " THEN 'explicit' ELSE users.tz_source END FROM changed WHERE users.id = changed.id RETURNING users.id,"
+        " WHEN changed.timezone IS NULL THEN NULL WHEN changed.says_timezone THEN 'explicit'"
+        " ELSE users.tz_source END FROM changed WHERE users.id = changed.id RETURNING users.id,"
         " coalesce(changed.before, :default) <> coalesce(changed.timezone, :default) AS moved"
     )
 

@@ -6,7 +6,7 @@ them later completes the same row, so that their events are linked without being
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from engine.errors import BadInput
-from engine.store.bulk import copy_out, copy_rows
+from engine.store.bulk import copy_out, stage_rows
 from engine.store.slots import slot_of
 from engine.store.tables import EVENT_TYPES
 
@@ -46,14 +46,14 @@ def default_zone(connection: Connection) -> str:
 
 def resolve_users(connection: Connection, names: pa.StringArray) -> Users:
     """The users with these external ids (distinct, no nulls); makes stubs of the unknown."""
-    _stage(connection, "staged_users_asked", {"position": "integer", "name": "text"}, _numbered(names))
+    stage_rows(connection, "staged_users_asked", "position integer, name text", _numbered(names))
     found = _find_users(connection)
     made = 0
     missing = np.flatnonzero(found.id < 0)
     if len(missing):
         new = names.take(pa.array(missing))
         slots = np.array([slot_of(name) for name in new.to_pylist()], np.int16)
-        _stage(connection, "staged_users_new", {"name": "text", "slot": "smallint"}, {"name": new, "slot": slots})
+        stage_rows(connection, "staged_users_new", "name text, slot smallint", {"name": new, "slot": slots})
         made = connection.execute(
             text(
                 "INSERT INTO users (external_id, slot, stub) SELECT name, slot, true FROM staged_users_new"
@@ -84,7 +84,7 @@ def _find_users(connection: Connection) -> Users:
 
 def resolve_items(connection: Connection, names: pa.StringArray) -> tuple[np.ndarray, int]:
     """The ids (int64) of the items with these external ids (distinct, no nulls), and how many stubs were made."""
-    _stage(connection, "staged_items_asked", {"position": "integer", "name": "text"}, _numbered(names))
+    stage_rows(connection, "staged_items_asked", "position integer, name text", _numbered(names))
     found = _find_items(connection, len(names))
     made = 0
     if np.any(found < 0):
@@ -142,14 +142,6 @@ def _new_type(connection: Connection, name: str) -> int:
 
 def _numbered(names: pa.StringArray) -> dict[str, Any]:
     return {"position": np.arange(len(names), dtype=np.int32), "name": names}
-
-
-def _stage(connection: Connection, table: str, columns: Mapping[str, str], rows: Mapping[str, Any]) -> None:
-    """A temporary table of this transaction's own with these rows."""
-    defined = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    connection.execute(text(f"CREATE TEMP TABLE IF NOT EXISTS {table} ({defined}) ON COMMIT DELETE ROWS"))
-    connection.execute(text(f"TRUNCATE {table}"))
-    copy_rows(connection, table, rows)
 
 
 def _fetch(connection: Connection, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from engine import localtime
 from engine.features import decay
 from engine.features.decay import Folded
-from engine.store.bulk import copy_rows
+from engine.store.bulk import stage_rows
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
 PROFILES: dict[str, tuple[str, ...]] = {
@@ -86,7 +86,7 @@ def add_profiles(connection: Connection, folded: dict[str, Folded]) -> None:
     for table in PROFILES:
         profiles = folded.get(table)
         if profiles is not None and len(profiles):
-            _stage(connection, table, profiles)
+            stage_rows(connection, f"staged_{table}", f"LIKE {table}", profile_columns(table, profiles))
             connection.execute(text(_upsert(table)))
 
 
@@ -100,13 +100,6 @@ def profile_columns(table: str, folded: Folded) -> dict[str, np.ndarray]:
     columns |= {"n": folded.n.astype(np.int64), "first_at": folded.first_at, "last_at": folded.last_at}
     columns |= {f"s{number}": np.ascontiguousarray(s) for number, s in enumerate(folded.s.T)}
     return columns | {"value": folded.value} if table in VALUED else columns
-
-
-def _stage(connection: Connection, table: str, folded: Folded) -> None:
-    connection.execute(
-        text(f"CREATE TEMP TABLE IF NOT EXISTS staged_{table} (LIKE {table} INCLUDING DEFAULTS) ON COMMIT DELETE ROWS")
-    )
-    copy_rows(connection, f"staged_{table}", profile_columns(table, folded))
 
 
 def _upsert(table: str) -> str:

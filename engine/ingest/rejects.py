@@ -49,14 +49,15 @@ class RejectsFile:
 
     def finish(self, *, complete: bool) -> bool:
         """Publish what was added; whether there was anything. A `complete` run without rejects removes an old file."""
-        if self._file is None:
+        file, self._file = self._file, None
+        if file is None:
             if complete:
                 self.target.unlink(missing_ok=True)
             return False
         with _told(self.target):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with file:
+                file.flush()
+                os.fsync(file.fileno())
             self._part.replace(self.target)
         return True
 

@@ -9,7 +9,7 @@ their keys, users and items by their ids.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.clock import monotonic
-from engine.errors import HoraeError, IngestStopped
+from engine.errors import BadInput, HoraeError, IngestStopped
 from engine.ingest.block import Block, Reject
 from engine.ingest.formats import Source
 from engine.ingest.intake import EventIntake, Intake, ItemIntake, Outcome, UserIntake
@@ -93,6 +93,7 @@ class _Run:
         for path in paths:
             source, layout = look_at(self._intake.kind, path, self._options.mapping)
             files.append((source, layout, rejects_path(path, self._options.rejects)))
+        _require_apart({source.path: target for source, _, target in files})
         for source, layout, target in files:
             self._one(source, layout, RejectsFile(target))
         return self._timed()
@@ -188,3 +189,10 @@ class _Run:
 
     def _timed(self) -> Summary:
         return replace(self._summary, seconds=monotonic() - self._began)
+
+
+def _require_apart(targets: Mapping[Path, Path]) -> None:
+    """Raise BadInput where the rejected rows of two files would go to one."""
+    for target, count in Counter(targets.values()).items():
+        if count > 1:
+            raise BadInput(f"{count} files would share {target}", hint="ingest files of one name one after the other")

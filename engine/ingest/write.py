@@ -21,7 +21,7 @@ from sqlalchemy import Connection, text
 from engine.ingest.event_rows import EventRows
 from engine.ingest.identities import resolve_items, resolve_types, resolve_users
 from engine.ingest.profiles import FoldRows, add_profiles, fold_events, share_fold_lock
-from engine.store.bulk import copy_out, copy_rows, jsonb
+from engine.store.bulk import copy_out, copy_rows, jsonb, stage_rows
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
 from engine.store.tables import EVENT_TYPES
@@ -130,8 +130,7 @@ def _claim(connection: Connection, keys: np.ndarray, expect_new: bool) -> np.nda
             return np.ones(len(keys), bool)
         except psycopg.errors.UniqueViolation:
             pass  # some are known: find out which
-    connection.execute(text("CREATE TEMP TABLE IF NOT EXISTS staged_keys (key uuid) ON COMMIT DELETE ROWS"))
-    copy_rows(connection, "staged_keys", {"key": keys})
+    stage_rows(connection, "staged_keys", "key uuid", {"key": keys})
     made = copy_out(
         connection,
         "INSERT INTO event_keys SELECT key FROM staged_keys ORDER BY key ON CONFLICT DO NOTHING RETURNING key",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from sqlalchemy import Connection
+from sqlalchemy import Connection, text
 
 POSTGRES_EPOCH_US = 946_684_800_000_000
 """Microseconds from 1970 to PostgreSQL's epoch, 2000-01-01."""
@@ -47,6 +47,16 @@ def copy_rows(connection: Connection, table: str, columns: Mapping[str, Any]) ->
             copy.write(_pack(fields, start, min(start + _CHUNK_ROWS, rows)))
         copy.write(_TRAILER)
     return rows
+
+
+def stage_rows(connection: Connection, table: str, definition: str, columns: Mapping[str, Any]) -> None:
+    """Make `columns` (as for `copy_rows`) the rows of the temporary `table` until the transaction ends.
+
+    definition: its columns in SQL, the same at every call; the table stays with the connection, empty.
+    """
+    connection.execute(text(f"CREATE TEMP TABLE IF NOT EXISTS {table} ({definition}) ON COMMIT DELETE ROWS"))
+    connection.execute(text(f"DELETE FROM {table}"))
+    copy_rows(connection, table, columns)
 
 
 _OUT = {"smallint": ">i2", "integer": ">i4", "bigint": ">i8", "float8": ">f8", "timestamptz": ">i8", "uuid": "V16"}

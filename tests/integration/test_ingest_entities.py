@@ -210,6 +210,39 @@ def test_a_truncated_file_keeps_what_came_before_and_says_so(database, tmp_path)
     assert stored(database, "SELECT count(*) FROM users") == [(summary.created,)]
 
 
+def test_a_zone_that_a_device_reported_becomes_the_shops_word(database, tmp_path) -> None:
+    path = csv_file(tmp_path, ["user_id", "timezone"], ["a", "Asia/Tokyo"])
+    ingest_users(database, [path], NOW)
+    with database.begin() as connection:
+        connection.execute(text("UPDATE users SET tz_source = 'device'"))
+
+    assert counts(ingest_users(database, [csv_file(tmp_path, ["user_id", "country"], ["a", "JP"])], NOW)) == (0, 1, 0)
+    assert stored(database, "SELECT tz_source FROM users") == [("device",)]
+    path = csv_file(tmp_path, ["user_id", "timezone"], ["a", "Asia/Tokyo"])
+    assert counts(ingest_users(database, [path], NOW)) == (0, 1, 0)
+    assert stored(database, "SELECT tz_source FROM users") == [("explicit",)]
+
+
+def test_two_files_of_one_name_do_not_share_a_rejects_file(database, tmp_path) -> None:
+    for name in ("a", "b", "out"):
+        (tmp_path / name).mkdir()
+    paths = [csv_file(tmp_path / name, ["user_id"], [name]) for name in "ab"]
+
+    assert ingest_users(database, paths, NOW).created == 2
+    with pytest.raises(BadInput, match="2 files would share"):
+        ingest_users(database, paths, NOW, Options(rejects=tmp_path / "out"))
+
+
+def test_no_room_for_rejected_rows_is_told(database, tmp_path) -> None:
+    path = csv_file(tmp_path, ["user_id", "consent"], ["a", "true"], ["b", "maybe"])
+    (tmp_path / ".file.csv.rejects.jsonl.part").symlink_to("/dev/full")
+
+    with pytest.raises(IngestStopped, match=r"no space left for .*rejects\.jsonl; 1 rows are stored"):
+        ingest_users(database, [path], NOW)
+
+    assert stored(database, "SELECT external_id FROM users") == [("a",)]
+
+
 # --- items -----------------------------------------------------------------------------------------------------------
 
 

@@ -17,8 +17,9 @@ from sqlalchemy import text
 from engine.features.decay import DAY_SECONDS
 from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold, fold_all
-from engine.ingest.hours import refold_default_zone
+from engine.ingest.hours import refold_default_zone, refold_hours
 from engine.ingest.options import Options
+from engine.ingest.profiles import take_fold_lock
 from engine.ingest.replay import Replayed, replay
 from engine.ingest.run import ingest_events, ingest_items, ingest_users
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
@@ -133,6 +134,21 @@ def test_rows_without_an_id_are_one_event_where_they_are_equal(database, tmp_pat
     summary = ingest_events(database, [written(tmp_path, [row, row, other])], NOW)
 
     assert (summary.accepted, summary.duplicates) == (2, 1)
+
+
+def test_a_transaction_may_record_more_than_once(database) -> None:
+    log = a_log(90)
+    parts = [event_rows(log[start : start + 40]) for start in (0, 20, 50)]
+    ensure_months(database, months_of(event_rows(log)))
+    with database.begin() as connection:
+        accepted = [record_events(connection, part, NOW).accepted for part in parts]
+        users = connection.execute(text("SELECT id FROM users ORDER BY id")).scalars().all()
+        take_fold_lock(connection)
+        for half in (users[:4], users[4:]):
+            refold_hours(connection, np.array(half))
+
+    assert accepted == [40, 20, 30]
+    assert replay(database, rebuild=False).differing == 0
 
 
 def test_ids_of_two_sources_are_two_events(database, tmp_path) -> None:
