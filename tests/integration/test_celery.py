@@ -6,6 +6,8 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -33,8 +35,7 @@ def test_worker_and_beat_start_the_servers_and_run_the_ticks(tmp_path):
     beat = start(*CELERY, "beat", "-l", "INFO", home=home, log=tmp_path / "beat.log")
     try:
         for task in ("horae.fold", "horae.dispatch_due", "horae.tick_campaigns"):
-            wait_for(lambda task=task: f"Task {task}[" in log.read_text(), f"receiving {task}")
-            wait_for(lambda task=task: _succeeded(log.read_text(), task), f"running {task}")
+            wait_for(partial(_succeeded, log, task), f"running {task}")
         ping = run(*CELERY, "inspect", "ping", home=home)
         assert "celery@" in ping.stdout
         assert "celerybeat@" in ping.stdout
@@ -49,8 +50,8 @@ def test_worker_and_beat_start_the_servers_and_run_the_ticks(tmp_path):
     assert not list(tmp_path.glob("celerybeat-schedule*")), "beat keeps no schedule file"
 
 
-def _succeeded(log: str, task: str) -> bool:
-    return any(f"Task {task}[" in line and " succeeded in " in line for line in log.splitlines())
+def _succeeded(log: Path, task: str) -> bool:
+    return any(f"Task {task}[" in line and " succeeded in " in line for line in log.read_text().splitlines())
 
 
 def _workers_schema(home) -> int:

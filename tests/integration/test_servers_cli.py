@@ -58,7 +58,7 @@ def all_up(home) -> bool:
 def status(home) -> dict:
     done = run(*HORAE, "status", "--json", home=home)
     assert done.returncode in (0, 1), done.stderr
-    found = json.loads(done.stdout)
+    found: dict = json.loads(done.stdout)
     assert (done.returncode == 0) == (found["down"] == [])
     return found
 
@@ -75,7 +75,7 @@ def programs(up) -> dict[str, psutil.Process]:
 
 
 def flower(home, path: str, password: str | None = None):
-    port = re.search(r"Flower: http://127.0.0.1:(\d+)", (home.parent / "up.log").read_text())[1]
+    port = re.findall(r"Flower: http://127.0.0.1:(\d+)", (home.parent / "up.log").read_text())[0]
     secret = (home / "flower-password").read_text() if password is None else password
     token = base64.b64encode(f"horae:{secret}".encode()).decode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Basic {token}"})
@@ -141,7 +141,7 @@ def test_events_that_wait_are_folded_by_the_ticks(home, up):
 
     def profiles() -> int:
         with database.begin() as connection:
-            return connection.execute(text("SELECT count(*) FROM user_profiles")).scalar_one()
+            return int(connection.execute(text("SELECT count(*) FROM user_profiles")).scalar_one())
 
     wait_for(profiles, "folding")
     database.dispose()

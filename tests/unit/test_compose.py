@@ -18,8 +18,8 @@ SERVICES = COMPOSE["services"]
 WORKERS = {name: service for name, service in SERVICES.items() if " worker " in str(service.get("command"))}
 
 
-def queues_of(service) -> list[str]:
-    return re.search(r"-Q (\S+)", service["command"])[1].split(",")
+def queues_of(service: dict) -> list[str]:
+    return str(re.findall(r"-Q (\S+)", service["command"])[0]).split(",")
 
 
 def test_every_variable_is_a_setting():
