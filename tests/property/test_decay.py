@@ -43,6 +43,7 @@ def same(a: Folded, b: Folded) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(logs, st.randoms(use_true_random=False))
 def test_events_one_by_one_in_any_order_give_the_profile_of_the_batch(log, random) -> None:
     shuffled = random.sample(log, len(log))
@@ -53,6 +54,7 @@ def test_events_one_by_one_in_any_order_give_the_profile_of_the_batch(log, rando
     assert same(streamed, folded(log))
 
 
+@settings(deadline=None)
 @given(logs, logs)
 def test_merging_is_commutative_and_is_folding_both(log, other) -> None:
     a, b = folded(log), folded(other)
@@ -61,6 +63,7 @@ def test_merging_is_commutative_and_is_folding_both(log, other) -> None:
     assert same(merge(a, b, HALF_LIVES), folded(log + other))
 
 
+@settings(deadline=None)
 @given(logs, st.floats(0, 4000 * DAY_SECONDS))
 def test_events_at_or_after_the_instant_change_nothing(log, after) -> None:
     tau = START + after
@@ -68,6 +71,7 @@ def test_events_at_or_after_the_instant_change_nothing(log, after) -> None:
     assert same(folded(log, before=tau), folded([event for event in log if START + event[2] < tau]))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 300 * DAY_SECONDS), min_size=1, max_size=30), st.floats(0, 300 * DAY_SECONDS))
 def test_a_reading_is_the_sum_over_the_events_as_the_definition_says(times, later) -> None:
     at = START + np.array(times)
@@ -78,6 +82,7 @@ def test_a_reading_is_the_sum_over_the_events_as_the_definition_says(times, late
     assert np.allclose(read(profile.s, profile.last_at, tau, HALF_LIVES), expected, rtol=1e-9, atol=1e-300)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 300 * DAY_SECONDS), st.floats(0, 10)), min_size=1, max_size=20))
 def test_weights_multiply(log) -> None:
     at, weights = np.array(log).T + np.array([[START], [0]])
