@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 _SCORE_BITS = 32
+_WORTH_PRUNING = 4
+"""Rows per wanted row from which on a floor is worth its pass."""
 
 
 def best_rows(group: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
@@ -16,6 +18,36 @@ def best_rows(group: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
     rows = len(group)
     if not rows:
         return np.zeros(0, np.int64)
+    groups = int(group.max()) + 1
+    if rows > _WORTH_PRUNING * k * groups and np.all(group[1:] >= group[:-1]):
+        kept = np.flatnonzero(score >= floors(group, score, groups, k)[group])
+        best: np.ndarray = kept[_sorted_best(group[kept], score[kept], k)]
+        return best
+    return _sorted_best(group, score, k)
+
+
+def floors(group: np.ndarray, score: np.ndarray, groups: int, k: int) -> np.ndarray:
+    """A score that at least k rows of each group reach, float32[groups]; −inf where there are fewer rows.
+
+    Rows come group by group. Each group's are cut into k runs; the least of the runs' maxima is reached k times. It
+    spares sorting most rows, and a pass costs a twentieth of what sorting does.
+    """
+    count = np.bincount(group, minlength=groups)
+    start = np.cumsum(count) - count
+    runs = np.where(count >= k, k, np.minimum(count, 1))
+    first = np.cumsum(runs) - runs
+    within = np.arange(runs.sum()) - np.repeat(first, runs)
+    floor = np.full(groups, -np.inf, np.float32)
+    some = np.flatnonzero(runs)
+    if len(some):
+        edges = np.repeat(start, runs) + within * np.repeat(count, runs) // np.repeat(runs, runs)
+        floor[some] = np.minimum.reduceat(np.maximum.reduceat(score, edges), first[some])
+    floor[count < k] = -np.inf
+    return floor
+
+
+def _sorted_best(group: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
+    rows = len(group)
     row_bits = max(rows - 1, 1).bit_length()
     if int(group.max()).bit_length() + _SCORE_BITS + row_bits > 64:
         order = np.lexsort((_descending(score), group))

@@ -5,8 +5,16 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
+import pytest
+import xgboost
 
+from engine.features.schema import NAMES
+from engine.learning import registry
+from engine.learning.candidates import Blend
+from engine.learning.model import Model
+from engine.learning.related import nothing
 from engine.learning.scoring import load_scorer
+from engine.learning.windows import rate, with_everybody
 from engine.store.database import Database
 from tests.learning_store import Shop
 
@@ -35,7 +43,9 @@ def test_without_a_model_the_baseline_proposes_own_items_first_and_fills_with_po
     assert np.allclose(scorer.windows(state).sum(axis=1), 1, atol=1e-5)
 
 
-def test_features_candidates_and_hours_of_an_instant_are_bit_equal_where_everything_later_was_deleted(database: Database) -> None:
+def test_features_candidates_and_hours_of_an_instant_are_bit_equal_where_everything_later_was_deleted(
+    database: Database,
+) -> None:
     shop = Shop()
     shop.write(database)
     instant = shop.end - timedelta(days=20)
@@ -53,3 +63,64 @@ def test_features_candidates_and_hours_of_an_instant_are_bit_equal_where_everyth
 
     for before, after in zip(*seen, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.fixture
+def clicks(database: Database) -> Shop:
+    """A shop whose champion is a click model: trees over the real features, the window's among them."""
+    shop = Shop()
+    shop.write(database)
+    with database.snapshot() as snapshot:
+        baseline = load_scorer(snapshot.connection)
+        catalogue = baseline.catalogue(snapshot, shop.end)
+        state = baseline.state(snapshot, ALL, shop.end, catalogue)
+    found = baseline.candidates(state, 40)
+    rng = np.random.default_rng(1)
+    rows = baseline.features(state, found.user, found.item, rng.integers(0, 16, len(found)), found.related)
+    ratio = rows[:, NAMES.index("window_log_ratio")]
+    taste = np.nan_to_num(rows[:, NAMES.index("pair_purchases_45d")])
+    labels = (rng.random(len(rows)) < 1 / (1 + np.exp(2 - ratio - taste))).astype(np.float32)
+    settings = {"objective": "binary:logistic", "max_depth": 6, "eta": 0.1, "nthread": 1, "seed": 1}
+    booster = xgboost.train(settings, xgboost.DMatrix(rows, labels), 100)
+    windows = with_everybody(catalogue.hours)
+    model = Model("click", booster, 1.0, nothing(catalogue.ids), Blend(), windows, shop.end)
+    with database.begin() as connection:
+        registry.promote(connection, registry.register(connection, model, {}))
+    return shop
+
+
+def test_a_click_model_scores_the_window_itself_and_stage_one_takes_the_favourite_one(
+    database: Database, clicks: Shop
+) -> None:
+    with database.snapshot() as snapshot:
+        scorer = load_scorer(snapshot.connection)
+        state = scorer.state(snapshot, ALL, clicks.end, scorer.catalogue(snapshot, clicks.end))
+    found = scorer.candidates(state, 6)
+    user, item = np.repeat(found.user, 16), np.repeat(found.item, 16)
+    cell = np.tile(np.arange(16), len(found))
+
+    offers = scorer.offers(state, user, item, cell).reshape(len(found), 16)
+
+    assert scorer.regime == "click"
+    assert (offers.max(axis=1) > offers.min(axis=1)).mean() > 0.9
+    favourite = rate(scorer.windows(state)).argmax(axis=1)[found.user]
+    goal = scorer.goal(state, found.user, found.item, found.related)
+    assert np.array_equal(goal, offers[np.arange(len(found)), favourite])
+    assert np.array_equal(goal, scorer.goal(state, found.user, found.item))
+
+
+def test_offers_of_a_click_model_are_bit_equal_in_any_batch_and_order(database: Database, clicks: Shop) -> None:
+    with database.snapshot() as snapshot:
+        scorer = load_scorer(snapshot.connection)
+        state = scorer.state(snapshot, ALL, clicks.end, scorer.catalogue(snapshot, clicks.end))
+    rng = np.random.default_rng(2)
+    user, item = rng.integers(0, len(state), 20_000), rng.integers(0, clicks.items, 20_000)
+    cell = rng.integers(0, 16, 20_000)
+
+    together = scorer.offers(state, user, item, cell)
+
+    order = np.lexsort((cell, item, user))
+    assert np.array_equal(scorer.offers(state, user[order], item[order], cell[order]), together[order])
+    for at in rng.integers(0, 20_000, 10):
+        one = slice(at, at + 1)
+        assert scorer.offers(state, user[one], item[one], cell[one])[0] == together[at]

@@ -17,6 +17,8 @@ from engine.store.database import Database
 from tests.learning_store import Shop
 
 ALL = (0, 1024)
+ONE_THREAD = Options(threads=1)
+"""Tests share their cores."""
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def test_training_registers_a_champion_that_beats_popularity_and_says_what_it_do
 ) -> None:
     told: list[tuple[str, float]] = []
 
-    report = train(database, shop.end, lambda what, share: told.append((what, share)))
+    report = train(database, shop.end, lambda what, share: told.append((what, share)), ONE_THREAD)
 
     assert report.promoted
     assert report.reason is None
@@ -49,8 +51,8 @@ def test_training_registers_a_champion_that_beats_popularity_and_says_what_it_do
 
 
 def test_the_same_seed_and_events_give_the_same_model(database: Database, shop: Shop) -> None:
-    train(database, shop.end)
-    train(database, shop.end)
+    train(database, shop.end, options=ONE_THREAD)
+    train(database, shop.end, options=ONE_THREAD)
 
     with database.begin() as connection:
         first, second = registry.entries(connection)
@@ -59,7 +61,7 @@ def test_the_same_seed_and_events_give_the_same_model(database: Database, shop: 
 
 
 def test_a_trained_scorer_gives_the_same_numbers_one_user_at_a_time(database: Database, shop: Shop) -> None:
-    train(database, shop.end)
+    train(database, shop.end, options=ONE_THREAD)
     with database.snapshot() as snapshot:
         scorer = load_scorer(snapshot.connection)
         catalogue = scorer.catalogue(snapshot, shop.end)
@@ -84,10 +86,10 @@ def test_a_trained_scorer_gives_the_same_numbers_one_user_at_a_time(database: Da
 def test_a_later_champion_is_served_without_a_restart(database: Database, shop: Shop) -> None:
     with database.begin() as connection:
         assert load_scorer(connection).regime == "baseline"
-    first = train(database, shop.end - timedelta(days=7)).version
+    first = train(database, shop.end - timedelta(days=7), options=ONE_THREAD).version
     with database.begin() as connection:
         assert load_scorer(connection).version == first
-    second = train(database, shop.end).version
+    second = train(database, shop.end, options=ONE_THREAD).version
     with database.begin() as connection:
         assert load_scorer(connection).version == second
         assert load_scorer(connection, first).version == first
@@ -102,7 +104,7 @@ def test_too_little_history_registers_nothing_and_says_so(
 ) -> None:
     now = shop.end - timedelta(days=shop.days - until_day)
 
-    report = train(database, now)
+    report = train(database, now, options=ONE_THREAD)
 
     assert report.version is None
     assert says in (report.reason or "")
@@ -114,8 +116,8 @@ def test_a_shop_without_purchases_gets_no_model_but_may_learn_another_goal(datab
     with database.begin() as connection:
         connection.execute(text("DELETE FROM events WHERE event_type = 4"))
 
-    assert "no event of type purchase" in (train(database, shop.end).reason or "")
-    assert train(database, shop.end, options=Options(goal="view")).version is not None
+    assert "no event of type purchase" in (train(database, shop.end, options=ONE_THREAD).reason or "")
+    assert train(database, shop.end, options=Options(goal="view", threads=1)).version is not None
 
 
 def test_one_item_is_no_choice(database: Database, shop: Shop) -> None:
@@ -124,7 +126,7 @@ def test_one_item_is_no_choice(database: Database, shop: Shop) -> None:
         connection.execute(text("DELETE FROM item_profiles WHERE item_id > 1"))
         connection.execute(text("DELETE FROM items WHERE id > 1"))
 
-    assert "fewer than two items" in (train(database, shop.end).reason or "")
+    assert "fewer than two items" in (train(database, shop.end, options=ONE_THREAD).reason or "")
 
 
 def test_an_unknown_goal_is_refused_with_the_closest_name(database: Database) -> None:
@@ -133,7 +135,7 @@ def test_an_unknown_goal_is_refused_with_the_closest_name(database: Database) ->
 
 
 def test_a_damaged_artifact_is_refused_and_cannot_be_promoted(database: Database, shop: Shop) -> None:
-    version = train(database, shop.end).version
+    version = train(database, shop.end, options=ONE_THREAD).version
     assert version is not None
     with database.begin() as connection:
         connection.execute(text("UPDATE models SET artifact = set_byte(artifact, 100, 7), state = 'retired'"))
@@ -147,7 +149,7 @@ def test_a_damaged_artifact_is_refused_and_cannot_be_promoted(database: Database
 
 
 def test_the_stored_schema_is_the_one_that_features_follow(database: Database, shop: Shop) -> None:
-    train(database, shop.end)
+    train(database, shop.end, options=ONE_THREAD)
 
     with database.begin() as connection:
         stored = connection.execute(text("SELECT feature_schema FROM models")).scalar_one()

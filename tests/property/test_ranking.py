@@ -24,6 +24,18 @@ def test_the_best_rows_are_those_of_a_stable_sort(rows: list[tuple[int, float]],
     assert best_rows(group, score, k).tolist() == expected
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_pruning_before_sorting_changes_nothing(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    group = np.sort(rng.integers(0, 4, rng.integers(1, 400)))
+    score = rng.integers(0, 20, len(group)).astype(np.float32)
+
+    expected = np.lexsort((np.arange(len(group)), -score, group))
+    kept = [expected[group[expected] == g][:k] for g in np.unique(group)]
+
+    assert np.array_equal(best_rows(group, score, k), np.concatenate(kept))
+
+
 def test_groups_too_many_to_pack_are_sorted_just_the_same() -> None:
     rng = np.random.default_rng(1)
     group = rng.integers(0, 2**40, 50)[rng.integers(0, 50, 3000)]
