@@ -19,7 +19,7 @@ words = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_siz
 plain = st.text(st.characters(codec="utf-8", exclude_characters='\0\r\n"', exclude_categories=["Cc"]), max_size=8)
 
 
-def rows(data: bytes) -> tuple[list[tuple[int, object, object]], list[tuple[int, str]]]:
+def rows(data: bytes) -> tuple[list[tuple[int, str, str | None]], list[tuple[int, str]]]:
     """(line, user, attributes) of each row, and (line, problem) of each refusal."""
     found, refused = [], []
     for block in CsvReader(io.BytesIO(data), "file.csv").blocks(LAYOUT):
