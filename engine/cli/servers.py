@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from engine.config import Settings
     from engine.status import Status, StoreStatus
-    from engine.supervise import Plan
+    from engine.supervise.programs import Plan
+    from engine.supervise.supervisor import Say
 
 COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
 
@@ -42,6 +43,7 @@ def up() -> None:
     """
     from engine.config import read_settings
     from engine.embedded.home import usable_home
+    from engine.errors import HoraeError
     from engine.runtime import open_runtime, revive
     from engine.supervise import Supervisor, only_one, plan_programs
 
@@ -52,7 +54,15 @@ def up() -> None:
             runtime.close()
         plan = plan_programs(settings)
         _say_where(settings, plan)
-        Supervisor(plan.programs, _interleave(plan), lambda: revive(settings)).run()
+        say = _interleave(plan)
+
+        def look() -> None:
+            try:
+                revive(settings)
+            except HoraeError as error:  # the next look tries again
+                say("horae", str(error))
+
+        Supervisor(plan.programs, say, look).run()
         out.print("stopped; embedded servers stay up until: horae down")
 
 
@@ -111,7 +121,7 @@ def _say_where(settings: Settings, plan: Plan) -> None:
     out.print("Ctrl-C stops workers, beat and Flower\n")
 
 
-def _interleave(plan: Plan):  # type: ignore[no-untyped-def] # a Say
+def _interleave(plan: Plan) -> Say:
     names = ["horae", *(program.name for program in plan.programs)]
     width = max(map(len, names))
     colours = dict(zip(names, ("bold", *COLOURS), strict=False))
