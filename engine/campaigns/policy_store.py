@@ -8,6 +8,7 @@ from sqlalchemy import Connection, insert, select, text
 
 from engine.campaigns.policy import Cap, Policy
 from engine.errors import BadInput, UnknownName
+from engine.ingest.hours import refold_default_zone
 from engine.store.tables import policies
 
 
@@ -30,7 +31,8 @@ def save_policy(
 ) -> tuple[int, Policy]:
     """Apply `change` to the latest policy and store the result as a new version; unchanged, it keeps its version.
 
-    Concurrent changes wait for each other until the transaction ends, so none is lost.
+    Concurrent changes wait for each other until the transaction ends, so none is lost. Another default zone moves the
+    hour profiles of the users who live by it, in the same transaction.
     """
     connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('horae.policy'))"))
     version, policy = current_policy(connection)
@@ -39,7 +41,10 @@ def save_policy(
         return version, policy
     definition = changed.model_dump(mode="json")
     row = insert(policies).values(definition=definition, author=author).returning(policies.c.version)
-    return int(connection.execute(row).scalar_one()), changed
+    saved = int(connection.execute(row).scalar_one())
+    if changed.default_timezone != policy.default_timezone:
+        refold_default_zone(connection)
+    return saved, changed
 
 
 def add_cap(connection: Connection, cap: Cap, author: str | None = None) -> tuple[int, Cap]:

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import text
 
+from engine.campaigns.policy_store import save_policy
 from engine.features.decay import DAY_SECONDS
 from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold, fold_all
-from engine.ingest.hours import refold_default_zone, refold_hours
+from engine.ingest.hours import refold_hours
 from engine.ingest.options import Options
 from engine.ingest.profiles import take_fold_lock
 from engine.ingest.replay import Replayed, replay
@@ -359,8 +360,7 @@ def test_another_default_zone_moves_the_hours_of_those_without_one(database, tmp
     ingest_events(database, [written(tmp_path, a_log(200))], NOW)
     before = profiles(database)
     with database.begin() as connection:
-        connection.execute(text("""INSERT INTO policies (definition) VALUES ('{"default_timezone": "Asia/Tokyo"}')"""))
-        assert refold_default_zone(connection) == 8
+        save_policy(connection, lambda policy: policy.model_copy(update={"default_timezone": "Asia/Tokyo"}))
 
     assert not same_profiles(profiles(database), before)
     assert replay(database, rebuild=False).differing == 0
