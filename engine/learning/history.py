@@ -20,11 +20,11 @@ NOBODY = -1
 """The user or item of an event without one."""
 
 
-def read_events(snapshot: Snapshot, *, until: datetime, since: datetime | None = None, where: str = "true") -> FoldRows:
-    """The events of [since, until) that meet `where` (SQL over `events`, our own text only), in no order."""
-    bounds = f"occurred_at < {_instant(until)}" + (f" AND occurred_at >= {_instant(since)}" if since else "")
+def read_events(snapshot: Snapshot, *, until: datetime, where: str = "true") -> FoldRows:
+    """The events before `until` (aware) that meet `where` (SQL over `events`, our own text only), in no order."""
+    before = f"occurred_at < '{until.isoformat()}'::timestamptz"
     rows = snapshot.arrow(
-        f"SELECT user_id, item_id, event_type, occurred_at, value FROM events WHERE {bounds} AND {where}"
+        f"SELECT user_id, item_id, event_type, occurred_at, value FROM events WHERE {before} AND {where}"
     )
     user = np.asarray(pc.fill_null(rows["user_id"], NOBODY), np.int64)
     zone, zones = _zones(snapshot, user)
@@ -65,7 +65,3 @@ def _zones(snapshot: Snapshot, user: np.ndarray) -> tuple[np.ndarray, tuple[str,
     found = np.asarray(pc.fill_null(pc.index_in(rows["timezone"], value_set=names, skip_nulls=True), default), np.int64)
     at = positions(np.asarray(rows["id"], np.int64), user)
     return np.append(found, default)[at], zones
-
-
-def _instant(instant: datetime) -> str:
-    return f"'{instant.isoformat()}'::timestamptz"

@@ -79,7 +79,8 @@ class Replay:
 
     def _count(self, fresh: FoldRows) -> None:
         """Co-occurrences whose later event is fresh; the users' last events before only open the pairs."""
-        relevant = (fresh.user != NOBODY) & (fresh.item != NOBODY) & (interest_weights(fresh.event_type) > 0)
+        known_item = positions(self._ids, fresh.item) >= 0  # events outlive items that were deleted
+        relevant = (fresh.user != NOBODY) & known_item & (interest_weights(fresh.event_type) > 0)
         if not relevant.any():
             return
         since = float(fresh.at[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -188,6 +189,16 @@ def test_a_replay_knows_nothing_of_what_comes_later() -> None:
     assert np.array_equal(with_future.state.pairs.block, without.state.pairs.block, equal_nan=True)
     assert np.array_equal(with_future.state.catalogue.block, without.state.catalogue.block, equal_nan=True)
     assert np.array_equal(with_future.neighbours.toarray(), without.neighbours.toarray())
+
+
+def test_events_of_items_that_were_deleted_are_passed_over() -> None:
+    log, _ = random_shop(users=10, items=20, events=300, seed=10)
+    half = goods(10)
+
+    moment = Replay(log, half.ids).at(TAU, half, 100)
+
+    assert moment.neighbours.shape == (10, 10)
+    assert moment.state.pair_item.max() < 10
 
 
 def test_relatedness_follows_items_into_another_catalogue() -> None:
@@ -375,7 +386,9 @@ def pickled_arrays() -> bytes:
         ("arrays.npz", lambda a: b"", "cannot be read"),
     ],
 )
-def test_a_poisoned_artifact_is_refused_with_the_reason(member: str, content, says: str) -> None:
+def test_a_poisoned_artifact_is_refused_with_the_reason(
+    member: str, content: Callable[[bytes], bytes], says: str
+) -> None:
     good = pack(a_model())
     poisoned = repacked(good, member, content(good))
 
