@@ -49,11 +49,11 @@ class DeliveryShop:
             ).scalar_one()
         self.policy()
 
-    def policy(self, *caps: Cap, **rules: Any) -> None:
-        """The workspace's rules: `caps`, no quiet hours unless given."""
+    def policy(self, *caps: Cap, **rules: Any) -> Policy:
+        """The workspace's rules from now on: `caps`, no quiet hours unless given."""
         definition = {"quiet_hours": None, "caps": [cap.model_dump(mode="json") for cap in caps], **rules}
         with self.database.begin() as connection:
-            save_policy(connection, lambda _: Policy.model_validate(definition))
+            return save_policy(connection, lambda _: Policy.model_validate(definition))[1]
 
     def campaign(self, name: str = "bread", **definition: Any) -> int:
         """A running campaign with one occurrence; its id."""

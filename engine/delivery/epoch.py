@@ -39,6 +39,8 @@ def current_epoch(database: Database, caps: CapStore, horizon: timedelta) -> Epo
             return known
         begun = _begin(database, caps, number, store_id, max(horizon, known.horizon if known else horizon))
         if begun is not None:
+            if known is not None:
+                caps.forget(known.token)  # whoever still holds it is told at once
             return begun
     raise RedisUnavailable("the caps' Redis loses its data again and again", hint="nothing leaves until it stays up")
 
