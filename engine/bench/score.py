@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable
 
 from engine.bench.loads import END, retail_load
+from engine.bench.report import Options, Report, Tell
 from engine.bench.scratch import scratch_database
 from engine.bench.shop import build_shop
 from engine.bench.yardstick import BATCH_ROWS, yardstick_model, yardstick_rows, yardstick_seconds
@@ -23,12 +24,18 @@ ROWS_A_USER = 50
 BOUNDS = {"score_per_yardstick_ratio": "<= 2"}
 
 
+def run(options: Options, tell: Tell) -> Report:
+    """Run the bench."""
+    load, figures = measure_score(options.users or USERS, options.repeats or ROUNDS, tell, options.seed)
+    return Report("score", load, figures, BOUNDS)
+
+
 def measure_score(
-    users: int = USERS, rounds: int = ROUNDS, say: Callable[[str], None] = lambda _: None
+    users: int = USERS, rounds: int = ROUNDS, say: Callable[[str], None] = lambda _: None, seed: int = 1
 ) -> tuple[dict[str, object], dict[str, float]]:
     """Run the bench on a shop of `users` users: (load, figures). Scoring and yardstick alternate; medians."""
     say(f"making a shop of {users:,} users")
-    load = retail_load(users)
+    load = retail_load(users, seed)
     with scratch_database(read_settings(), "score") as database:
         build_shop(database, load)
         with database.snapshot() as snapshot:
