@@ -14,6 +14,7 @@ Shapes: n users, O occurrences, K offers of an occurrence, W windows. A choice i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from engine.planning import limits
 from engine.planning.limits import Candidates, Room, Rules, Taken
 
 NOTHING = -1
+_AT_ONCE = 1024
+"""Users whose pairs are weighed at a time: their W² sums stay in the cache."""
+
 _ENUMERATED = 128
 """Users enumerated in full at a time: (K · W)² pairs each."""
 
@@ -124,31 +128,39 @@ def _best(net: np.ndarray) -> np.ndarray:
 
 def _pairs(problem: Problem, first: int, second: int) -> np.ndarray:
     """int32[n, 2]: the best choice for two occurrences together."""
-    n, _, offers, windows = problem.net.shape
+    parts = [
+        _pairs_of(problem.of(np.arange(start, min(start + _AT_ONCE, len(problem.net)))), first, second)
+        for start in range(0, len(problem.net), _AT_ONCE)
+    ]
+    return _mend(problem, first, second, np.concatenate(parts))
+
+
+def _pairs_of(problem: Problem, first: int, second: int) -> np.ndarray:
+    n, _, _, windows = problem.net.shape
     rows = np.arange(n)
     best_a, best_b = _best(problem.net[:, first]), _best(problem.net[:, second])
     only_a, only_b = _value(problem, first, best_a), _value(problem, second, best_b)
     a_wins = only_a >= only_b
-    value = np.where(a_wins, only_a, only_b)
     pair = np.stack([np.where(a_wins, best_a, NOTHING), np.where(a_wins, NOTHING, best_b)], 1).astype(np.int32)
-    top_a, top_b = _two_best(problem.net[:, first]), _two_best(problem.net[:, second])
-    for w in range(windows):
-        free = ~_side_by_side(problem, first, second, w)
-        for i, j in ((0, 0), (0, 1), (1, 0)):
-            if i >= offers or j >= offers:
-                continue
-            a, b = top_a[:, i, w], top_b[:, j]
-            total = problem.net[rows, first, a, w][:, None] + problem.net[rows[:, None], second, b, np.arange(windows)]
-            differ = problem.item[rows, first, a][:, None] != problem.item[rows[:, None], second, b]
-            differ |= (problem.item[rows, first, a] < 0)[:, None]
-            allowed = free & (differ | ~(problem.once[first] | problem.once[second]))
-            total = np.where(allowed, total, -np.inf)
-            at = np.argmax(total, 1)
-            better = total[rows, at] > value
-            value = np.where(better, total[rows, at], value)
-            pair[better, 0] = (a * windows + w)[better]
-            pair[better, 1] = (b[rows, at] * windows + at)[better]
-    return _mend(problem, first, second, pair)
+    a, b = _two_best(problem, first), _two_best(problem, second)
+    total = a.net[0][:, :, None] + b.net[0][:, None, :]
+    same = (a.item[0][:, :, None] == b.item[0][:, None, :]) & (a.item[0] >= 0)[:, :, None]
+    if not (problem.once[first] or problem.once[second]):
+        same[:] = False
+    at = np.nonzero(same)
+    first_kept = a.net[0][at[:2]] + b.net[1][at[0], at[2]]
+    second_kept = a.net[1][at[:2]] + b.net[0][at[0], at[2]]
+    total[at] = np.maximum(first_kept, second_kept)
+    total[limits.pair_clash(problem.rules, (first, second), problem.room, problem.at, problem.day)] = -np.inf
+    best = np.argmax(total.reshape(n, -1), 1)
+    wa, wb = best // windows, best % windows
+    swap = same[rows, wa, wb]
+    keeps_first = a.net[0][rows, wa] + b.net[1][rows, wb] >= a.net[1][rows, wa] + b.net[0][rows, wb]
+    better = total.reshape(n, -1)[rows, best] > np.maximum(only_a, only_b)
+    ka = np.where(swap & ~keeps_first, a.offer[1][rows, wa], a.offer[0][rows, wa])
+    kb = np.where(swap & keeps_first, b.offer[1][rows, wb], b.offer[0][rows, wb])
+    pair[better] = np.stack([ka * windows + wa, kb * windows + wb], 1)[better]
+    return pair
 
 
 def _value(problem: Problem, occurrence: int, choice: np.ndarray) -> np.ndarray:
@@ -157,34 +169,24 @@ def _value(problem: Problem, occurrence: int, choice: np.ndarray) -> np.ndarray:
     return value
 
 
-def _two_best(net: np.ndarray) -> np.ndarray:
-    """int[n, min(K, 2), W]: the offers of the two largest values in each window."""
-    first: np.ndarray = np.argmax(net, 1)
-    if net.shape[1] == 1:
-        return first[:, None, :]
+class _Two(NamedTuple):
+    """The best and the second best offer of each window, each (best, second): offer, net and item [n, W]."""
+
+    offer: tuple[np.ndarray, np.ndarray]
+    net: tuple[np.ndarray, np.ndarray]
+    item: tuple[np.ndarray, np.ndarray]
+
+
+def _two_best(problem: Problem, occurrence: int) -> _Two:
+    net, item = problem.net[:, occurrence], problem.item[:, occurrence]
+    first = np.argmax(net, 1)
+    best = np.take_along_axis(net, first[:, None], 1)[:, 0]
     rest = net.copy()
-    np.put_along_axis(rest, first[:, None, :], -np.inf, 1)
-    return np.stack([first, np.argmax(rest, 1)], 1)
-
-
-def _side_by_side(problem: Problem, first: int, second: int, w: int) -> np.ndarray:
-    """bool[n, W]: rules that are not about items (and the gap) forbid `second` beside `first` in its window w."""
-    n = len(problem.net)
-    taken = Taken(
-        valid=np.ones((n, 1), bool),
-        at=problem.at[:, first, w : w + 1],
-        day=problem.day[:, first, w : w + 1],
-        occurrence=np.full((n, 1), first),
-        category=np.full((n, 1), -1, np.int32),
-        used=problem.room.used[:, :, first, w : w + 1],
-    )
-    at, day = problem.at[:, second], problem.day[:, second]
-    bad = limits.gap_clash(problem.rules, second, at, taken)
-    for r, rule in enumerate(problem.rules.rules):
-        if rule.category < 0:
-            given = Candidates(problem.room.used[r, :, second], problem.room.later[r, :, second], at, day)
-            bad |= limits.clash(problem.rules, r, second, given, taken)
-    return bad
+    np.put_along_axis(rest, first[:, None], -np.inf, 1)
+    second = np.argmax(rest, 1)
+    runner_up = np.take_along_axis(rest, second[:, None], 1)[:, 0]
+    items = (np.take_along_axis(item, first, 1), np.take_along_axis(item, second, 1))
+    return _Two((first, second), (best, runner_up), items)
 
 
 def _mend(problem: Problem, first: int, second: int, pair: np.ndarray) -> np.ndarray:

@@ -66,11 +66,15 @@ class People:
 
 @dataclass(frozen=True)
 class Goods:
-    """What they could get. place int32[n, O, K], positions in the catalogue (MISSING, NO_ITEM), item int64 ids (the
-    same marks), category int32, worth float64 (value of a unit of score), since and until float64 (availability, epoch
-    seconds), all [n, O, K]; score float32[n, O, K, W]."""
+    """What they could get; all [n, O, K], score [n, O, K, W].
+
+    place int32, positions in the catalogue (MISSING, NO_ITEM); related float32, the item-to-item score; item int64, ids
+    (with the same marks); category int32; worth float64, the value of a unit of score; since, until float64,
+    availability in epoch seconds; score float32.
+    """
 
     place: np.ndarray
+    related: np.ndarray
     item: np.ndarray
     category: np.ndarray
     worth: np.ndarray

@@ -168,6 +168,39 @@ def clash(rules: Rules, r: int, occurrence: int, given: Candidates, taken: Taken
     return bad
 
 
+def pair_clash(rules: Rules, pair: tuple[int, int], given: Room, at: np.ndarray, day: np.ndarray) -> np.ndarray:
+    """bool[n, W, W]: a push of the first occurrence in one window and one of the second in another cannot stand side by
+    side, by the gap or a rule that is not about items. at, day [n, O, W] as in `room`.
+
+    The same as `clash` of each pair; only where a window has no room for two is there anything to compute.
+    """
+    a, b = pair
+    n, _, windows = at.shape
+    apart = at[:, b][:, None, :] - at[:, a][:, :, None]
+    blocked = np.zeros((n, windows, windows), bool)
+    if rules.gap > 0:
+        near = np.abs(apart) < rules.gap
+        a_first = rules.gap_binds[b] and rules.gap_counted[a]
+        b_first = rules.gap_binds[a] and (rules.gap_counted[b] or rules.gap_binds[b])
+        blocked |= near & np.where(apart >= 0, a_first, b_first)
+    for r, rule in enumerate(rules.rules):
+        binds_a, binds_b, counted_a, counted_b = (flags[r, o] for flags in (rules.binds, rules.counted) for o in pair)
+        tight_b = (given.used[r, :, b] + 2 > rule.limit) & (binds_b and counted_a)
+        tight_a = (given.used[r, :, a] + 2 > rule.limit) & (binds_a and (counted_b or binds_b))
+        late_b = (given.later[r, :, b] < 2) & (binds_b and counted_a)
+        if rule.category >= 0 or not (tight_a.any() or tight_b.any() or late_b.any()):
+            continue
+        if rule.kind == "rolling":
+            before, after = (apart >= 0) & (apart <= rule.width), (apart < 0) & (apart >= -rule.width)
+        else:
+            before = bucket(day[:, b], rule.kind)[:, None, :] == bucket(day[:, a], rule.kind)[:, :, None]
+            after = before
+        blocked |= (before & tight_b[:, None, :]) | (after & tight_a[:, :, None])
+        if late_b.any():
+            blocked |= (before | after) & late_b[:, None, :]
+    return blocked
+
+
 def gap_clash(rules: Rules, occurrence: int, at: np.ndarray, taken: Taken) -> np.ndarray:
     """bool[n, W]: a push of `occurrence` at at[n, W] would come too close to one of `taken`."""
     if rules.gap <= 0:

@@ -7,7 +7,7 @@ Two stages: the scorer's goal on every candidate (50 a user), then the best few 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -41,27 +41,43 @@ class Scores(Protocol):
     def windows(self, state: State) -> np.ndarray:
         """float32[U, 16]: p(cell | user)."""
 
-    def offers(self, state: State, user: np.ndarray, item: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """Stage 2: float32 per (user, item, cell)."""
+    def offers(
+        self,
+        state: State,
+        user: np.ndarray,
+        item: np.ndarray,
+        cell: np.ndarray,
+        related_scores: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Stage 2: float32 per (user, item, cell); equal (user, item) side by side."""
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Scored candidates: user, item int32[m] positions, goal float32[m]; grouped by user."""
+    """Scored candidates: user, item int32[m] positions, goal, related float32[m]; grouped by user."""
 
     user: np.ndarray
     item: np.ndarray
     goal: np.ndarray
+    related: np.ndarray
 
 
 def pool(scores: Scores, state: State, allowed: np.ndarray | None) -> Pool:
     """The candidates of every user of `state` among the `allowed` items (bool[I]), with their stage-1 scores."""
     found = scores.candidates(state, CANDIDATES, allowed)
-    return Pool(found.user, found.item, scores.goal(state, found.user, found.item, found.related))
+    goal = scores.goal(state, found.user, found.item, found.related)
+    return Pool(found.user, found.item, goal, found.related)
 
 
-def top(candidates: Pool, wanted: np.ndarray, barred: np.ndarray, items: int) -> np.ndarray:
-    """int32[U, MOST_OFFERS]: the best items of each wanted (bool[U]) user, MISSING where there are fewer.
+class Top(NamedTuple):
+    """The best items of U users: item int32[U, K] positions (MISSING where there are fewer), related float32[U, K]."""
+
+    item: np.ndarray
+    related: np.ndarray
+
+
+def top(candidates: Pool, wanted: np.ndarray, barred: np.ndarray, items: int, most: int = MOST_OFFERS) -> Top:
+    """The `most` best items of each wanted (bool[U]) user.
 
     barred: int64, sorted, of user · items + item: pairs that may not be offered again yet.
     """
@@ -71,28 +87,31 @@ def top(candidates: Pool, wanted: np.ndarray, barred: np.ndarray, items: int) ->
         at = np.minimum(np.searchsorted(barred, keys), len(barred) - 1)
         keep &= barred[at] != keys
     rows = np.flatnonzero(keep)
-    rows = rows[best_rows(candidates.user[rows].astype(np.int64), candidates.goal[rows], MOST_OFFERS)]
+    rows = rows[best_rows(candidates.user[rows].astype(np.int64), candidates.goal[rows], most)]
     user = candidates.user[rows]
-    starts = np.searchsorted(user, user)
-    out = np.full((len(wanted), MOST_OFFERS), MISSING, np.int32)
-    out[user, np.arange(len(rows)) - starts] = candidates.item[rows]
-    return out
+    place = np.arange(len(rows)) - np.searchsorted(user, user)
+    best = Top(np.full((len(wanted), most), MISSING, np.int32), np.zeros((len(wanted), most), np.float32))
+    best.item[user, place], best.related[user, place] = candidates.item[rows], candidates.related[rows]
+    return best
 
 
-def scored(scores: Scores, state: State, rows: np.ndarray, item: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """float32[n, O, K, W]: stage-2 scores of item int32[n, O, K] at cell int8[n, O, W]; NaN where either is missing.
+def scored(scores: Scores, state: State, rows: np.ndarray, best: Top, cell: np.ndarray) -> np.ndarray:
+    """float32[n, O, K, W]: stage-2 scores of items [n, O, K] (`best`) at cell int8[n, O, W]; NaN where one is missing.
 
     rows int64[n]: each user's position in `state`, −1 where it is not there (all NaN).
     """
+    item = best.item
     n, occurrences, offers = item.shape
     windows = cell.shape[2]
     items, item_at = _distinct(item.reshape(n, -1), MISSING)
+    related = np.zeros(items.shape, np.float32)
+    np.put_along_axis(related, item_at, best.related.reshape(n, -1), 1)
     cells, cell_at = _distinct(cell.reshape(n, -1).astype(np.int32), -1)
     wanted = (items != MISSING)[:, :, None] & (cells >= 0)[:, None, :] & (rows >= 0)[:, None, None]
     table = np.full(wanted.shape, np.nan, np.float32)
     user, k, c = np.nonzero(wanted & (items >= 0)[:, :, None])
     if len(user):
-        table[user, k, c] = scores.offers(state, rows[user], items[user, k], cells[user, c])
+        table[user, k, c] = scores.offers(state, rows[user], items[user, k], cells[user, c], related[user, k])
     user, k, c = np.nonzero(wanted & (items == NO_ITEM)[:, :, None])
     if len(user):
         table[user, k, c] = NO_ITEM_GOAL * rate(scores.windows(state))[rows[user], cells[user, c]]

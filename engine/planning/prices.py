@@ -11,7 +11,7 @@ prices are smooth, and quarters that every window treats alike are one constrain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,7 @@ def solve_prices(sample: Sample, capacities: Capacities, share: float) -> Prices
     """The prices at which demand meets capacity: dual values of the program in which the sample, `share` of all users,
     has that share of every capacity."""
     none = free(capacities)
+    sample = replace(sample, value=_needed(sample.value, capacities))
     columns = np.nonzero(np.isfinite(sample.value) & (sample.value > 0))
     if not capacities.bounded() or not len(columns[0]):
         return none
@@ -104,6 +105,16 @@ def solve_prices(sample: Sample, capacities: Capacities, share: float) -> Prices
     known = pattern_of >= 0
     table[known] = duals[pattern_of[known]]
     return Prices(capacities.first, table, capacities.of)
+
+
+def _needed(value: np.ndarray, capacities: Capacities) -> np.ndarray:
+    """The values that can matter: of an occurrence without a capacity only each user's best window."""
+    out = value.copy()
+    for o in np.flatnonzero(capacities.of == UNLIMITED):
+        best = np.argmax(value[:, o], 1)
+        out[:, o] = -np.inf
+        np.put_along_axis(out[:, o], best[:, None], np.take_along_axis(value[:, o], best[:, None], 1), 1)
+    return out
 
 
 def _usage(
@@ -162,10 +173,13 @@ def _duals(sample: Sample, columns: tuple[np.ndarray, ...], usage: sparse.csr_ma
     most = sparse.csr_matrix((ones, (users, position)), (n, count))
     limits = np.concatenate([bound, np.ones(n * occurrences), sample.most.astype(float)])
     rows = sparse.vstack([usage, once, most]).tocsr()
-    used = np.flatnonzero(np.diff(rows.indptr) > 0)
-    # scipy's stubs do not know that A_ub may be sparse.
+    bind = np.diff(rows.indptr) > 0
+    bind[usage.shape[0] + n * occurrences :] &= np.isfinite(sample.value).any(2).sum(1) > sample.most
+    used = np.flatnonzero(bind)
+    # scipy's stubs do not know that A_ub may be sparse. Interior point (with crossover) is five times faster here than
+    # the dual simplex that "highs" would choose.
     matrix: Any = rows[used]
-    result = linprog(-sample.value[columns], A_ub=matrix, b_ub=limits[used], bounds=(0, None), method="highs")
+    result = linprog(-sample.value[columns], A_ub=matrix, b_ub=limits[used], bounds=(0, None), method="highs-ipm")
     duals = np.zeros(rows.shape[0])
     if result.status == 0:
         duals[used] = -result.ineqlin.marginals

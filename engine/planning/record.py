@@ -14,10 +14,12 @@ from engine.planning.offers import NO_ITEM
 
 @dataclass(frozen=True)
 class Decided:
-    """m decisions, users ascending. row, occurrence int64: position of user and occurrence; user int64 ids; arm, reason
-    int8; item int64 (NO_ITEM: none), place int32 in the catalogue, cell int8; slot, send_at, end, until, score, value,
-    price float64 of the chosen push (NaN: none); propensity float64 (NaN: no choice was made); head, alternatives: the
-    receipt without features."""
+    """m decisions, users ascending; what belongs to a choice is NaN (item NO_ITEM) where nothing was chosen.
+
+    row, occurrence int64, positions; user int64 ids; arm, reason int8; item int64 id, place int32 in the catalogue,
+    related float32, cell int8; slot, send_at, end, until, score, value, price float64; propensity float64, NaN where no
+    choice was made; head and alternatives: the receipt without features.
+    """
 
     row: np.ndarray
     occurrence: np.ndarray
@@ -26,6 +28,7 @@ class Decided:
     reason: np.ndarray
     item: np.ndarray
     place: np.ndarray
+    related: np.ndarray
     cell: np.ndarray
     slot: np.ndarray
     send_at: np.ndarray
@@ -78,6 +81,7 @@ def record(terms: Terms, weighed: Weighed, as_of: float) -> Decided:
         reason=reason,
         item=np.where(some, goods.item[row, occurrence, k], NO_ITEM),
         place=np.where(some, goods.place[row, occurrence, k], NO_ITEM),
+        related=goods.related[row, occurrence, k],
         cell=np.where(some, table.cell[group, occurrence, w], 0).astype(np.int8),
         slot=of_choice(table.slot[group, occurrence, w]),
         send_at=of_choice(options.at[row, occurrence, w]),

@@ -4,33 +4,25 @@ A run plans all occurrences found due in one tick, together, a planning lead bef
 row: a shard is `waiting`, `planning` under a lease and a fence, or `done`; done shards are counted in SQL, and the last
 one wakes settlement. Messages only carry ids. Whatever was lost with a worker or a broker, the next tick finds: shards
 nobody works on, runs nobody settles.
-
-Leases are measured by the database's clock, one for all hosts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import OperationalError
 
 from engine.campaigns import store
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.schedule import due, exhausted
-from engine.errors import LeaseLost
 from engine.learning import registry
-from engine.planning import locks, proposals
+from engine.planning import locks
 from engine.planning.occasions import Occasion
-from engine.planning.opening import at_prices, read_capacities, read_run, secret_of, seed_of, set_scene
-from engine.planning.pricing import run_prices
-from engine.planning.proposals import Shelf
-from engine.planning.scene import Scene, blocks_of, plan_block
+from engine.planning.opening import secret_of, seed_of
 from engine.planning.settle import settle
+from engine.planning.shards import plan_shard
 from engine.planning.wake import Wake
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
@@ -40,12 +32,6 @@ if TYPE_CHECKING:
     from engine.runtime import Runtime
 
 __all__ = ["open_runs", "plan_shard", "settle", "tick_campaigns"]
-
-LEASE = timedelta(seconds=90)
-"""A shard's lease, renewed with every block of users."""
-
-PATIENCE = "20s"
-"""How long a shard waits for the slots of another; then it goes back to waiting."""
 
 
 def tick_campaigns(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
@@ -125,31 +111,6 @@ def wake_forgotten(database: Database, wake: Wake) -> int:
     return len(shards) + len(runs)
 
 
-def plan_shard(runtime: Runtime, run_id: int, shard: int, wake: Wake) -> dict[str, int]:
-    """Plan one shard: its decisions, their proposals and its done mark in one transaction.
-
-    Returns what was done, and nothing where another worker holds the shard or it is done. Raises LeaseLost where
-    another worker took over meanwhile: then nothing was written.
-    """
-    claim = _claim(runtime.database, run_id, shard)
-    if claim is None:
-        return {}
-    try:
-        with runtime.database.begin() as connection:
-            connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
-            locks.lock_slots(connection, claim.slots)
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            done, last = _plan(runtime, connection, claim)
-    except OperationalError as error:
-        if not isinstance(error.orig, LockNotAvailable):
-            raise
-        _give_back(runtime.database, claim)
-        return {"busy": 1}
-    if last:
-        wake("horae.settle", run_id)
-    return done
-
-
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
@@ -220,101 +181,3 @@ def _open(connection: Connection, now: datetime, occasions: Sequence[Occasion], 
         {"run": run_id, "ids": [occasion.occurrence_id for occasion in occasions]},
     )
     return run_id
-
-
-# --- a shard ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A shard that this worker holds until somebody raises its fence."""
-
-    run_id: int
-    shard: int
-    fence: int
-    slots: tuple[int, int]
-
-
-def _claim(database: Database, run_id: int, shard: int) -> Claim | None:
-    with database.begin() as connection:
-        row = connection.execute(
-            text(
-                "UPDATE shards s SET state = 'planning', fence = s.fence + 1, lease_until = clock_timestamp() + :lease"
-                " FROM runs r WHERE r.id = s.run_id AND r.state = 'planning' AND s.run_id = :run AND s.shard = :shard"
-                " AND (s.state = 'waiting' OR s.state = 'planning' AND s.lease_until < clock_timestamp())"
-                " RETURNING s.fence, s.slot_from, s.slot_until"
-            ),
-            {"run": run_id, "shard": shard, "lease": LEASE},
-        ).first()
-    return None if row is None else Claim(run_id, shard, row.fence, (row.slot_from, row.slot_until))
-
-
-def _give_back(database: Database, claim: Claim) -> None:
-    with database.begin() as connection:
-        connection.execute(
-            text(
-                "UPDATE shards SET state = 'waiting', lease_until = NULL"
-                " WHERE run_id = :run AND shard = :shard AND fence = :fence AND state = 'planning'"
-            ),
-            {"run": claim.run_id, "shard": claim.shard, "fence": claim.fence},
-        )
-
-
-def _renew(database: Database, claim: Claim) -> None:
-    """Extend the lease. Raises LeaseLost."""
-    with database.begin() as connection:
-        held = connection.execute(
-            text(
-                "UPDATE shards SET lease_until = clock_timestamp() + :lease"
-                " WHERE run_id = :run AND shard = :shard AND fence = :fence AND state = 'planning'"
-            ),
-            {"lease": LEASE, "run": claim.run_id, "shard": claim.shard, "fence": claim.fence},
-        ).rowcount
-    if held != 1:
-        raise LeaseLost(f"shard {claim.shard} of run {claim.run_id} was taken over by another worker")
-
-
-def _plan(runtime: Runtime, connection: Connection, claim: Claim) -> tuple[dict[str, int], bool]:
-    """Plan the shard inside `connection`'s transaction, which holds its slots; (what was done, it was the last)."""
-    with runtime.database.snapshot() as snapshot:
-        spec = read_run(snapshot.connection, claim.run_id)
-        scene = set_scene(snapshot, runtime.gateways, spec)
-        capacities = read_capacities(snapshot.connection, spec, scene.as_of)
-        scene = at_prices(scene, run_prices(runtime.database, scene, spec.run_id, capacities))
-        shelf = Shelf(claim.run_id, claim.shard, scene.terms.secret, scene.occasions)
-        users, decided = _blocks(runtime.database, connection, claim, scene, shelf)
-    return {"users": users, "decisions": decided}, _finish(connection, claim, users, scene.as_of)
-
-
-def _blocks(database: Database, connection: Connection, claim: Claim, scene: Scene, shelf: Shelf) -> tuple[int, int]:
-    users = decided = 0
-    proposals.stage(connection)
-    for first, until, count in blocks_of(scene.snapshot, claim.slots):
-        block = plan_block(scene, (first, until)) if count else None
-        if block is not None:
-            decided += proposals.write(connection, shelf, block.decided, block.roster.slot, block.features)
-        users += count
-        _renew(database, claim)
-    return users, decided
-
-
-def _finish(connection: Connection, claim: Claim, users: int, as_of: datetime) -> bool:
-    """Mark the shard done; whether it was the run's last. Raises LeaseLost."""
-    marked = connection.execute(
-        text(
-            "UPDATE shards SET state = 'done', users = :users, as_of = :as_of, done_at = clock_timestamp(),"
-            " lease_until = NULL WHERE run_id = :run AND shard = :shard AND fence = :fence AND state = 'planning'"
-        ),
-        {"users": users, "as_of": as_of, "run": claim.run_id, "shard": claim.shard, "fence": claim.fence},
-    ).rowcount
-    if marked != 1:
-        raise LeaseLost(f"shard {claim.shard} of run {claim.run_id} was taken over by another worker")
-    return bool(
-        connection.execute(
-            text(
-                "UPDATE runs SET shards_done = shards_done + 1, users_done = users_done + :users WHERE id = :run"
-                " RETURNING shards_done = shards_total"
-            ),
-            {"users": users, "run": claim.run_id},
-        ).scalar_one()
-    )

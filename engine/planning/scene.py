@@ -50,6 +50,7 @@ class Scene:
     catalogue: Catalogue
     allowed: tuple[np.ndarray | None, ...]
     waiting: dict[int, Campaign] = field(default_factory=dict)
+    most_offers: int = offers.MOST_OFFERS
     stretches: dict[tuple[int, tuple[str, Hours | None]], Stretches] = field(default_factory=dict)
 
 
@@ -121,7 +122,8 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
     at = np.flatnonzero(decided.planned & (decided.place >= 0))
     features = np.full((int(decided.planned.sum()), 0), np.nan, np.float32)
     if len(at):
-        made = scene.scorer.features(state, rows[decided.row[at]], decided.place[at], decided.cell[at])
+        user = rows[decided.row[at]]
+        made = scene.scorer.features(state, user, decided.place[at], decided.cell[at], decided.related[at])
         features = np.full((len(features), made.shape[1]), np.nan, np.float32)
         features[(decided.place >= 0)[decided.planned]] = made
     return Block(roster, decided, features)
@@ -241,23 +243,24 @@ def _rows(state: State, roster: Roster) -> np.ndarray:
 
 def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: Past) -> Goods:
     n, occurrences = people.reason.shape
-    place = np.full((n, occurrences, offers.MOST_OFFERS), MISSING, np.int32)
+    shape = (n, occurrences, scene.most_offers)
+    best = offers.Top(np.full(shape, MISSING, np.int32), np.zeros(shape, np.float32))
     pools: dict[int, offers.Pool] = {}
     here = np.flatnonzero(rows >= 0)
     for o in range(occurrences):
         allowed = scene.allowed[o]
         open_to = people.reason[:, o] == OPEN
         if allowed is None:
-            place[open_to, o, 0] = NO_ITEM
+            best.item[open_to, o, 0] = NO_ITEM
         elif len(here):
             if id(allowed) not in pools:
                 pools[id(allowed)] = offers.pool(scene.scorer, state, allowed)
             wanted = np.zeros(len(state), bool)
             wanted[rows[open_to]] = True
             barred = _barred(scene, o, rows, past)
-            best = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue))
-            place[here, o] = best[rows[here]]
-    return _described(scene, place, offers.scored(scene.scorer, state, rows, place, _cells(people)))
+            found = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue), scene.most_offers)
+            best.item[here, o], best.related[here, o] = found.item[rows[here]], found.related[rows[here]]
+    return _described(scene, best, offers.scored(scene.scorer, state, rows, best, _cells(people)))
 
 
 def _cells(people: People) -> np.ndarray:
@@ -275,8 +278,8 @@ def _barred(scene: Scene, o: int, rows: np.ndarray, past: Past) -> np.ndarray:
     return np.unique(user[recent] * len(scene.catalogue) + place[recent])
 
 
-def _described(scene: Scene, place: np.ndarray, score: np.ndarray) -> Goods:
-    items = scene.catalogue.items
+def _described(scene: Scene, best: offers.Top, score: np.ndarray) -> Goods:
+    items, place = scene.catalogue.items, best.item
     there, at = place >= 0, np.maximum(place, 0)
     worth = np.array([occasion.worth for occasion in scene.occasions])
 
@@ -287,6 +290,7 @@ def _described(scene: Scene, place: np.ndarray, score: np.ndarray) -> Goods:
 
     return Goods(
         place=place,
+        related=best.related,
         item=np.where(there, scene.catalogue.ids[at], place) if len(items) else place.astype(np.int64),
         category=of_item(items.category.astype(np.float64), -1).astype(np.int32),
         worth=np.broadcast_to(worth[None, :, None], place.shape),

@@ -1,0 +1,188 @@
+"""A retail load in a store, as if it had been ingested: users, items, profiles and past pushes, and a click model.
+
+The state is loaded untimed, folded in memory by the same code that ingest uses; raw events are not kept, as planning
+reads profiles.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import xgboost
+from sqlalchemy import Connection, text
+
+from engine import clock
+from engine.bench.loads import END, ZONES, RetailLoad, type_ids
+from engine.bench.yardstick import DEPTH, TREES
+from engine.features.schema import NAMES
+from engine.ingest.profiles import FoldRows, fold_events, profile_columns
+from engine.learning import registry
+from engine.learning.candidates import Blend
+from engine.learning.model import Model
+from engine.learning.related import Counter, Related
+from engine.learning.scoring import Learned, load_scorer
+from engine.learning.windows import with_everybody
+from engine.store.bulk import copy_rows
+from engine.store.database import Database
+from engine.store.partitions import ensure_ahead
+from engine.store.slots import slot_of
+
+_MODEL_USERS, _MODEL_ROWS = 4_000, 60_000
+
+
+def build_shop(database: Database, load: RetailLoad) -> int:
+    """Load a shop into an empty database, its clock at the load's end; the version of the click model made champion."""
+    ensure_ahead(database, END)
+    ensure_ahead(database, END - timedelta(days=3))
+    with database.begin() as connection:
+        clock.start_virtual(connection, END)
+        users, items = _entities(connection, load)
+        folded = fold_events(_events(load, users, items))
+        for table, profiles in folded.items():
+            copy_rows(connection, table, profile_columns(table, profiles))
+        _past_pushes(connection, load, users)
+    with database.autocommit() as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+    return _train(database, load)
+
+
+def _entities(connection: Connection, load: RetailLoad) -> tuple[np.ndarray, np.ndarray]:
+    """Store users and items; their ids by position."""
+    zones = pa.array([None if zone < 0 else ZONES[zone] for zone in load.zone], pa.string())
+    slots = np.array([slot_of(user) for user in load.user_ids.to_pylist()], np.int16)
+    copy_rows(
+        connection,
+        "users",
+        {"external_id": load.user_ids, "slot": slots, "timezone": zones, "consent": load.consent},
+    )
+    copy_rows(
+        connection,
+        "items",
+        {
+            "external_id": load.item_ids,
+            "title": load.item_ids,
+            "category": pa.array([f"category {code}" for code in load.category]),
+            "brand": pa.array([f"brand {code}" for code in load.brand]),
+            "price": load.price,
+        },
+    )
+    return _ids(connection, "users"), _ids(connection, "items")
+
+
+def _ids(connection: Connection, table: str) -> np.ndarray:
+    """Ids in the order of external ids, which is that of positions."""
+    rows = connection.execute(text(f"SELECT array_agg(id ORDER BY external_id) FROM {table}")).scalar_one()
+    return np.array(rows, np.int64)
+
+
+def _events(load: RetailLoad, users: np.ndarray, items: np.ndarray) -> FoldRows:
+    slots = np.array([slot_of(user) for user in load.user_ids.to_pylist()], np.int64)
+    return FoldRows(
+        slot=slots[load.user],
+        user=users[load.user],
+        item=np.where(load.item >= 0, items[np.maximum(load.item, 0)], -1),
+        event_type=type_ids(load).astype(np.int64),
+        at=load.occurred_at,
+        value=load.value,
+        zone=np.where(load.zone < 0, len(ZONES), load.zone).astype(np.int64)[load.user],
+        zones=(*ZONES, "UTC"),
+    )
+
+
+def _past_pushes(connection: Connection, load: RetailLoad, users: np.ndarray) -> None:
+    """Up to two pushes of the last three days for half of the users: what caps count."""
+    rng = np.random.default_rng([load.seed, 77])
+    got = np.repeat(users, rng.choice(3, len(users), p=(0.5, 0.35, 0.15)))
+    at = END.timestamp() - rng.uniform(3_600, 3 * 86_400, len(got))
+    stamps = np.floor(at * 1e6).astype(np.int64).astype("datetime64[us]")
+    ids = rng.integers(0, 256, (len(got), 16), dtype=np.uint8)
+    copy_rows(
+        connection,
+        "deliveries",
+        {
+            "day": stamps.astype("datetime64[D]"),
+            "id": ids,
+            "push_id": ids,
+            "state": pa.repeat(pa.scalar("accepted"), len(got)),
+            "at": stamps,
+            "campaign_id": np.zeros(len(got), np.int64),
+            "user_id": got,
+            "gateway": pa.repeat(pa.scalar("log"), len(got)),
+            "attempts": np.ones(len(got), np.int16),
+            "send_at": stamps,
+            "local_day": stamps.astype("datetime64[D]"),
+            "counts": np.ones(len(got), bool),
+            "scopes": _lists(["channel:log", "campaign:earlier"], len(got)),
+        },
+    )
+
+
+def _lists(values: list[str], rows: int) -> pa.Array:
+    """PostgreSQL text[] values are not among what COPY packs: written as the binary form of the array they are."""
+    body = b"".join(len(value).to_bytes(4, "big") + value.encode() for value in values)
+    oid_of_text = (25).to_bytes(4, "big")
+    head = (1).to_bytes(4, "big") + bytes(4) + oid_of_text + len(values).to_bytes(4, "big") + (1).to_bytes(4, "big")
+    return pa.repeat(pa.scalar(head + body, pa.binary()), rows)
+
+
+# --- the model -------------------------------------------------------------------------------------------------------
+
+
+def _train(database: Database, load: RetailLoad) -> int:
+    """A click model of the yardstick's size, on real feature rows, whose synthetic clicks depend on item and hour."""
+    related = Related(_sorted_ids(database), _neighbours(load))
+    with database.snapshot() as snapshot:
+        curve = load_scorer(snapshot.connection)
+        catalogue = curve.catalogue(snapshot, END)
+        empty = xgboost.train({"max_depth": 1}, xgboost.DMatrix(np.zeros((2, len(NAMES))), np.array([0, 1])), 1)
+        draft = _model(empty, related, load)
+        scorer = Learned(0, draft)
+        width = max(1, round(1024 * _MODEL_USERS / len(load.user_ids)))
+        state = scorer.state(snapshot, (0, min(width, 1024)), END, catalogue)
+        rng = np.random.default_rng([load.seed, 5])
+        found = scorer.candidates(state, 50)
+        at = np.sort(rng.choice(len(found), min(_MODEL_ROWS, len(found)), replace=False))
+        cell = rng.integers(0, 16, len(at))
+        rows = scorer.features(state, found.user[at], found.item[at], cell, found.related[at])
+    labels = (rng.random(len(rows)) < _clicks(rows)).astype(np.float32)
+    settings = {"objective": "binary:logistic", "max_depth": DEPTH, "eta": 0.1, "tree_method": "hist", "nthread": 1}
+    booster = xgboost.train(settings, xgboost.QuantileDMatrix(rows, labels), TREES)
+    with database.begin() as connection:
+        version = registry.register(connection, _model(booster, related, load), {})
+        registry.promote(connection, version)
+    return version
+
+
+def _model(booster: xgboost.Booster, related: Related, load: RetailLoad) -> Model:
+    hours = np.bincount((load.occurred_at % 86_400 // 3_600).astype(np.int64), minlength=24)
+    windows = with_everybody(np.concatenate([hours * 5 / 7, hours * 2 / 7]))
+    return Model("click", booster, 1.0, related, Blend(), windows, END)
+
+
+def _clicks(rows: np.ndarray) -> np.ndarray:
+    """P(click) of feature rows: from the user's taste for the item and their hour."""
+
+    def of(name: str) -> np.ndarray:
+        return np.nan_to_num(rows[:, NAMES.index(name)], nan=0.0)
+
+    taste = np.log1p(of("pair_purchases_45d") + of("category_purchases_14d")) + np.log1p(of("related_score"))
+    logit = -3.5 + 1.2 * taste + 0.8 * of("window_log_ratio") + 0.2 * np.log1p(of("item_views_7d"))
+    chances: np.ndarray = 1 / (1 + np.exp(-logit))
+    return chances
+
+
+def _sorted_ids(database: Database) -> np.ndarray:
+    with database.begin() as connection:
+        return np.sort(_ids(connection, "items"))
+
+
+def _neighbours(load: RetailLoad) -> Any:
+    with_item = load.item >= 0
+    user, item, at = load.user[with_item], load.item[with_item], load.occurred_at[with_item]
+    order = np.lexsort((at, user))
+    counter = Counter(len(load.item_ids), END.timestamp())
+    counter.add(user[order].astype(np.int64), item[order].astype(np.int64), at[order], np.ones(len(order)), 0.0)
+    return counter.neighbours()
