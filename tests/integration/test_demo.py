@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,26 +22,28 @@ LONG = 400.0
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A data directory whose servers are stopped after the tests."""
-    folder = tmp_path_factory.mktemp("demo")
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)  # PostgreSQL started by root runs as another user
+def home() -> Iterator[Path]:
+    """A data directory whose servers are stopped after the tests. Not pytest's: that closes its folders to others, and
+    PostgreSQL started by root runs as another user."""
+    folder = Path(tempfile.mkdtemp(prefix="horae-demo-"))
+    folder.chmod(0o755)
     yield folder / "home"
     embedded.stop(folder / "home")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def start(home: Path, log: Path) -> subprocess.Popen[str]:
     """`horae demo` over one day of some households, its report as JSON."""
     command = (sys.executable, "-m", "engine.cli", "demo", "--days", "1", "--households", "150", "--json")
-    return subprocess.Popen(
-        (*command, "--home", str(home)),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=log.open("w"),
-        text=True,
-        start_new_session=True,
-    )
+    with log.open("w") as errors:
+        return subprocess.Popen(
+            (*command, "--home", str(home)),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def wait_for(demo: subprocess.Popen[str], what: Callable[[], object]) -> None:
@@ -73,12 +77,12 @@ def lines(journal: Path) -> list[dict]:
 
 
 def test_a_demo_whose_workers_are_killed_still_adds_up(home: Path, tmp_path: Path) -> None:
-    demo = start(home, tmp_path / "log")
-    wait_for(demo, lambda: lines(home / "journal.jsonl"))
-    killed = [process for process in programs(home) if "worker" in process.cmdline()]
-    for process in killed:
-        process.kill()
-    printed, _ = demo.communicate(timeout=LONG)
+    with start(home, tmp_path / "log") as demo:
+        wait_for(demo, lambda: lines(home / "journal.jsonl"))
+        killed = [process for process in programs(home) if "worker" in process.cmdline()]
+        for process in killed:
+            process.kill()
+        printed, _ = demo.communicate(timeout=LONG)
 
     assert demo.returncode == 0, (tmp_path / "log").read_text()
     report = json.loads(printed)
@@ -96,10 +100,10 @@ def test_a_demo_whose_workers_are_killed_still_adds_up(home: Path, tmp_path: Pat
 
 
 def test_ctrl_c_stops_what_the_demo_started_and_leaves_the_servers(home: Path, tmp_path: Path) -> None:
-    demo = start(home, tmp_path / "log")
-    wait_for(demo, lambda: any("beat" in process.cmdline() for process in programs(home)))
-    os.kill(demo.pid, signal.SIGINT)
-    demo.communicate(timeout=LONG)
+    with start(home, tmp_path / "log") as demo:
+        wait_for(demo, lambda: any("beat" in process.cmdline() for process in programs(home)))
+        os.kill(demo.pid, signal.SIGINT)
+        demo.communicate(timeout=LONG)
 
     assert demo.returncode == 130
     assert programs(home) == []
