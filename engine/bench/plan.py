@@ -121,9 +121,8 @@ def _measure(users: int, rounds: int, seed: int, tell: Tell) -> tuple[dict[str, 
             "plan_us_per_user": seconds / users * 1e6,
             "users_per_s": users / seconds,
         }
-        return described | {"rows_a_user": ROWS_A_USER, "workers": WORKERS, "rounds": rounds} | _counts(
-            database
-        ), figures
+        more = {"rows_a_user": ROWS_A_USER, "workers": WORKERS, "rounds": rounds, **_counts(database)}
+        return described | more, figures
 
 
 def _fill(database: Database, users: int, seed: int) -> dict[str, object]:

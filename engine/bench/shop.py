@@ -166,7 +166,7 @@ def _clicks(rows: np.ndarray) -> np.ndarray:
     """P(click) of feature rows: from the user's taste for the item and their hour."""
 
     def of(name: str) -> np.ndarray:
-        return np.nan_to_num(rows[:, NAMES.index(name)], nan=0.0)
+        return np.asarray(np.nan_to_num(rows[:, NAMES.index(name)], nan=0.0))
 
     taste = np.log1p(of("pair_purchases_45d") + of("category_purchases_14d")) + np.log1p(of("related_score"))
     logit = -3.5 + 1.2 * taste + 0.8 * of("window_log_ratio") + 0.2 * np.log1p(of("item_views_7d"))

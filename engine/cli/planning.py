@@ -97,7 +97,8 @@ def _open(runtime: Runtime, now: datetime, made: Triggered) -> int | None:
     from engine.planning.wake import broker_wake
 
     run_id = run.open_runs(runtime, now, made.starts_at, only=made.occurrence_id)
-    run.wake_forgotten(runtime.database, broker_wake(runtime.broker_url))
+    if run_id is not None:
+        run.wake_shards(runtime.database, run_id, broker_wake(runtime.broker_url))
     return run_id
 
 

@@ -78,7 +78,7 @@ def allot(
 
 def bids_of(terms: Terms, capacities: Capacities, proposals: Proposals) -> Bids:
     """The proposals as bids for (capacity row, quarter), explored ones first."""
-    shares = np.array([occasion.definition.exploration for occasion in terms.occasions])[proposals.occurrence]
+    shares = np.array([occasion.exploration for occasion in terms.occasions])[proposals.occurrence]
     campaigns = np.array([occasion.campaign_id for occasion in terms.occasions], np.int64)[proposals.occurrence]
     return Bids(
         resource=resources(capacities, proposals.occurrence, proposals.send_at),

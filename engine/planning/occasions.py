@@ -47,6 +47,16 @@ class Occasion:
         return self.starts_at.date()
 
     @property
+    def exploration(self) -> float:
+        """Share of users who explore: nobody where the send is transactional, whatever its definition says."""
+        return self.definition.exploration if self.definition.class_ == "marketing" else 0.0
+
+    @property
+    def holdout(self) -> float:
+        """Share of users held out of the campaign; NaN where the send is transactional: then nobody is, of anything."""
+        return self.definition.holdout if self.definition.class_ == "marketing" else float("nan")
+
+    @property
     def worth(self) -> float:
         """What a unit of score is worth. One score stands for click and goal until both are modelled."""
         campaign = self.definition

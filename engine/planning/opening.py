@@ -80,15 +80,14 @@ def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec) ->
     catalogue = scorer.catalogue(snapshot, as_of)
     caps = run_rules(policy, spec.occasions, catalogue.items.categories)
     definitions = [occasion.definition for occasion in spec.occasions]
-    marketing = [definition.class_ == "marketing" for definition in definitions]
     terms = Terms(
         secret=secret_of(connection),
         seed=spec.seed,
         campaigns=np.array([occasion.campaign_id for occasion in spec.occasions], np.int64),
         versions=np.array([occasion.version for occasion in spec.occasions], np.int32),
-        holdout=np.where(marketing, [definition.holdout for definition in definitions], np.nan),
+        holdout=np.array([occasion.holdout for occasion in spec.occasions]),
         everywhere=policy.holdout,
-        exploration=np.array([definition.exploration for definition in definitions]),
+        exploration=np.array([occasion.exploration for occasion in spec.occasions]),
         once=np.array([bool(definition.item_once_days) for definition in definitions]),
         rules=caps.rules,
         prices=free(read_capacities(connection, spec, as_of)),

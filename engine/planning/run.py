@@ -34,6 +34,28 @@ if TYPE_CHECKING:
 __all__ = ["open_runs", "plan_shard", "settle", "tick_campaigns"]
 
 
+FORGOTTEN = timedelta(seconds=30)
+"""Machine time after which a message about work that nobody has begun counts as lost."""
+
+_LAST_WORK = "greatest(r.created_at, (SELECT max(d.done_at) FROM shards d WHERE d.run_id = r.id))"
+
+_FORGOTTEN_SHARDS = text(f"""
+    SELECT s.run_id, s.shard FROM shards s JOIN runs r ON r.id = s.run_id
+    WHERE r.state = 'planning' AND s.state <> 'done' AND {_LAST_WORK} <= clock_timestamp() - CAST(:after AS interval)
+      AND NOT EXISTS (SELECT 1 FROM shards w WHERE w.run_id = r.id AND w.state = 'planning'
+                      AND w.lease_until >= clock_timestamp())
+    ORDER BY 1, 2
+""")
+
+_FORGOTTEN_RUNS = text(f"""
+    SELECT r.id FROM runs r
+    WHERE r.state = 'planning' AND r.shards_done = r.shards_total
+          AND {_LAST_WORK} <= clock_timestamp() - CAST(:after AS interval)
+       OR r.state = 'settling' AND r.lease_until < clock_timestamp()
+    ORDER BY 1
+""")
+
+
 def tick_campaigns(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
     """Make the occurrences that are due, open a run over those that wait for one, wake what nobody works on.
 
@@ -42,7 +64,7 @@ def tick_campaigns(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int
     lead = timedelta(minutes=runtime.settings.planning_lead_minutes)
     made, missed = make_occurrences(runtime.database, now, now + lead)
     run = open_runs(runtime, now, now + lead)
-    woken = wake_forgotten(runtime.database, wake)
+    woken = wake_forgotten(runtime.database, wake) + (wake_shards(runtime.database, run, wake) if run else 0)
     return {"occurrences": made, "missed": missed, "run": run or 0, "woken": woken}
 
 
@@ -89,21 +111,26 @@ def open_runs(runtime: Runtime, now: datetime, until: datetime, only: int | None
         return _open(connection, now, occasions, runtime.settings.shard_slots)
 
 
-def wake_forgotten(database: Database, wake: Wake) -> int:
-    """Wake shards and settlements that nobody works on; how many."""
+def wake_shards(database: Database, run_id: int, wake: Wake) -> int:
+    """Wake every shard of a run that was just opened; how many."""
     with database.begin() as connection:
         shards = connection.execute(
-            text(
-                "SELECT s.run_id, s.shard FROM shards s JOIN runs r ON r.id = s.run_id WHERE r.state = 'planning' AND"
-                " (s.state = 'waiting' OR s.state = 'planning' AND s.lease_until < clock_timestamp()) ORDER BY 1, 2"
-            )
-        ).all()
-        runs = connection.execute(
-            text(
-                "SELECT id FROM runs WHERE state = 'planning' AND shards_done = shards_total"
-                " OR state = 'settling' AND lease_until < clock_timestamp() ORDER BY id"
-            )
-        ).scalars().all()  # fmt: skip
+            text("SELECT shard FROM shards WHERE run_id = :run AND state = 'waiting' ORDER BY shard"), {"run": run_id}
+        )
+        waiting = shards.scalars().all()
+    for shard in waiting:
+        wake("horae.plan_shard", run_id, shard)
+    return len(waiting)
+
+
+def wake_forgotten(database: Database, wake: Wake, after: timedelta = FORGOTTEN) -> int:
+    """Wake shards and settlements that nobody has worked on for `after` (machine time); how many.
+
+    While some worker plans a run, its other shards are in the queue behind: waking them again would only fill it.
+    """
+    with database.begin() as connection:
+        shards = connection.execute(_FORGOTTEN_SHARDS, {"after": after}).all()
+        runs = connection.execute(_FORGOTTEN_RUNS, {"after": after}).scalars().all()
     for run_id, shard in shards:
         wake("horae.plan_shard", run_id, shard)
     for run_id in runs:

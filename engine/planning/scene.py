@@ -31,7 +31,7 @@ from engine.store.tables import campaigns
 Stretches = tuple[list[windows.Open], str, datetime]
 
 BLOCK_USERS = 6_000
-"""Users planned at a time: bounds memory whatever the shard; the answer is the same at any number."""
+"""Users planned at a time, of two occurrences: bounds memory whatever the shard; the answer is the same anyway."""
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError
 
 from engine import clock
-from engine.errors import LeaseLost
+from engine.errors import LeaseLost, Unavailable
 from engine.planning import locks, proposals
 from engine.planning.opening import at_prices, read_capacities, read_run, set_scene
 from engine.planning.pricing import run_prices
 from engine.planning.proposals import Shelf
-from engine.planning.scene import Scene, blocks_of, plan_block
+from engine.planning.scene import BLOCK_USERS, Scene, blocks_of, plan_block
 from engine.planning.wake import Wake
 from engine.store.database import Database, Snapshot
 
@@ -36,6 +36,9 @@ LEASE = timedelta(seconds=90)
 SCENE_KEPT = timedelta(minutes=5)
 """How long a process plans a run's shards on the items as it first read them."""
 
+MOST_TRIES = 5
+"""How often a shard is begun before its run fails: what fails again and again must not be tried for ever."""
+
 PATIENCE = "20s"
 """How long a shard waits for the slots of another; then it goes back to waiting."""
 
@@ -44,7 +47,8 @@ def plan_shard(runtime: Runtime, run_id: int, shard: int, wake: Wake) -> dict[st
     """Plan one shard: its decisions, their proposals and its done mark in one transaction.
 
     Returns what was done, and nothing where another worker holds the shard or it is done. Raises LeaseLost where
-    another worker took over meanwhile: then nothing was written.
+    another worker took over meanwhile: then nothing was written. Any other failure goes back to whoever runs the task,
+    is kept with the run for people to read, and after MOST_TRIES ends the run.
     """
     claim = _claim(runtime.database, run_id, shard)
     if claim is None:
@@ -60,6 +64,11 @@ def plan_shard(runtime: Runtime, run_id: int, shard: int, wake: Wake) -> dict[st
             raise
         _give_back(runtime.database, claim)
         return {"busy": 1}
+    except (LeaseLost, Unavailable):
+        raise
+    except Exception as error:
+        _note_failure(runtime.database, claim, error)
+        raise
     if last:
         wake("horae.settle", run_id)
     return done
@@ -98,6 +107,24 @@ def _give_back(database: Database, claim: Claim) -> None:
             ),
             {"run": claim.run_id, "shard": claim.shard, "fence": claim.fence},
         )
+
+
+def _note_failure(database: Database, claim: Claim, error: Exception) -> None:
+    """Keep what went wrong with the run, and the shard to be tried again, up to MOST_TRIES times."""
+    with database.begin() as connection:
+        connection.execute(
+            text(
+                "UPDATE runs SET error = :error, state = CASE WHEN :tries >= :most THEN 'failed' ELSE state END"
+                " WHERE id = :run AND state = 'planning'"
+            ),
+            {
+                "error": f"shard {claim.shard}: {str(error).strip() or type(error).__name__}"[:1000],
+                "tries": claim.fence,
+                "most": MOST_TRIES,
+                "run": claim.run_id,
+            },
+        )
+    _give_back(database, claim)
 
 
 def _renew(database: Database, claim: Claim) -> None:
@@ -148,7 +175,8 @@ def _scene(runtime: Runtime, snapshot: Snapshot, run_id: int) -> Scene:
 def _blocks(database: Database, connection: Connection, claim: Claim, scene: Scene, shelf: Shelf) -> tuple[int, int]:
     users = decided = 0
     proposals.stage(connection)
-    for first, until, count in blocks_of(scene.snapshot, claim.slots):
+    most = max(1, 2 * BLOCK_USERS // max(2, len(scene.occasions)))
+    for first, until, count in blocks_of(scene.snapshot, claim.slots, most):
         block = plan_block(scene, (first, until)) if count else None
         if block is not None:
             decided += proposals.write(connection, shelf, block.decided, block.roster.slot, block.features)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
 from engine import clock
@@ -20,7 +21,7 @@ from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap
 from engine.campaigns.policy_store import save_policy
 from engine.errors import BadInput, LeaseLost
-from engine.planning import locks, receipt, run
+from engine.planning import locks, receipt, run, shards
 from engine.planning import trigger as triggers
 from engine.planning.opening import at_prices, read_capacities, set_scene
 from engine.planning.preview import planned_blocks, preview
@@ -162,6 +163,11 @@ class Workers:
         self.drain()
         return opened
 
+    def recover(self) -> None:
+        """What ticks do once nobody has worked on a run for a while."""
+        while run.wake_forgotten(self.runtime.database, self.wake, after=timedelta()):
+            self.drain()
+
 
 def create(runtime: Runtime, *campaigns: Campaign) -> None:
     with runtime.database.begin() as connection:
@@ -262,37 +268,52 @@ def test_a_shard_planned_twice_or_by_two_at_once_writes_the_same_rows_once(shop)
     assert rows(shop, "SELECT shards_done, users_done FROM runs") == [(4, USERS)]
     assert sum(reasons(shop).values()) == USERS
     assert run.plan_shard(shop, opened, 0, ignore) == {}
-    workers = Workers(shop)
-    workers.tick()  # the settlement nobody was woken for
+    Workers(shop).recover()  # the settlement nobody was woken for
     assert rows(shop, "SELECT state FROM runs") == [("published",)]
     assert run.settle(shop, opened, ignore) == {}
 
 
-def test_a_worker_killed_while_planning_costs_only_time(shop):
+def test_shards_and_settlements_that_nobody_works_on_are_woken_again(shop):
+    create(shop, daily())
+    opened = run.tick_campaigns(shop, NOW, ignore)["run"]  # every message is lost
+    woken: list[tuple[str, tuple[int, ...]]] = []
+
+    def wake(task: str, *ids: int) -> None:
+        woken.append((task, ids))
+
+    assert run.wake_forgotten(shop.database, wake) == 0  # they may still be on their way
+    with shop.database.begin() as connection:
+        connection.execute(text(f"{_HELD} + interval '1 hour' WHERE shard = 2"))
+    assert run.wake_forgotten(shop.database, wake, after=timedelta()) == 0  # somebody is at it: the others are queued
+    with shop.database.begin() as connection:  # what is left of a worker that died: its claim
+        connection.execute(text(f"{_HELD} - interval '1 second' WHERE shard = 2"))
+    assert run.wake_forgotten(shop.database, wake, after=timedelta()) == 4
+    assert woken == [("horae.plan_shard", (opened, shard)) for shard in range(4)]
+
+    Workers(shop).recover()
+    assert rows(shop, "SELECT state, users_done FROM runs") == [("published", USERS)]
+    with shop.database.begin() as connection:  # a settlement that died
+        connection.execute(text("UPDATE runs SET state = 'settling', lease_until = clock_timestamp()"))
+    Workers(shop).recover()
+    assert rows(shop, "SELECT state FROM runs") == [("published",)]
+
+
+_HELD = "UPDATE shards SET state = 'planning', lease_until = clock_timestamp()"
+
+
+def test_a_shard_that_fails_again_and_again_ends_its_run_with_the_reason(shop):
     create(shop, daily())
     opened = run.tick_campaigns(shop, NOW, ignore)["run"]
-    with shop.database.begin() as connection:  # what a worker leaves that died in the middle: its claim
-        connection.execute(
-            text(
-                "UPDATE shards SET state = 'planning', fence = 1, lease_until = clock_timestamp() - interval '1 second'"
-                " WHERE shard = 1"
-            )
-        )
-        connection.execute(
-            text(
-                "UPDATE shards SET state = 'planning', lease_until = clock_timestamp() + interval '1 hour'"
-                " WHERE shard = 2"
-            )
-        )
-    workers = Workers(shop)
-    workers.tick()
-
-    assert rows(shop, "SELECT shard FROM shards WHERE state <> 'done'") == [(2,)]
     with shop.database.begin() as connection:
-        connection.execute(text("UPDATE shards SET lease_until = clock_timestamp() - interval '1 s' WHERE shard = 2"))
-    workers.tick()
-    assert rows(shop, "SELECT state, users_done FROM runs") == [("published", USERS)]
-    assert opened == rows(shop, "SELECT max(id) FROM runs")[0][0]
+        connection.execute(text("UPDATE policies SET definition = jsonb_set(definition, '{holdout}', '7')"))
+    for _ in range(shards.MOST_TRIES):
+        assert rows(shop, "SELECT state FROM runs") == [("planning",)]
+        with pytest.raises(ValidationError):
+            run.plan_shard(shop, opened, 0, ignore)
+    ((state, error),) = rows(shop, "SELECT state, error FROM runs")
+    assert state == "failed"
+    assert "holdout" in error
+    assert run.plan_shard(shop, opened, 1, ignore) == {}
 
 
 def test_a_worker_that_was_taken_over_writes_nothing(shop, plan_while_taken_over):
@@ -463,7 +484,7 @@ def test_a_preview_is_the_plan(shop):
 
     made = triggers.trigger(shop.database, NOW, "daily", request)
     opened = run.open_runs(shop, NOW, NOW, only=made.occurrence_id)
-    Workers(shop).tick()
+    Workers(shop).recover()
 
     assert expected.asked == made.asked == USERS
     assert expected.reasons == dict(reasons(shop))
@@ -481,7 +502,7 @@ def test_a_preview_is_the_plan(shop):
             row.send_at and row.send_at.timestamp(),
             *(row.score, row.value, row.price, row.propensity),
         )
-        assert tuple(None if value != value else value for value in mine) == theirs
+        assert tuple(None if np.isnan(value) else value for value in mine) == theirs
     with shop.database.begin() as connection:
         shown = count_run(connection, opened)
     assert shown.reasons == expected.reasons
@@ -495,7 +516,7 @@ def test_a_trigger_reaches_the_listed_users_and_no_others(shop):
     expected = preview(shop.database, shop.gateways, triggers.spec_of(shop.database, NOW, "daily", request))
     made = triggers.trigger(shop.database, NOW, "daily", request)
     run.open_runs(shop, NOW, NOW)
-    Workers(shop).tick()
+    Workers(shop).recover()
 
     assert (made.asked, made.unknown, made.unknown_ids) == (5, 1, ("nobody",))
     assert made.audience["not_eligible"] == 3
@@ -508,7 +529,7 @@ def test_at_once_leaves_now_or_is_held_by_quiet_hours(shop):
     create(shop, daily(schedule=None, exploration=0))
     made = triggers.trigger(shop.database, NOW, "daily", triggers.Request(at_once=True))
     run.open_runs(shop, NOW, NOW, only=made.occurrence_id)
-    Workers(shop).tick()
+    Workers(shop).recover()
 
     # At 05:00 UTC it is 06:00 in Berlin, 00:00 in New York, 05:00 by UTC and 14:00 in Tokyo.
     sent = rows(shop, "SELECT u.timezone, p.send_at FROM pushes p JOIN users u ON u.id = p.user_id")
