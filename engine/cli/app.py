@@ -31,11 +31,17 @@ that `horae --help` stays quick."""
 stderr = Console(stderr=True)
 
 
-@app.callback()
-def _root(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"horae {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    del version  # its callback has spoken
 
 
 for _name in COMMAND_MODULES:

@@ -48,6 +48,7 @@ def demo(
         typer.echo(json.dumps(as_dict(report), indent=2, default=str))
     else:
         typer.echo(render(report))
-        typer.echo(next_steps(directory))
+        here = Path.cwd()
+        typer.echo(next_steps(directory.relative_to(here) if directory.is_relative_to(here) else directory))
     if not report.adds_up:
         raise typer.Exit(1)

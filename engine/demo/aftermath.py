@@ -1,4 +1,4 @@
-"""From the journal and the data to what happened after the pushes, beside the baselines (pure)."""
+"""From the journal and the data to what happened after the pushes, beside the baselines."""
 
 from __future__ import annotations
 

@@ -217,21 +217,20 @@ def as_dict(report: Report) -> dict[str, Any]:
 
 def next_steps(home: Path) -> str:
     """What to try next, on the demo's own data."""
-    here = f"HORAE_HOME={home}"
     commands = (
-        ("horae status", "what runs, how deep the queues are"),
-        ("horae campaign list", "the two campaigns; `show NAME` prints a definition"),
-        ("horae caps list", "the workspace's rules"),
-        ("horae campaign trigger daily-pick --dry-run", "who would get a push now, and who not and why"),
+        ("horae runs show 3", "who was planned and who not, and why, when both campaigns competed"),
+        ("horae models show 1", "what the model was worth on its test week"),
+        ("horae deliveries list --user 1", "what became of every push of a household"),
+        ("horae campaign trigger daily-pick --dry-run", "who would get a push now, and who not"),
         ("horae campaign test daily-pick --user 1", "one marked push, as household 1 would see it"),
-        ("horae up", "workers, beat and Flower on what the demo left"),
-        ("horae down", "stop its PostgreSQL and Valkey"),
+        ("horae status", "what runs, how deep the queues are; `horae up` starts workers, beat and Flower"),
+        ("horae down", "stop the demo's PostgreSQL and Valkey"),
     )
     width = max(len(command) for command, _ in commands)
     return "\n".join(
         [
-            f"Try next, with {here}:",
-            *(f"  {command:<{width}}   {what}" for command, what in commands),
-            f"The journal of what was sent: {home / 'journal.jsonl'}; the files it ingested: {home / 'files'}",
+            f"Try next, on what the demo left:  export HORAE_HOME={home}",
+            *(f"  {command:<{width}}  {what}" for command, what in commands),
+            f"What was sent: {home / 'journal.jsonl'}; what was ingested: {home / 'files'}",
         ]
     )
