@@ -83,7 +83,7 @@ def shared_database(servers: embedded.Addresses, template: str) -> Iterator[Data
 @pytest.fixture
 def redis_url(servers: embedded.Addresses) -> Iterator[str]:
     """A Redis database of this test's own, emptied before and after."""
-    url = servers.redis_url.rstrip("/") + "/7" if "unix" not in servers.redis_url else servers.redis_url
+    url = servers.redis_url.rsplit("/", 1)[0] + "/7"
     client = redis_client.Redis.from_url(url)
     client.flushdb()
     yield url

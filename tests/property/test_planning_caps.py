@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -177,6 +178,46 @@ def clash(
         given_ = Candidates(here.used[r, :, 0], here.later[r, :, 0], as_array(at)[:, 0], as_day(at)[:, 0])
         close |= bool(limits.clash(rules, r, 0, given_, taken)[0, 0])
     return close
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(caps, max_size=3),
+    st.lists(st.lists(pushes, max_size=4), min_size=1, max_size=3),
+    st.lists(instants, min_size=2, max_size=6),
+    st.tuples(*(st.booleans() for _ in range(4))),
+    gaps,
+)
+def test_pairs_are_judged_as_one_push_beside_the_other(rules_, users, at, flags, gap):
+    rules = rules_of(rules_, frozenset({"channel:log"}), gap, occurrences=2)
+    binds, counted = np.array(flags[:2]), np.array(flags[2:])
+    flagged = {"binds": rules.binds & binds, "counted": rules.counted & counted}
+    rules = replace(rules, **flagged, gap_binds=binds, gap_counted=counted)
+    half = len(at) // 2
+    shape = (len(users), 2, half)
+    micros_ = np.broadcast_to(np.array([micros(t) for t in at[: 2 * half]]).reshape(2, half), shape)
+    days = np.broadcast_to(
+        np.array([local_day(TZ, t).toordinal() for t in at[: 2 * half]], np.int32).reshape(2, half), shape
+    )
+    room = limits.room(rules, sends_of(users, rules_), micros_, days)
+    full = limits.full(rules, room)
+    together = limits.pair_clash(rules, (0, 1), room, micros_, days)
+    for w in range(half):
+        taken = Taken(
+            valid=np.ones((len(users), 1), bool),
+            at=micros_[:, 0, w : w + 1],
+            day=days[:, 0, w : w + 1],
+            occurrence=np.zeros((len(users), 1), np.int64),
+            category=np.full((len(users), 1), -1, np.int32),
+            used=room.used[:, :, 0, w : w + 1],
+        )
+        alone = limits.gap_clash(rules, 1, micros_[:, 1], taken)
+        for r, rule_ in enumerate(rules.rules):
+            if rule_.category < 0:
+                given_ = Candidates(room.used[r, :, 1], room.later[r, :, 1], micros_[:, 1], days[:, 1])
+                alone |= limits.clash(rules, r, 1, given_, taken)
+        possible = ~full[:, :, 1] & ~full[:, :, 0, w : w + 1]  # alone, each of the two could be sent
+        assert (together[:, w] == alone)[possible.all(0)].all()
 
 
 # --- whole sets ------------------------------------------------------------------------------------------------------
