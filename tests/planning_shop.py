@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -78,7 +79,7 @@ def fill_shop(runtime: Runtime) -> Runtime:
     return runtime
 
 
-def _profiles(connection: Connection, rng: np.random.Generator, users: list[Any], items: np.ndarray) -> None:
+def _profiles(connection: Connection, rng: np.random.Generator, users: Sequence[Any], items: np.ndarray) -> None:
     last = NOW.timestamp() - 86_400.0
     copy_rows(
         connection,
@@ -141,9 +142,9 @@ class Workers:
             task, ids = self.queue.popleft()
             done[task] += 1
             if task == "horae.plan_shard":
-                run.plan_shard(self.runtime, *ids, self.wake)
+                run.plan_shard(self.runtime, ids[0], ids[1], self.wake)
             elif task == "horae.settle":
-                run.settle(self.runtime, *ids, self.wake)
+                run.settle(self.runtime, ids[0], self.wake)
         return done
 
     def tick(self, now: datetime = NOW) -> int:

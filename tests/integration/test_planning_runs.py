@@ -76,6 +76,15 @@ def test_local_windows_keep_quiet_hours_and_the_campaigns_own_hours(shop):
     assert all(10 <= row.at.hour < 20 for row in local)
 
 
+def together(work: Callable[[], None]) -> None:
+    """Run `work` in two threads to its end."""
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_two_ticks_at_once_open_one_run(shop):
     create(shop, daily())
     barrier = threading.Barrier(2)
@@ -84,9 +93,7 @@ def test_two_ticks_at_once_open_one_run(shop):
         barrier.wait()
         run.tick_campaigns(shop, NOW, ignore)
 
-    threads = [threading.Thread(target=tick) for _ in range(2)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    together(tick)
     run.tick_campaigns(shop, NOW, ignore)
 
     assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 1
@@ -103,9 +110,7 @@ def test_a_shard_planned_twice_or_by_two_at_once_writes_the_same_rows_once(shop)
         for shard in range(4):
             run.plan_shard(shop, opened, shard, ignore)
 
-    threads = [threading.Thread(target=plan) for _ in range(2)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    together(plan)
 
     assert rows(shop, "SELECT shards_done, users_done FROM runs") == [(4, USERS)]
     assert sum(reasons(shop).values()) == USERS
@@ -346,6 +351,7 @@ def test_a_preview_is_the_plan(shop):
         )
         assert tuple(None if np.isnan(value) else value for value in mine) == theirs
     with shop.database.begin() as connection:
+        assert opened is not None
         shown = count_run(connection, opened)
     assert shown.reasons == expected.reasons
     assert shown.pushes == {"planned": expected.planned}
