@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 
 import numpy as np
 import pytest
@@ -74,6 +74,82 @@ def test_local_windows_keep_quiet_hours_and_the_campaigns_own_hours(shop):
     )
     assert len(local) > USERS / 2
     assert all(10 <= row.at.hour < 20 for row in local)
+
+
+def test_a_users_own_quiet_hours_win(shop):
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE users SET quiet_from = '07:00', quiet_until = '21:30' WHERE id % 2 = 0"))
+    create(shop, daily(horizon="48h"))
+    Workers(shop).tick()
+
+    local = rows(
+        shop,
+        "SELECT p.user_id % 2 = 0 AS own, (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC'))::time AS at"
+        " FROM pushes p JOIN users u ON u.id = p.user_id",
+    )
+    assert {row.own for row in local} == {True, False}
+    for row in local:
+        quiet = (time(7), time(21, 30)) if row.own else (time(22), time(8))
+        hidden = quiet[0] <= row.at < quiet[1] if quiet[0] < quiet[1] else row.at >= quiet[0] or row.at < quiet[1]
+        assert not hidden
+
+
+def test_fixed_items_no_items_and_what_is_not_on_offer(shop):
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE items SET stock = 0 WHERE external_id = 'i1'"))
+        connection.execute(
+            text("UPDATE items SET available_until = :soon WHERE external_id = 'i2'"),
+            {"soon": NOW + timedelta(minutes=20)},  # before anybody's next window opens
+        )
+    plain = {"title": "Hello", "body": "x"}
+    create(
+        shop,
+        daily(name="fixed", items={"kind": "fixed", "ids": ["i0", "i1"]}, exploration=0),
+        daily(name="gone", items={"kind": "fixed", "ids": ["i1"]}, exploration=0),
+        daily(name="ends", items={"kind": "fixed", "ids": ["i2"]}, exploration=0, hours="15:00-18:00"),
+        daily(name="none", items="none", message=plain, exploration=0),
+    )
+    Workers(shop).tick()
+
+    by_campaign: dict[str, Counter[str]] = {}
+    for row in rows(
+        shop,
+        "SELECT c.name, d.reason, i.external_id AS item FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id"
+        " JOIN campaigns c ON c.id = o.campaign_id LEFT JOIN items i ON i.id = d.item_id",
+    ):
+        key = DECISION_REASONS[row.reason] + (f" {row.item}" if row.item else "")
+        by_campaign.setdefault(row.name, Counter())[key] += 1
+    out = {"not_eligible", "no_consent"}
+    assert {name: set(counted) - out for name, counted in by_campaign.items()} == {
+        "fixed": {"planned i0"},
+        "gone": {"no_candidate"},
+        "ends": {"expired"},
+        "none": {"planned"},
+    }
+    assert all(sum(counted.values()) == USERS for counted in by_campaign.values())
+
+
+def test_transactional_sends_obey_no_caps_and_are_neither_held_out_nor_explored(shop):
+    create(shop, daily(exploration=0), daily(name="order", **{"class": "transactional"}, exploration=0.5, holdout=0.5))
+    set_caps(shop, Cap(scope="all", limit=0, window="local_day"), holdout=0.5)
+    Workers(shop).tick()
+
+    counted = Counter(
+        (row.name, DECISION_REASONS[row.reason], ARMS[row.arm])
+        for row in rows(
+            shop,
+            "SELECT c.name, d.reason, d.arm FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id"
+            " JOIN campaigns c ON c.id = o.campaign_id",
+        )
+    )
+    assert {key[1:] for key in counted if key[0] == "order"} == {
+        ("planned", "exploit"),
+        ("not_eligible", "exploit"),
+        ("no_consent", "exploit"),
+    }
+    assert counted["daily", "planned", "exploit"] == 0
+    assert counted["daily", "capped", "exploit"] > 0
+    assert counted["daily", "holdout", "holdout"] > 0
 
 
 def together(work: Callable[[], None]) -> None:
