@@ -77,4 +77,4 @@ def read_settings(**overrides: object) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = "HORAE_" + ".".join(str(part) for part in first["loc"]).upper()
-        raise BadInput(f"{name}: {first['msg']}") from error
+        raise BadInput(f"{name}: {first['msg'].removeprefix('Value error, ')}") from error

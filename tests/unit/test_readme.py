@@ -66,3 +66,7 @@ def test_every_file_that_is_linked_exists() -> None:
     links = [target for target in re.findall(r"\]\(([^)#\s]+)\)", README) if "://" not in target]
 
     assert [target for target in links if not (ROOT / target).exists()] == []
+
+
+def test_the_campaign_that_is_shown_is_the_demos_own() -> None:
+    assert (ROOT / "engine" / "demo" / "daily-pick.yaml").read_text() in README
