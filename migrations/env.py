@@ -41,7 +41,7 @@ def _run(connection: Connection) -> None:
 
 def _database() -> Database:
     given = context.config.attributes.get("database")
-    if given is not None:
+    if isinstance(given, Database):
         return given
     from engine.runtime import database_url  # noqa: PLC0415 - only the bare `alembic` command needs the servers
 

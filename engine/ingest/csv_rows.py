@@ -21,7 +21,7 @@ from engine.errors import BadInput
 from engine.ingest.block import Block, Reject
 from engine.ingest.json_text import csv_attributes
 from engine.ingest.layout import Layout
-from engine.ingest.lines import LONGEST_LINE, Cut, Lines, TooLong, read_lines, refused_line
+from engine.ingest.lines import BOM, LONGEST_LINE, Cut, Lines, TooLong, read_lines, refused_line
 
 LONGEST_RECORD_LINES = 1_000
 """Lines that one quoted value may span."""
@@ -133,6 +133,8 @@ def _plain(lines: Lines, names: Sequence[str]) -> Parsed | None:
 
 def _is_plain(data: bytes) -> bool:
     if b"\0" in data or data.count(b"\r") != data.count(b"\r\n"):
+        return False
+    if data.startswith(BOM):  # pyarrow would take it for the file's own and drop it
         return False
     try:
         data.decode()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from engine.errors import BadInput
+from engine.ingest.lines import BOM
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -17,7 +18,6 @@ ENDINGS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".ndjson": "json
 
 _HEAD = 65_536
 _GZIP, _PARQUET, _ZIP = b"\x1f\x8b", b"PAR1", b"PK\x03\x04"
-_BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -107,7 +107,7 @@ def _check_content(source: Source, head: bytes) -> None:
         raise BadInput(f"{path} is a ZIP file (a spreadsheet?)", hint="export it as CSV")
     if head.startswith(_UTF16):
         raise BadInput(f"{path} is UTF-16", hint="save it as UTF-8")
-    text = head.removeprefix(_BOM).lstrip(b" \t\r\n")
+    text = head.removeprefix(BOM).lstrip(b" \t\r\n")
     if not text and len(head) < _HEAD:
         raise BadInput(f"{path} is empty: it holds nothing but white space")
     _check_text(source, text)

@@ -18,7 +18,7 @@ LONGEST_LINE = 1 << 20
 BLOCK_BYTES = 8 << 20
 BLOCK_LINES = 131_072
 
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 
 
 class Cut(Exception):
@@ -82,7 +82,7 @@ def _pieces(text: BinaryIO) -> Iterator[bytes]:
     try:
         while piece := read(BLOCK_BYTES):
             if first:
-                piece, first = piece.removeprefix(_BOM), False
+                piece, first = piece.removeprefix(BOM), False
             gathered.append(piece)
             size += len(piece)
             if size >= BLOCK_BYTES:

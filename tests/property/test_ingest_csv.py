@@ -6,7 +6,7 @@ import csv
 import io
 import json
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.ingest.csv_rows import CsvReader
@@ -72,6 +72,7 @@ def test_the_quick_way_and_the_careful_way_agree(lines) -> None:
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
+@example(b"\xef\xbb\xbf")
 def test_any_bytes_end_in_rows_and_refusals(data) -> None:
     found, refused = rows(b"user_id,a,b\n" + data)
 
