@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import redis as redis_client
 from sqlalchemy import text
@@ -20,6 +21,11 @@ from engine.store import schema
 from engine.store.database import Database
 
 _numbers = itertools.count()
+
+# No deadline: a busy machine is not a failure. On CI the same examples each time: a new counterexample is found, and
+# mended, by whoever works on the code, and does not stop somebody else's change.
+hypothesis.settings.register_profile("horae", deadline=None, derandomize=bool(os.environ.get("CI")))
+hypothesis.settings.load_profile("horae")
 
 for _name in [name for name in os.environ if name.startswith("HORAE_")]:
     del os.environ[_name]
