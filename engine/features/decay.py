@@ -43,7 +43,7 @@ class Folded:
         return len(self.n)
 
 
-def fold(  # noqa: PLR0913 - the columns of an event log
+def fold(
     keys: Sequence[np.ndarray],
     times: np.ndarray,
     weights: np.ndarray | None,
