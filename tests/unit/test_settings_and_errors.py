@@ -40,6 +40,13 @@ def test_a_wrong_variable_is_refused_by_its_name(variable, value):
     assert f"engine.errors.BadInput: {variable}:" in process.stderr
 
 
+def test_a_wrong_url_says_what_it_must_be_and_nothing_of_the_validator():
+    with pytest.raises(BadInput) as refused:
+        read_settings(database_url="mysql://x")
+
+    assert refused.value.message.startswith("HORAE_DATABASE_URL: must be a postgresql:// URL")
+
+
 def test_settings_cannot_be_changed_after_they_were_read():
     settings = Settings()
     with pytest.raises(ValueError, match="frozen"):
