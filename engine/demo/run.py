@@ -7,6 +7,7 @@ stepped through some days of the data, feeding the purchases of each quarter of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
@@ -132,7 +133,7 @@ def _create(runtime: Runtime, campaigns: tuple[Campaign, ...], now: datetime) ->
             store.create(connection, campaign, now, AUTHOR)
 
 
-def _narrator(runtime: Runtime, options: Options, advance: Advance):  # type: ignore[no-untyped-def]
+def _narrator(runtime: Runtime, options: Options, advance: Advance) -> Callable[[datetime], None]:
     """What the progress says of each step: local time, and how many pushes have left by the hour."""
     tz, whole = zone(TIMEZONE), options.end - options.start
     sent = 0
