@@ -345,15 +345,22 @@ def test_capacity_goes_to_the_most_valuable_and_the_rest_is_refused_with_a_reaso
     create(shop, daily(exploration=0, capacity_per_quarter=2, hours="12:00-15:00"))
     Workers(shop).tick()
 
-    quarters = rows(shop, "SELECT count(*) FROM pushes GROUP BY floor(extract(epoch FROM send_at) / 900)")
+    quarter = "floor(extract(epoch FROM send_at) / 900)"
+    used = dict(rows(shop, f"SELECT {quarter}, count(*) FROM pushes GROUP BY 1"))
     counted = reasons(shop)
-    assert max(row[0] for row in quarters) <= 2
-    assert sum(row[0] for row in quarters) == counted["planned"]
+    assert max(used.values()) == 2
+    assert sum(used.values()) == counted["planned"]
     assert counted["capacity"] > 0
     assert sum(counted.values()) == USERS
-    assert {row[0] for row in quarters} == {2}  # with so many who want them, no place stays empty
-    refused = rows(shop, "SELECT count(*) FROM decisions WHERE revision = 1 AND push_id IS NULL")
-    assert refused[0][0] == counted["capacity"]
+    refused = rows(
+        shop,
+        f"SELECT {quarter} AS quarter, d.value, d.price FROM decisions d WHERE revision = 0 AND EXISTS"
+        " (SELECT 1 FROM decisions r WHERE r.user_id = d.user_id AND r.revision = 1 AND r.push_id IS NULL)",
+    )
+    assert len(refused) == counted["capacity"]
+    assert {used[row.quarter] for row in refused} == {2}  # nobody is refused where there is room
+    least = dict(rows(shop, f"SELECT {quarter}, min(value - price) FROM pushes WHERE revision = 0 GROUP BY 1"))
+    assert all(row.value - row.price <= least[row.quarter] for row in refused)
 
 
 def test_exploration_is_drawn_before_allocation_and_its_propensity_is_exact(shop):
