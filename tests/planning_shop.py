@@ -20,7 +20,6 @@ from engine.campaigns.policy_store import save_policy
 from engine.planning import run
 from engine.runtime import Runtime
 from engine.store.bulk import copy_rows
-from engine.store.partitions import ensure_ahead
 from engine.store.slots import slot_of
 from engine.store.tables import DECISION_REASONS
 
@@ -75,7 +74,6 @@ def fill_shop(runtime: Runtime) -> Runtime:
         users = connection.execute(text("SELECT id, slot FROM users ORDER BY id")).all()
         items = connection.execute(text("SELECT id FROM items ORDER BY id")).scalars().all()
         _profiles(connection, rng, users, np.array(items, np.int64))
-    ensure_ahead(runtime.database, NOW)
     return runtime
 
 

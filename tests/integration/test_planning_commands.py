@@ -104,21 +104,19 @@ def test_repeating_a_trigger_under_its_key_sends_nothing_more(shop: Runtime, hor
     assert rows(shop, "SELECT count(*) FROM runs")[0][0] == 1
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (("daily", "--data", "{"), "--data is no JSON"),
-        (("daily", "--data", "[1]"), "must be a JSON object"),
-        (("daily", "--users", "/nowhere/users.txt"), "does not exist"),
-        (("daily", "--idempotency-key", " "), "idempotency key"),
-        (("dayly",), "no campaign 'dayly'"),
-    ],
-)
-def test_what_is_wrong_with_a_trigger_is_said_and_changes_nothing(
-    shop: Runtime, horae: Console, arguments: tuple[str, ...], said: str
-) -> None:
-    with pytest.raises(BadInput, match=said):
-        horae("campaign", "trigger", *arguments, "--yes")
+WRONG = {
+    ("daily", "--data", "{"): "--data is no JSON",
+    ("daily", "--data", "[1]"): "must be a JSON object",
+    ("daily", "--users", "/nowhere/users.txt"): "does not exist",
+    ("daily", "--idempotency-key", " "): "idempotency key",
+    ("dayly",): "no campaign 'dayly'",
+}
+
+
+def test_what_is_wrong_with_a_trigger_is_said_and_changes_nothing(shop: Runtime, horae: Console) -> None:
+    for arguments, said in WRONG.items():
+        with pytest.raises(BadInput, match=said):
+            horae("campaign", "trigger", *arguments, "--yes")
     assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 0
 
 
