@@ -3,7 +3,8 @@
 Holdout is sticky: a user's draw depends on the workspace's secret, the user and (for a campaign's own holdout) the
 campaign, never on a run. Exploration is drawn anew per run. As the draw comes before allocation, the probability of
 every choice is known exactly: p(a) = ε/|A| + (1 − ε)·1[a = a*], with A the user's feasible (offer, window) pairs and
-nothing, and a* what exploiting would have chosen. Beside another push of the same run, A is what fits beside it.
+nothing, and a* what exploiting would have chosen. Of several pushes to one user each one's probability is given the
+others': A and a* are then what fits beside those drawn before.
 """
 
 from __future__ import annotations

@@ -156,6 +156,8 @@ def choose(terms: Terms, people: People, options: Options) -> Choice:
     rows = np.flatnonzero(explores.any(1))
     if len(rows):
         chosen[rows], count[rows] = _explore(terms, people.users[rows], options, (rows, explores[rows], free[rows]))
+        # Beside an explored push, exploiting means the best that fits there.
+        best[rows] = np.where(explores[rows], best[rows], chosen[rows])
     return Choice(arm.astype(np.int8), chosen, best, count, _beside(options, chosen))
 
 

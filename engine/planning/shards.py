@@ -150,7 +150,7 @@ def _plan(runtime: Runtime, connection: Connection, claim: Claim) -> tuple[dict[
     return {"users": users, "decisions": decided}, _finish(connection, claim, users, scene.as_of)
 
 
-_kept: dict[tuple[str, int], tuple[float, Scene]] = {}
+_kept: dict[tuple[str, int, int], tuple[float, Scene]] = {}
 """The scene of the run that this process planned last, and until when (monotonic clock) it may be used again."""
 
 
@@ -159,7 +159,8 @@ def _scene(runtime: Runtime, snapshot: Snapshot, run_id: int) -> Scene:
 
     Then its `as_of` is that of the first shard, which is what each of them records.
     """
-    key = (runtime.database.libpq_url, run_id)
+    seed = snapshot.connection.execute(text("SELECT seed FROM runs WHERE id = :run"), {"run": run_id}).scalar_one()
+    key = (runtime.database.libpq_url, run_id, seed)  # a database made anew counts its runs from 1 again
     until, scene = _kept.get(key, (0.0, None))
     if scene is not None and clock.monotonic() < until:
         return replace(scene, snapshot=snapshot)

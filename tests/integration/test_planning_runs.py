@@ -383,6 +383,21 @@ def test_exploration_is_drawn_before_allocation_and_its_propensity_is_exact(shop
     assert 0.4 < explored / asked < 0.6
 
 
+def test_beside_an_explored_push_the_best_that_fits_is_certain(shop):
+    create(shop, daily(exploration=1.0), daily(name="second", exploration=0, priority=0.5))
+    set_caps(shop, Cap(scope="all", limit=1, window="local_day"), min_gap=timedelta(hours=3))
+    Workers(shop).tick()
+
+    decided = rows(
+        shop,
+        "SELECT c.name, d.arm, d.propensity, d.push_id FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id"
+        " JOIN campaigns c ON c.id = o.campaign_id WHERE d.propensity IS NOT NULL",
+    )
+    assert {ARMS[row.arm] for row in decided if row.name == "daily"} == {"explore"}
+    assert {row.propensity for row in decided if row.name == "second"} == {1.0}
+    assert any(row.push_id for row in decided if row.name == "second")
+
+
 def test_users_of_a_paused_campaign_wait_and_a_finished_campaign_is_done(shop):
     create(shop, daily())
     run.make_occurrences(shop.database, NOW, NOW + timedelta(minutes=30))
