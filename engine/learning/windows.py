@@ -1,18 +1,22 @@
 """When a user is most likely to act: a hierarchical Dirichlet model of their week (pure).
 
-A week has 16 cells: day type × 3-hour window of local time. A user's decayed counts per local hour are smoothed round
-the clock (Gaussian, σ = 1 h) and shrunk twice: their hours of the day towards everybody's, then their workdays and
-weekends towards their own hours of the day. "Everybody" is the next lesser rung of a ladder: responses to pushes → app
-sessions → any activity → the global curve:
-    hours[h]    = (Σ_d counts[d, h] + α₁ · lesser[h]) / (n + α₁)
-    share[d, h] = (counts[d, h] + α₂ · hours[h] · lesser[d | h]) / (n + α₂)
-With no events it is the global curve. The α are fitted to the likelihood of later visits (`window_fit`), which also
-makes up for events that come in bursts (a basket of ten lines is one visit) and would pass for certainty.
+A week has 16 cells: day type × 3-hour window of local time. A user's curve is made of three levels, each shrunk towards
+the one before: a prior curve; their hours of the day, smoothed round the clock; their hours by day type, and how they
+share their activity between day types. The prior curve is not everybody's but a mixture of typical curves (early
+workers, weekend shoppers, …), weighed by how well each explains the user. This is done on each rung of a ladder, from
+any activity over app sessions to responses to pushes: a lesser rung's curve is what the next rung shrinks to.
+
+Two members see the same events differently: the slow one counts a whole history, the fast one the last month
+(half-life 30 days). Their curves are pooled geometrically. Without events a user has the mixture's mean curve.
+
+Numbers of events are turned into numbers of visits (a basket of ten lines is one visit, and would pass for certainty);
+responses to pushes are weighed by how rarely pushes were sent at that hour, or the shop would learn its own habits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -25,43 +29,140 @@ RUNGS = 3
 
 HOURS_A_DAY = 24
 WEEK_HOURS = 2 * HOURS_A_DAY
-SIGMA_HOURS = 1.0
-_REACH_HOURS = 3
-_BLOCK_USERS = 8192
-
 DAYS_OF_TYPE = np.array([5.0, 2.0]).repeat(WINDOWS_A_DAY)
 """How many days of a week each cell stands for."""
 
+KINDS = 3
+"""How events are counted: 0 all alike, 1 with a half-life of 120 days, 2 of 30 days."""
 
-@dataclass(frozen=True)
-class WindowModel:
-    """Everybody's curve and how fast a user departs from it.
+SLOW, FAST = 0, 1
+MEMBERS = 2
+SEEN = (0, 2)
+"""The kind of counts each member sees."""
 
-    curve: float64[48], everybody's share of activity by day type × 24 + local hour, positive, sums to 1 ·
-    concentration: float64[RUNGS, 2], α₁ and α₂ of each rung: how many decayed events outweigh what they shrink to.
-    """
+PRIOR_SEEN = (0, 1)
+"""The kind of counts each member's mixture sees: typical curves need more than a month."""
 
-    curve: np.ndarray
-    concentration: np.ndarray
+SIGMA_HOURS = (1.13, 1.2)
+"""Width of each member's circular kernel; by day type hours are left as they are."""
 
-    def cells(self) -> np.ndarray:
-        """Everybody's share by cell, float64[16], sums to 1."""
-        return np.asarray(to_cells(self.curve[None, :])[0], np.float64)
+MIXTURE_SIGMA_HOURS = 1.0
+TEMPER = 0.6
+"""How much of the likelihood a mixture believes: the visits of one user are not independent."""
 
+_REACH_HOURS = 5
+_BLOCK_USERS = 2048
+_ENOUGH = 0.5
+_LEAST_EXPOSURE, _MOST_EXPOSURE = 0.2, 5.0
 
-DEFAULT_CONCENTRATION = np.array([[10.0, 10.0], [20.0, 40.0], [60.0, 120.0]])
-"""Before anything is fitted: α of hours of the day was 7–15 for opens; other activity comes in bursts."""
+DEFAULT_CONCENTRATION = np.array(
+    [
+        [[13.0, 35.0, 14.0], [26.0, 70.0, 27.0], [26.0, 70.0, 27.0]],
+        [[4.5, 15.0, 6.0], [9.0, 30.0, 12.0], [9.0, 30.0, 12.0]],
+    ]
+)
+"""Before anything is fitted, by member, rung and level: how many visits outweigh what they are shrunk to."""
 
+DEFAULT_BURST = np.array([1.0, 2.0, 4.0])
+DEFAULT_POOL = np.array([0.565, 0.41])
 
 CURVE_PRIOR = 50.0
 """Events' worth of a flat week in everybody's curve: no hour is impossible."""
 
 
-def with_everybody(counts: np.ndarray, concentration: np.ndarray = DEFAULT_CONCENTRATION) -> WindowModel:
-    """A model whose global curve comes from everybody's counts per hour of the week (float64[48]); flat without any."""
+@dataclass(frozen=True)
+class Mixture:
+    """Typical curves. curves: float64[K, 48], positive, each sums to 1 · share: float64[K], of users, sums to 1."""
+
+    curves: np.ndarray
+    share: np.ndarray
+
+
+@dataclass(frozen=True)
+class WindowModel:
+    """Everybody's curve, typical curves, and how fast a user departs from them.
+
+    curve: float64[48], everybody's share of activity by day type × 24 + local hour, positive, sums to 1 ·
+    mixtures: one per member · concentration: float64[MEMBERS, RUNGS, 3], of hours, hours by day type, day types ·
+    burst: float64[RUNGS], events of a visit · pool: float64[MEMBERS], exponents · exposure: float64[48], how often
+    pushes were sent at each hour of the week over the average, 1 where unknown.
+    """
+
+    curve: np.ndarray
+    mixtures: tuple[Mixture, ...]
+    concentration: np.ndarray = field(default_factory=DEFAULT_CONCENTRATION.copy)
+    burst: np.ndarray = field(default_factory=DEFAULT_BURST.copy)
+    pool: np.ndarray = field(default_factory=DEFAULT_POOL.copy)
+    exposure: np.ndarray = field(default_factory=lambda: np.ones(WEEK_HOURS))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The model as arrays, by the names of ARRAYS; `from_arrays` takes them back."""
+        return {
+            "window_curve": self.curve,
+            "window_curves": np.concatenate([mixture.curves for mixture in self.mixtures]),
+            "window_shares": np.concatenate([mixture.share for mixture in self.mixtures]),
+            "window_sizes": np.array([len(mixture.share) for mixture in self.mixtures]),
+            "window_concentration": self.concentration,
+            "window_burst": self.burst,
+            "window_pool": self.pool,
+            "window_exposure": self.exposure,
+        }
+
+    def cells(self) -> np.ndarray:
+        """The share by cell of a user without events, float64[16], sums to 1."""
+        nothing = np.zeros((1, KINDS, RUNGS, WEEK_HOURS))
+        return np.asarray(posterior(self, nothing)[0][0], np.float64)
+
+
+ARRAYS = (
+    "window_curve",
+    "window_curves",
+    "window_shares",
+    "window_sizes",
+    "window_concentration",
+    "window_burst",
+    "window_pool",
+    "window_exposure",
+)
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray]) -> WindowModel | None:
+    """The model that `WindowModel.arrays` gave; None where the arrays are not those of one."""
+    curve, *parts, concentration, burst, pool, exposure = (arrays[name] for name in ARRAYS)
+    curves, shares, sizes = parts
+    sound = (
+        curve.shape == (WEEK_HOURS,)
+        and sizes.shape == (MEMBERS,)
+        and bool((sizes > 0).all())
+        and shares.shape == (sizes.sum(),)
+        and curves.shape == (sizes.sum(), WEEK_HOURS)
+        and concentration.shape == (MEMBERS, RUNGS, 3)
+        and burst.shape == (RUNGS,)
+        and pool.shape == (MEMBERS,)
+        and exposure.shape == (WEEK_HOURS,)
+        and all(bool((part > 0).all()) for part in (curve, curves, shares, concentration, burst, exposure))
+        and bool((pool >= 0).all() and pool.sum() > 0)
+        and np.allclose(curves.sum(axis=1), 1)
+        and abs(float(curve.sum()) - 1) < 1e-6
+    )
+    if not sound:
+        return None
+    cut = int(sizes[0])
+    mixtures = (Mixture(curves[:cut], shares[:cut]), Mixture(curves[cut:], shares[cut:]))
+    return WindowModel(curve, mixtures, concentration, burst, pool, exposure)
+
+
+def with_everybody(counts: np.ndarray) -> WindowModel:
+    """A model whose only curve comes from everybody's counts per hour of the week (float64[48]); flat without any."""
+    curve = everybodys_curve(counts)
+    return WindowModel(curve, (Mixture(curve[None, :], np.ones(1)),) * MEMBERS)
+
+
+def everybodys_curve(counts: np.ndarray) -> np.ndarray:
+    """Everybody's share by hour of the week, float64[48], smoothed, from their counts (float64[48])."""
     flat = np.array([5.0, 2.0]).repeat(HOURS_A_DAY) / (7 * HOURS_A_DAY)
     total = smoothed(counts[None, :])[0] + CURVE_PRIOR * flat
-    return WindowModel(total / total.sum(), concentration)
+    return np.asarray(total / total.sum(), np.float64)
 
 
 def curves(model: WindowModel, hours: Hours, users: int) -> WindowCurves:
@@ -71,55 +172,128 @@ def curves(model: WindowModel, hours: Hours, users: int) -> WindowCurves:
     evidence = np.empty(users, np.float32)
     for first in range(0, users, _BLOCK_USERS):
         last = min(first + _BLOCK_USERS, users)
-        share, n = posterior(model, hourly(hours, first, last))
-        preference[first:last] = to_cells(share)
-        evidence[first:last] = n
+        preference[first:last], evidence[first:last] = posterior(model, hourly(hours, first, last))
     return WindowCurves(preference, np.log(preference / everybody.astype(np.float32)), evidence)
 
 
 def hourly(hours: Hours, first: int, last: int) -> np.ndarray:
-    """Decayed counts of users first … last−1: float64[users, RUNGS, 48]."""
+    """Counts of users first … last−1: float64[users, KINDS, RUNGS, 48]."""
     low, high = np.searchsorted(hours.user, (first, last))
     part = slice(int(low), int(high))
     key = ((hours.user[part].astype(np.int64) - first) * RUNGS + hours.rung[part]) * WEEK_HOURS + hours.hour[part]
-    counts = np.bincount(key, hours.weight[part], minlength=(last - first) * RUNGS * WEEK_HOURS)
-    return counts.reshape(last - first, RUNGS, WEEK_HOURS)
+    size = (last - first) * RUNGS * WEEK_HOURS
+    kinds = [
+        np.bincount(key, weights[part], minlength=size).reshape(last - first, RUNGS, WEEK_HOURS)
+        for weights in (hours.count, hours.weight, hours.recent)
+    ]
+    return np.stack(kinds, axis=1).astype(np.float64)
 
 
 def posterior(model: WindowModel, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares by hour of the week, float64[users, 48], and the evidence behind them, float64[users].
+    """Shares by cell, float64[users, 16], and the evidence behind them, float64[users].
 
-    counts: float64[users, RUNGS, 48].
+    counts: float64[users, KINDS, RUNGS, 48], as `hourly` gives them. Evidence is decayed events (half-life 120 days).
     """
-    smooth = smoothed(counts).reshape(len(counts), RUNGS, 2, HOURS_A_DAY)
-    share = np.broadcast_to(model.curve.reshape(2, HOURS_A_DAY), (len(counts), 2, HOURS_A_DAY))
-    evidence = np.zeros(len(counts))
+    visits = as_visits(model, counts)
+    pooled = np.zeros((len(counts), CELLS))
+    for member in range(MEMBERS):
+        pooled += model.pool[member] * np.log(to_cells(member_share(model, visits, member)))
+    share = np.exp(pooled - pooled.max(axis=1, keepdims=True))
+    return share / share.sum(axis=1, keepdims=True), counts[:, 1].sum(axis=(1, 2))
+
+
+def as_visits(model: WindowModel, counts: np.ndarray) -> np.ndarray:
+    """Counts of events as visits, of the same shape: over the events of a visit; responses over exposure."""
+    visits = counts / model.burst[:, None]
+    visits[:, :, 0] /= np.clip(model.exposure, _LEAST_EXPOSURE, _MOST_EXPOSURE)
+    return np.asarray(visits, np.float64)
+
+
+def member_share(model: WindowModel, visits: np.ndarray, member: int) -> np.ndarray:
+    """One member's shares by hour of the week, float64[users, 48], of `visits` as `as_visits` gives them."""
+    prior = prior_curves(model.mixtures[member], habits(visits[:, PRIOR_SEEN[member]]))
+    return climbed(model, prior, visits[:, SEEN[member]], member)
+
+
+def climbed(model: WindowModel, prior: np.ndarray, visits: np.ndarray, member: int) -> np.ndarray:
+    """Prior curves (float64[users, 48]) taken up the ladder of visits (float64[users, RUNGS, 48]) of one member."""
+    share = prior.copy()
     for rung in reversed(range(RUNGS)):
-        own, n = smooth[:, rung], counts[:, rung].sum(axis=1)
-        share = _shrunk(own, n, share, model.concentration[rung])
-        evidence += n
-    return share.reshape(len(counts), WEEK_HOURS), evidence
-
-
-def _shrunk(own: np.ndarray, n: np.ndarray, lesser: np.ndarray, alphas: np.ndarray) -> np.ndarray:
-    """One rung: own counts (users, 2, 24), n in all, towards `lesser` shares of the same shape."""
-    lesser_hours = lesser[:, 0] + lesser[:, 1]
-    hours = (own[:, 0] + own[:, 1] + alphas[0] * lesser_hours) / (n + alphas[0])[:, None]
-    expected = lesser * (hours / lesser_hours)[:, None]
-    share: np.ndarray = (own + alphas[1] * expected) / (n + alphas[1])[:, None, None]
+        own = visits[:, rung]
+        known = np.flatnonzero(own.any(axis=1))
+        share[known] = shrunk(own[known], share[known], model.concentration[member, rung], SIGMA_HOURS[member])
     return share
 
 
-def smoothed(counts: np.ndarray) -> np.ndarray:
+def habits(visits: np.ndarray) -> np.ndarray:
+    """What is told of each user's habits, float64[users, 48]: their best rung that holds at least half of any's.
+
+    visits: float64[users, RUNGS, 48].
+    """
+    n = visits.sum(axis=2)
+    best = (n >= _ENOUGH * n.max(axis=1, keepdims=True)).argmax(axis=1)
+    return np.asarray(visits[np.arange(len(visits)), best], np.float64)
+
+
+def prior_curves(mixture: Mixture, visits: np.ndarray) -> np.ndarray:
+    """Each user's mean of the typical curves, weighed by how well they explain their visits: float64[users, 48].
+
+    Summed hour by hour, not as a matrix product, whose rounding would depend on the batch.
+    """
+    belief = responsibilities(mixture, smoothed(visits, MIXTURE_SIGMA_HOURS))
+    prior = np.zeros((len(visits), WEEK_HOURS))
+    for curve in range(len(mixture.share)):
+        prior += belief[:, curve, None] * mixture.curves[curve]
+    return prior
+
+
+def responsibilities(mixture: Mixture, smooth: np.ndarray) -> np.ndarray:
+    """How far each typical curve stands for each user, float64[users, K], rows sum to 1; smooth: float64[users, 48]."""
+    score = np.repeat(np.log(mixture.share)[None, :], len(smooth), axis=0)
+    if len(mixture.share) == 1:
+        return np.ones_like(score)
+    told = TEMPER * np.log(mixture.curves)
+    for hour in range(WEEK_HOURS):
+        score += smooth[:, hour, None] * told[:, hour]
+    belief = np.exp(score - score.max(axis=1, keepdims=True))
+    total: np.ndarray = np.cumsum(belief, axis=1)[:, -1:]  # in order, whatever the number of users
+    return np.asarray(belief / total, np.float64)
+
+
+def shrunk(own: np.ndarray, prior: np.ndarray, alphas: np.ndarray, sigma: float) -> np.ndarray:
+    """One rung: visits (users, 48), each user with some, towards `prior` shares of the same shape."""
+    days, lesser = _by_day(own), _by_day(prior)
+    n_day = days.sum(axis=2)
+    n = n_day.sum(axis=1)
+    hours_lesser = lesser.sum(axis=1)
+    hours = _round_the_clock(days.sum(axis=1), sigma) + alphas[0] * hours_lesser
+    hours /= (n + alphas[0])[:, None]
+    share_of_day = lesser.sum(axis=2)
+    expected = lesser / share_of_day[:, :, None] * (hours / hours_lesser)[:, None, :]
+    expected /= expected.sum(axis=2, keepdims=True)
+    given = (days + alphas[1] * expected) / (n_day + alphas[1])[:, :, None]
+    of_day = (n_day + alphas[2] * share_of_day) / (n + alphas[2])[:, None]
+    share: np.ndarray = (given * of_day[:, :, None]).reshape(len(own), WEEK_HOURS)
+    return share
+
+
+def smoothed(counts: np.ndarray, sigma: float = MIXTURE_SIGMA_HOURS) -> np.ndarray:
     """Counts (…, 48) smoothed round the clock within each day type; sums are kept."""
-    days = counts.reshape(*counts.shape[:-1], 2, HOURS_A_DAY)
+    return _round_the_clock(_by_day(counts), sigma).reshape(counts.shape)
+
+
+def _by_day(week: np.ndarray) -> np.ndarray:
+    return week.reshape(*week.shape[:-1], 2, HOURS_A_DAY)
+
+
+def _round_the_clock(hours: np.ndarray, sigma: float) -> np.ndarray:
     steps = np.arange(-_REACH_HOURS, _REACH_HOURS + 1)
-    kernel = np.exp(-0.5 * (steps / SIGMA_HOURS) ** 2)
+    kernel = np.exp(-0.5 * (steps / sigma) ** 2)
     kernel /= kernel.sum()
-    total = np.zeros(days.shape)  # counts of nobody come out of bincount as integers
+    total = np.zeros(hours.shape)  # counts of nobody come out of bincount as integers
     for step, weight in zip(steps, kernel, strict=True):
-        total += weight * np.roll(days, step, axis=-1)
-    return np.asarray(total.reshape(counts.shape), np.float64)
+        total += weight * np.roll(hours, step, axis=-1)
+    return total
 
 
 def to_cells(share: np.ndarray) -> np.ndarray:
