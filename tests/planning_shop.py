@@ -89,7 +89,7 @@ def _profiles(connection: Connection, rng: np.random.Generator, users: Sequence[
             "n": np.full(len(items), 9, np.int64),
             "first_at": np.full(len(items), last - 1e6),
             "last_at": np.full(len(items), last),
-            **{f"s{i}": rng.uniform(1, 20, len(items)) for i in range(4)},
+            **{f"s{i}": rng.uniform(1, 20, len(items)) for i in range(5)},
         },
     )
     pairs = [(slot, user, item) for user, slot in users for item in rng.choice(items, 3, replace=False)]
@@ -105,7 +105,7 @@ def _profiles(connection: Connection, rng: np.random.Generator, users: Sequence[
             "n": np.ones(len(pairs), np.int64),
             "first_at": np.full(len(pairs), last),
             "last_at": np.full(len(pairs), last),
-            **{f"s{i}": rng.uniform(0.5, 3, len(pairs)) for i in range(4)},
+            **{f"s{i}": rng.uniform(0.5, 3, len(pairs)) for i in range(7)},
         },
     )
     hours = [(slot, user, int(hour)) for user, slot in users for hour in rng.choice(24, 2, replace=False)]
@@ -121,6 +121,7 @@ def _profiles(connection: Connection, rng: np.random.Generator, users: Sequence[
             "first_at": np.full(len(hours), last),
             "last_at": np.full(len(hours), last),
             "s0": rng.uniform(1, 9, len(hours)),
+            "s1": rng.uniform(1, 9, len(hours)),
         },
     )
 

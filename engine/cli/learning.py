@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_all)
     group.command()(show)
     group.command()(promote)
+    group.command()(rollback)
     app.add_typer(group, name="models")
 
 
@@ -127,6 +128,14 @@ def promote(version: Version) -> None:
     from engine.learning import registry
 
     _registry(lambda connection: registry.promote(connection, version))
+    out.print(f"model {version} is the champion")
+
+
+def rollback() -> None:
+    """Go back to the champion before the present one, from the next run on."""
+    from engine.learning import registry
+
+    version = _registry(registry.rollback)
     out.print(f"model {version} is the champion")
 
 

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 
 from engine.features.decay import Folded
+from engine.features.habits import Habits, nothing
 from engine.features.readings import HOUR_SECONDS, HOURS_PER_DAY, Readings, positions, take
 from engine.features.schema import Block
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
 HALF_LIVES = HALF_LIVES_DAYS["item_profiles"]
-H1, H7, H30 = (HALF_LIVES.index(days) for days in (1.0, 7.0, 30.0))
+H1, H3, H7, H30, H120 = (HALF_LIVES.index(days) for days in (1.0, 3.0, 7.0, 30.0, 120.0))
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Catalogue:
 
     as_of: epoch seconds · items · block: float32[I, item features] · popularity: float32[I], decayed interest of
     everybody (half-life 7 days), what orders the fill · hours: float64[48], everybody's decayed activity by day type
-    × 24 + local hour, zeros where nobody needs it: a model has its own.
+    × 24 + local hour, zeros where nobody needs it: a model has its own · log_gap, gap_deviation: float64[I], how the
+    items are bought again.
     """
 
     as_of: float
@@ -55,6 +57,8 @@ class Catalogue:
     block: np.ndarray
     popularity: np.ndarray
     hours: np.ndarray
+    log_gap: np.ndarray
+    gap_deviation: np.ndarray
 
     def __len__(self) -> int:
         return len(self.items)
@@ -95,23 +99,32 @@ def interest_weights(event_types: np.ndarray) -> np.ndarray:
     return weights
 
 
-def build_catalogue(items: Items, profiles: Folded, as_of: float) -> Catalogue:
-    """The catalogue as of τ from the items and their profiles (keys: item id, event type; every event before τ)."""
+def build_catalogue(items: Items, profiles: Folded, as_of: float, habits: Habits | None = None) -> Catalogue:
+    """The catalogue as of τ from the items and their profiles (keys: item id, event type; every event before τ).
+
+    habits: the model's, or as of τ; what is believed without any where None.
+    """
     at = positions(items.ids, profiles.keys[0])
     if np.any(at < 0):
         profiles, at = take(profiles, at >= 0), at[at >= 0]
     readings = Readings(profiles, at, as_of, HALF_LIVES)
     weights = interest_weights(profiles.keys[1])
+    log_gap, gap_deviation = (habits or nothing()).of(items.ids)
+    block = _block(items, readings, as_of)
+    block.put("item_gap", log_gap)
+    block.put("item_gap_deviation", gap_deviation)
     return Catalogue(
         as_of,
         items,
-        _block(items, readings, as_of),
+        block.values,
         np.bincount(at, weights * readings.s[:, H7], minlength=len(items)).astype(np.float32),
         np.zeros(48),
+        log_gap,
+        gap_deviation,
     )
 
 
-def _block(items: Items, readings: Readings, as_of: float) -> np.ndarray:
+def _block(items: Items, readings: Readings, as_of: float) -> Block:
     block = Block("item", len(items))
     for event, name in (("view", "views"), ("purchase", "purchases")):
         read = readings.of(EVENT_TYPES[event])
@@ -122,7 +135,10 @@ def _block(items: Items, readings: Readings, as_of: float) -> np.ndarray:
     block.put("item_carts_7d", carts.s[:, H7], carts.at)
     block.put("item_push_clicks_30d", clicks.s[:, H30], clicks.at)
     block.put("item_view_trend", views.s[:, H1] / (views.s[:, H7] + 1), views.at)
+    block.put("item_purchases_3d", bought.s[:, H3], bought.at)
     block.put("item_purchases_30d", bought.s[:, H30], bought.at)
+    block.put("item_purchases_120d", bought.s[:, H120], bought.at)
+    block.put("item_trend_30_120", bought.s[:, H30] / (bought.s[:, H120] + 1), bought.at)
     block.put("item_share", bought.s[:, H30] / max(bought.s[:, H30].sum(), 1e-9), bought.at)
     block.put("item_trend_1_7", bought.s[:, H1] / (bought.s[:, H7] + 1), bought.at)
     block.put("item_trend_7_30", bought.s[:, H7] / (bought.s[:, H30] + 1), bought.at)
@@ -132,7 +148,7 @@ def _block(items: Items, readings: Readings, as_of: float) -> np.ndarray:
     block.put("item_price_in_category", items.price / _category_median(items))
     block.put("item_stock", items.stock)
     block.put("item_hours_left", (items.available_until - as_of) / HOUR_SECONDS)
-    return block.values
+    return block
 
 
 def _category_median(items: Items) -> np.ndarray:

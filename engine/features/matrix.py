@@ -31,15 +31,24 @@ class WindowCurves:
     evidence: np.ndarray
 
 
-def build(state: State, user: np.ndarray, item: np.ndarray, related: np.ndarray) -> np.ndarray:
+def build(
+    state: State,
+    user: np.ndarray,
+    item: np.ndarray,
+    related: np.ndarray,
+    collaborative: np.ndarray | None = None,
+) -> np.ndarray:
     """Feature rows float32[n, F] of `user` (positions in state.users) and `item` (positions in the catalogue).
 
-    related: float32[n], the item-to-item score of each row. The window columns are NaN; see `with_windows`. Fastest
+    related: float32[n], the item-to-item score of each row · collaborative: float32[n, 2], what the factors and users
+    alike say of it, NaN where None. The window columns are NaN; see `with_windows`. Fastest
     where rows are grouped by user.
     """
     rows = np.empty((len(user), COUNT), np.float32)
     user, item = np.asarray(user, np.int64), np.asarray(item, np.int64)
-    rows[:, SLICES["related"]] = related[:, None]
+    columns = SLICES["related"].start
+    rows[:, columns] = related
+    rows[:, columns + 1 : columns + 3] = np.nan if collaborative is None else collaborative
     rows[:, SLICES["window"]] = np.nan
     for start in range(0, len(user), _CHUNK):
         part = slice(start, start + _CHUNK)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from engine.features import habits
 from engine.features.catalogue import Catalogue, interest_weights
 from engine.features.decay import Folded
 from engine.features.readings import HOURS_PER_DAY, Reading, Readings, positions, take
@@ -20,8 +21,18 @@ from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 USER_HALF_LIVES = HALF_LIVES_DAYS["user_profiles"]
 PAIR_HALF_LIVES = HALF_LIVES_DAYS["user_item_profiles"]
 HOUR_HALF_LIVES = HALF_LIVES_DAYS["user_hour_profiles"]
-U_1H, U_1D, U_7D, U_30D = (USER_HALF_LIVES.index(days) for days in (1 / 24, 1.0, 7.0, 30.0))
-P_1D, P_14D, P_45D, P_120D = (PAIR_HALF_LIVES.index(days) for days in (1.0, 14.0, 45.0, 120.0))
+U_1H, U_1D, U_7D, U_30D, U_120D = (USER_HALF_LIVES.index(days) for days in (1 / 24, 1.0, 7.0, 30.0, 120.0))
+P_1D, P_7D, P_14D, P_30D, P_45D, P_120D, P_240D = (
+    PAIR_HALF_LIVES.index(days) for days in (1.0, 7.0, 14.0, 30.0, 45.0, 120.0, 240.0)
+)
+PAIR_COLUMNS = (P_1D, P_7D, P_14D, P_30D, P_45D, P_120D, P_240D)
+LEAST_SESSIONS = 0.3
+"""Decayed sessions taken for at least so many: a rate over next to none says nothing."""
+
+RANGE = 0.25
+"""Decayed purchases from which on an item belongs to what a user buys."""
+
+HOUR_30D, HOUR_120D = (HOUR_HALF_LIVES.index(days) for days in (30.0, 120.0))
 
 
 @dataclass(frozen=True)
@@ -61,13 +72,16 @@ class Table:
 class Hours:
     """When users act, in user order.
 
-    user: int32[m] positions · rung, hour: int16[m] · weight: float64[m], decayed.
+    user: int32[m] positions · rung, hour: int16[m] · weight: float64[m], events decayed with a half-life of 120 days ·
+    recent: float64[m], of 30 days · count: float64[m], not decayed.
     """
 
     user: np.ndarray
     rung: np.ndarray
     hour: np.ndarray
     weight: np.ndarray
+    recent: np.ndarray
+    count: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +132,50 @@ def build_state(users: np.ndarray, profiles: Profiles, catalogue: Catalogue, as_
     bought = readings.of(EVENT_TYPES["purchase"])
     viewed = readings.of(EVENT_TYPES["view"])
     own = _Own(len(users), user_of, interest[:, P_45D], bought, viewed)
+    category = catalogue.items.category[item_of]
+    of_users, sessions = _user_block(users, profiles.users, as_of)
+    buyers, of_buyer = np.unique(user_of[bought.at], return_inverse=True)
+    of_users.put("user_range", np.bincount(of_buyer, bought.s[:, P_120D] > RANGE, minlength=len(buyers)), buyers)
+    of_pairs = _pair_block(len(keys), readings)
+    _put_renewal(of_pairs, bought, catalogue, item_of)
+    _put_shares(of_pairs, own, bought, sessions, category)
     return State(
         as_of,
         users,
         catalogue,
-        _user_block(users, profiles.users, as_of),
-        Table(keys, _with_missing_row(_pair_block(len(keys), readings))),
+        of_users.values,
+        Table(keys, _with_missing_row(of_pairs.values)),
         np.searchsorted(user_of, np.arange(len(users) + 1)),
         interest.astype(np.float32),
         _recent_share(user_of, interest[:, P_14D], len(users)),
-        _category_taste(own, catalogue.items.category[item_of], len(catalogue.items.categories)),
+        _category_taste(own, category, len(catalogue.items.categories)),
         _brand_taste(own, catalogue.items.brand[item_of], len(catalogue.items.brands)),
         _hours(users, profiles.hours, as_of),
     )
+
+
+def _put_renewal(block: Block, bought: Reading, catalogue: Catalogue, item_of: np.ndarray) -> None:
+    """How soon each pair is due again by the item's usual gaps and its own."""
+    item, age = item_of[bought.at], bought.hours_since / HOURS_PER_DAY
+    mean, deviation = catalogue.log_gap[item], catalogue.gap_deviation[item]
+    chance = habits.hazard(age, bought.gap / HOURS_PER_DAY, bought.n, mean, deviation)
+    block.put("pair_hazard_7d", chance, bought.at)
+    block.put("pair_due_by_item", age / np.exp(mean), bought.at)
+
+
+def _put_shares(block: Block, own: _Own, bought: Reading, sessions: np.ndarray, category: np.ndarray) -> None:
+    """What part of sessions, purchases and category each pair is. sessions: float64[U, 2], by 30 and 120 days."""
+    user = own.user_of[bought.at]
+    for name, column, counted in (("30d", P_30D, 0), ("120d", P_120D, 1)):
+        per_session = bought.s[:, column] / np.maximum(sessions[user, counted], LEAST_SESSIONS)
+        block.put(f"pair_per_session_{name}", per_session, bought.at)
+    total = np.bincount(user, bought.s[:, P_120D], minlength=len(sessions))
+    block.put("pair_share", bought.s[:, P_120D] / np.maximum(total[user], 0.1), bought.at)
+    groups = _Groups(own, category, int(category.max(initial=-1)) + 1)
+    mass = groups.spread(groups.sum(own.bought[P_120D]))
+    newest = groups.spread(groups.least(own.hours_since))
+    block.put("pair_category_share", bought.s[:, P_120D] / np.maximum(mass[bought.at], 1e-3), bought.at)
+    block.put("pair_hours_since_sibling", bought.hours_since - newest[bought.at], bought.at)
 
 
 def _recent_share(user_of: np.ndarray, interest: np.ndarray, users: int) -> np.ndarray:
@@ -155,7 +200,8 @@ def _pair_rows(users: np.ndarray, folded: Folded, catalogue: Catalogue) -> tuple
     return take(folded, chosen), keys[chosen]
 
 
-def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> np.ndarray:
+def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> tuple[Block, np.ndarray]:
+    """The block, and the users' sessions decayed with half-lives of 30 and of 120 days: float64[U, 2], NaN for none."""
     at = positions(users, folded.keys[0])
     if np.any(at < 0):
         folded, at = take(folded, at >= 0), at[at >= 0]
@@ -164,8 +210,8 @@ def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> np.ndarray:
     for event, name, columns in (
         ("view", "views", {"1h": U_1H, "1d": U_1D, "7d": U_7D}),
         ("add_to_cart", "carts", {"1d": U_1D, "7d": U_7D}),
-        ("purchase", "purchases", {"1d": U_1D, "7d": U_7D, "30d": U_30D}),
-        ("app_open", "sessions", {"7d": U_7D}),
+        ("purchase", "purchases", {"1d": U_1D, "7d": U_7D, "30d": U_30D, "120d": U_120D}),
+        ("app_open", "sessions", {"1d": U_1D, "7d": U_7D, "30d": U_30D, "120d": U_120D}),
         ("push_open", "push_opens", {"7d": U_7D}),
         ("push_click", "push_clicks", {"7d": U_7D, "30d": U_30D}),
         ("push_dismiss", "push_dismissals", {"7d": U_7D}),
@@ -188,13 +234,21 @@ def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> np.ndarray:
     block.put("user_due_ratio", bought.hours_since / bought.gap, bought.at)
     block.put("user_mean_value", bought.value / bought.n, bought.at)
     block.put("user_known_days", readings.hours_known(len(users)) / HOURS_PER_DAY)
-    return block.values
+    opened = readings.of(EVENT_TYPES["app_open"])
+    block.put("user_sessions", opened.n, opened.at)
+    block.put("user_session_gap", opened.gap, opened.at)
+    block.put("user_session_due", opened.hours_since / opened.gap, opened.at)
+    sessions = np.full((len(users), len(USER_HALF_LIVES)), np.nan)
+    sessions[opened.at] = np.maximum(opened.s, LEAST_SESSIONS)
+    block.put("user_basket_7d", bought.s[:, U_7D] / sessions[bought.at, U_7D], bought.at)
+    block.put("user_basket_30d", bought.s[:, U_30D] / sessions[bought.at, U_30D], bought.at)
+    return block, sessions[:, [U_30D, U_120D]]
 
 
-def _pair_block(rows: int, readings: Readings) -> np.ndarray:
+def _pair_block(rows: int, readings: Readings) -> Block:
     block = Block("pair", rows)
     bought = readings.of(EVENT_TYPES["purchase"])
-    for name, column in (("1d", P_1D), ("14d", P_14D), ("45d", P_45D), ("120d", P_120D)):
+    for name, column in zip(("1d", "7d", "14d", "30d", "45d", "120d", "240d"), PAIR_COLUMNS, strict=True):
         block.put(f"pair_purchases_{name}", bought.s[:, column], bought.at)
     block.put("pair_purchases", bought.n, bought.at)
     block.put("pair_hours_since_purchase", bought.hours_since, bought.at)
@@ -210,7 +264,7 @@ def _pair_block(rows: int, readings: Readings) -> np.ndarray:
     block.put("pair_clicks_14d", clicks.s[:, P_14D], clicks.at)
     block.put("pair_hours_since_click", clicks.hours_since, clicks.at)
     block.put("pair_rating", ratings.value / ratings.n, ratings.at)
-    return block.values
+    return block
 
 
 class _Own:
@@ -220,7 +274,7 @@ class _Own:
         rows = len(user_of)
         self.user_of, self.interest = user_of, interest
         self.total = np.bincount(user_of, interest, minlength=users)
-        self.bought = {column: np.zeros(rows) for column in (P_14D, P_45D, P_120D)}
+        self.bought = {column: np.zeros(rows) for column in (P_7D, P_14D, P_45D, P_120D)}
         for column, target in self.bought.items():
             target[bought.at] = bought.s[:, column]
         self.viewed_14d = np.zeros(rows)
@@ -236,7 +290,7 @@ class _Groups:
         coded = np.flatnonzero(codes >= 0)
         keys = own.user_of[coded] * count + codes[coded]
         order = np.argsort(keys, kind="stable")
-        self._rows = coded[order]
+        self._rows, self._pairs = coded[order], len(codes)
         self.keys, self._starts = np.unique(keys[order], return_index=True)
         self.user = self.keys // max(count, 1)
 
@@ -245,6 +299,13 @@ class _Groups:
 
     def least(self, values: np.ndarray) -> np.ndarray:
         return np.minimum.reduceat(values[self._rows], self._starts) if len(self.keys) else np.zeros(0)
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Each group's value at all its pairs, float64[pairs]; NaN at pairs without a code."""
+        of_pair = np.full(self._pairs, np.nan)
+        sizes = np.diff(np.append(self._starts, len(self._rows)))
+        of_pair[self._rows] = np.repeat(values, sizes)
+        return of_pair
 
     def share(self, own: _Own) -> np.ndarray:
         total = own.total[self.user]
@@ -256,6 +317,8 @@ class _Groups:
 def _category_taste(own: _Own, codes: np.ndarray, count: int) -> Table:
     groups = _Groups(own, codes, count)
     block = Block("category", len(groups.keys))
+    block.put("category_purchases_7d", groups.sum(own.bought[P_7D]))
+    block.put("category_purchases_45d", groups.sum(own.bought[P_45D]))
     block.put("category_purchases_14d", groups.sum(own.bought[P_14D]))
     block.put("category_purchases_120d", groups.sum(own.bought[P_120D]))
     block.put("category_views_14d", groups.sum(own.viewed_14d))
@@ -282,5 +345,12 @@ def _hours(users: np.ndarray, folded: Folded, as_of: float) -> Hours:
     chosen = np.flatnonzero(user >= 0)
     chosen = chosen[np.lexsort((folded.keys[2][chosen], folded.keys[1][chosen], user[chosen]))]
     rows = take(folded, chosen)
-    weight = Readings(rows, user[chosen], as_of, HOUR_HALF_LIVES).s[:, 0]
-    return Hours(user[chosen].astype(np.int32), rows.keys[1].astype(np.int16), rows.keys[2].astype(np.int16), weight)
+    decayed = Readings(rows, user[chosen], as_of, HOUR_HALF_LIVES).s
+    return Hours(
+        user=user[chosen].astype(np.int32),
+        rung=rows.keys[1].astype(np.int16),
+        hour=rows.keys[2].astype(np.int16),
+        weight=decayed[:, HOUR_120D],
+        recent=decayed[:, HOUR_30D],
+        count=rows.n.astype(np.float64),
+    )

@@ -15,6 +15,7 @@ from engine.features.state import State
 from engine.ingest.profiles import FoldRows
 from engine.learning.candidates import Candidates, Proposer
 from engine.learning.replay import Moment
+from engine.learning.tastes import Collaborative
 from engine.learning.window_fit import Visits, first_of_visits
 from engine.localtime import local_hours
 from engine.store.tables import EVENT_TYPES
@@ -27,11 +28,13 @@ CANDIDATES = 100
 class Proposals:
     """Candidates at an instant and what became of them.
 
-    labels: bool[n], by candidate · taken: int64[m], user · I + item of everything taken, proposed or not, sorted.
+    labels: bool[n], by candidate · taken: int64[m], user · I + item of everything taken, proposed or not, sorted ·
+    collaborative: what the tastes as of then say of the users.
     """
 
     state: State
     candidates: Candidates
+    collaborative: Collaborative
     labels: np.ndarray
     taken: np.ndarray
 
@@ -49,7 +52,8 @@ class Proposals:
     def rows(self, chosen: np.ndarray) -> np.ndarray:
         """Feature rows float32[m, F] of the candidates at `chosen` (int positions)."""
         found = self.candidates
-        return matrix.build(self.state, found.user[chosen], found.item[chosen], found.related[chosen])
+        user, item = found.user[chosen], found.item[chosen]
+        return matrix.build(self.state, user, item, found.related[chosen], self.collaborative.of(user, item))
 
 
 @dataclass(frozen=True)
@@ -60,12 +64,12 @@ class Sample:
     labels: np.ndarray
 
 
-def propose(moment: Moment, proposer: Proposer, taken: np.ndarray) -> Proposals:
+def propose(moment: Moment, proposer: Proposer, collaborative: Collaborative, taken: np.ndarray) -> Proposals:
     """Candidates of everybody at a moment, with what they took afterwards (int64 keys, sorted)."""
     state = moment.state
     candidates = proposer.propose(state, CANDIDATES)
     keys = candidates.user.astype(np.int64) * len(state.catalogue) + candidates.item
-    return Proposals(state, candidates, np.isin(keys, taken), taken)
+    return Proposals(state, candidates, collaborative, np.isin(keys, taken), taken)
 
 
 def taken_after(events: FoldRows, state: State, event_type: int, until: float) -> np.ndarray:

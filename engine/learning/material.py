@@ -43,13 +43,13 @@ class Material:
     items: dict[float, Items]
 
 
-def read_material(snapshot: Snapshot, now: datetime, goal_name: str) -> Material:
-    """Events before `now` (aware) and the items as they were at each instant.
+def read_material(snapshot: Snapshot, now: datetime, goal_name: str, *, newest_only: bool = False) -> Material:
+    """Events before `now` (aware) and the items as they were at each instant; of the newest only, where asked for.
 
     Raises UnknownName for a goal the store has no event type of, TooLittleData with the reason.
     """
-    goal = _goal(snapshot, goal_name)
-    share = _share(snapshot)
+    goal = goal_of(snapshot, goal_name)
+    share = share_of(snapshot)
     where = "true" if share == 1 else f"user_id IN (SELECT id FROM users WHERE slot < {round(share * SLOTS)})"
     events = read_events(snapshot, until=now, where=where)
     if not len(events):
@@ -57,20 +57,22 @@ def read_material(snapshot: Snapshot, now: datetime, goal_name: str) -> Material
     if not np.any(events.event_type == goal):
         raise TooLittleData(f"there is no event of type {goal_name} to learn from")
     chosen = _timeline(events, now)
-    items = {instant.timestamp(): read_items(snapshot, instant) for instant in (*chosen.instants, now)}
+    instants = (chosen.test, now) if newest_only else (*chosen.instants, now)
+    items = {instant.timestamp(): read_items(snapshot, instant) for instant in instants}
     if len(items[now.timestamp()]) < 2:
         raise TooLittleData("there are fewer than two items: nothing to choose between")
     return Material(now, goal, goal_name, events, share, chosen, items)
 
 
-def _goal(snapshot: Snapshot, name: str) -> int:
+def goal_of(snapshot: Snapshot, name: str) -> int:
+    """The id of the event type `name`. Raises UnknownName."""
     known = {row.name: int(row.id) for row in snapshot.connection.execute(text("SELECT name, id FROM event_types"))}
     if name not in known:
         raise UnknownName(f"no event is of type {name!r}", hint=did_you_mean(name, known))
     return known[name]
 
 
-def _share(snapshot: Snapshot) -> float:
+def share_of(snapshot: Snapshot) -> float:
     """The share of users to learn from, a whole number of slots, judged by the profiles of a sixteenth of them."""
     seen = snapshot.connection.execute(
         text("SELECT coalesce(sum(n), 0) FROM user_profiles WHERE slot < :slots"), {"slots": PROFILE_PARTITION_SLOTS}

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -22,14 +22,16 @@ import xgboost
 
 from engine.errors import ModelRefused
 from engine.features import schema
+from engine.learning import tastes, windows
 from engine.learning.candidates import Blend
 from engine.learning.related import Related, sparse
-from engine.learning.windows import RUNGS, WEEK_HOURS, WindowModel
+from engine.learning.tastes import Tastes
+from engine.learning.windows import WindowModel
 
-FORMAT = 1
+FORMAT = 2
 REGIMES = ("goal", "click")
 LIBRARIES = ("numpy", "scipy", "xgboost")
-_ARRAYS = ("related_ids", "related_start", "related_item", "related_score", "window_curve", "window_concentration")
+_ARRAYS = ("related_ids", "related_start", "related_item", "related_score", *windows.ARRAYS)
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError)
 _LARGEST = 1 << 30
 """Bytes that a member of an artifact may unpack to."""
@@ -37,7 +39,11 @@ _LARGEST = 1 << 30
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """What was learned, as of an instant. `negative_share`: share of the negatives that training kept."""
+    """What was learned, as of an instant.
+
+    negative_share: share of the negatives that training kept · calibration: (slope, intercept) on the logit after that
+    is made up for, (1, 0): none.
+    """
 
     regime: str
     booster: xgboost.Booster
@@ -46,10 +52,13 @@ class Model:
     blend: Blend
     windows: WindowModel
     as_of: datetime
+    tastes: Tastes = field(default_factory=tastes.unknown)
+    calibration: tuple[float, float] = (1.0, 0.0)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives."""
-        return corrected(self.booster.inplace_predict(rows, validate_features=False), self.negative_share)
+        """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives, calibrated."""
+        raw = self.booster.inplace_predict(rows, validate_features=False)
+        return calibrated(corrected(raw, self.negative_share), self.calibration)
 
 
 def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
@@ -57,6 +66,15 @@ def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
     if negative_share == 1.0:
         return probability
     return np.asarray(probability / (probability + (1 - probability) / np.float32(negative_share)), np.float32)
+
+
+def calibrated(probability: np.ndarray, calibration: tuple[float, float]) -> np.ndarray:
+    """σ(slope · logit p + intercept), float32[n]; `probability` itself for (1, 0)."""
+    if calibration == (1.0, 0.0):
+        return probability
+    p = np.clip(probability, np.float32(1e-7), np.float32(1 - 1e-7))
+    logit = np.float32(calibration[0]) * np.log(p / (1 - p)) + np.float32(calibration[1])
+    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
 def set_threads(booster: xgboost.Booster, threads: int) -> xgboost.Booster:
@@ -69,14 +87,14 @@ def pack(model: Model) -> bytes:
     """The artifact of a model; equal models give equal bytes."""
     related = model.related.neighbours
     arrays = io.BytesIO()
+    parts: dict[str, Any] = {**tastes.to_arrays(model.tastes), **model.windows.arrays()}
     np.savez(
         arrays,
         related_ids=model.related.ids,
         related_start=related.indptr.astype(np.int64),
         related_item=related.indices.astype(np.int32),
         related_score=related.data.astype(np.float32),
-        window_curve=model.windows.curve,
-        window_concentration=model.windows.concentration,
+        **parts,
     )
     manifest = {
         "format": FORMAT,
@@ -84,6 +102,7 @@ def pack(model: Model) -> bytes:
         "features": list(schema.NAMES),
         "schema": schema.fingerprint(),
         "negative_share": model.negative_share,
+        "calibration": list(model.calibration),
         "blend": asdict(model.blend),
         "as_of": model.as_of.isoformat(),
         "libraries": libraries(),
@@ -114,7 +133,7 @@ def unpack(artifact: bytes, sha256: str) -> Model:
             _check_manifest(manifest)
             arrays = np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False)
             booster = xgboost.Booster(model_file=bytearray(archive.read("booster.ubj")))
-            return _assembled(manifest, booster, {name: arrays[name] for name in _ARRAYS})
+            return _assembled(manifest, booster, {name: arrays[name] for name in arrays.files})
     except (*_UNREADABLE, xgboost.core.XGBoostError) as error:
         raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="run horae train") from error
 
@@ -146,22 +165,20 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
 def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[str, np.ndarray]) -> Model:
     ids, start = arrays["related_ids"], arrays["related_start"]
     item, score = arrays["related_item"], arrays["related_score"]
-    curve, concentration = arrays["window_curve"], arrays["window_concentration"]
+    curves = windows.from_arrays(arrays)
     share = float(manifest["negative_share"])
+    slope, intercept = (float(number) for number in manifest["calibration"])
     consistent = (
         booster.num_features() == schema.COUNT
         and len(start) == len(ids) + 1
         and start[-1] == len(item) == len(score)
         and (not len(item) or (item.min() >= 0 and item.max() < len(ids)))
         and bool(np.isfinite(score).all())
-        and curve.shape == (WEEK_HOURS,)
-        and bool((curve > 0).all())
-        and abs(float(curve.sum()) - 1) < 1e-6
-        and concentration.shape == (RUNGS, 2)
-        and bool((concentration > 0).all())
         and 0 < share <= 1
+        and 0 < slope < 10
+        and -10 < intercept < 10
     )
-    if not consistent:
+    if curves is None or not consistent:
         raise ModelRefused("the model's artifact contradicts itself", hint="run horae train")
     neighbours = sparse.csr_array((score, item, start), shape=(len(ids), len(ids)))
     return Model(
@@ -170,6 +187,8 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         negative_share=share,
         related=Related(ids, neighbours),
         blend=Blend(**manifest["blend"]),
-        windows=WindowModel(curve, concentration),
+        windows=curves,
         as_of=datetime.fromisoformat(manifest["as_of"]),
+        tastes=tastes.from_arrays(arrays),
+        calibration=(slope, intercept),
     )

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 
 from engine.features.catalogue import Catalogue, Items, build_catalogue
 from engine.features.decay import Folded, read
+from engine.features.habits import Habits
 from engine.features.readings import take
-from engine.features.state import Profiles, State, build_state
+from engine.features.state import HOUR_120D, Profiles, State, build_state
 from engine.learning.history import item_profiles, read_events, user_profiles
 from engine.store.database import Snapshot
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
@@ -26,8 +27,8 @@ _FEW = 2_000
 """Ids that are written into a query; beyond that a wider range is read and the rest dropped."""
 
 
-def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
-    """Every item as it was at τ, and its profiles from events before τ."""
+def read_catalogue(snapshot: Snapshot, as_of: datetime, habits: Habits | None = None) -> Catalogue:
+    """Every item as it was at τ, and its profiles from events before τ; habits: the model's."""
     items = read_items(snapshot, as_of)
     tau = as_of.timestamp()
     rows = snapshot.arrow(f"SELECT item_id, event_type, {_profile_columns('item_profiles')} FROM item_profiles")
@@ -38,7 +39,7 @@ def read_catalogue(snapshot: Snapshot, as_of: datetime) -> Catalogue:
         kept = take(profiles, ~np.isin(profiles.keys[0], late))
         rebuilt = item_profiles(events.where(np.isin(events.item, late)))
         profiles = _joined(kept, rebuilt)
-    return build_catalogue(items, profiles, tau)
+    return build_catalogue(items, profiles, tau, habits)
 
 
 def read_state(
@@ -92,7 +93,7 @@ def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
         past = user_profiles(read_events(snapshot, until=as_of, where=theirs))
         ours = np.isin(past.hours.keys[0], late)
         hours = _joined(take(hours, ~np.isin(hours.keys[0], late)), take(past.hours, ours))
-    weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, 0]
+    weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, HOUR_120D]
     return np.bincount(hours.keys[2], weight, minlength=48)
 
 

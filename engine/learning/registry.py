@@ -71,6 +71,24 @@ def promote(connection: Connection, version: int) -> None:
     connection.execute(text("UPDATE models SET state = 'champion' WHERE version = :version"), {"version": version})
 
 
+def rollback(connection: Connection) -> int:
+    """Promote the newest retired model that was champion before the present one; its version.
+
+    Raises UnknownName where there is none, ModelRefused where its artifact fails its checks.
+    """
+    version = connection.execute(
+        text(
+            "SELECT version FROM models WHERE state = 'retired'"
+            " AND version < coalesce((SELECT version FROM models WHERE state = 'champion'), 2147483647)"
+            " ORDER BY version DESC LIMIT 1"
+        )
+    ).scalar()
+    if version is None:
+        raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
+    promote(connection, int(version))
+    return int(version)
+
+
 def champion(connection: Connection) -> int | None:
     """The champion's version, None while there is none."""
     return connection.execute(text("SELECT version FROM models WHERE state = 'champion'")).scalar()

@@ -13,12 +13,13 @@ import numpy as np
 
 from engine.features.catalogue import Items, build_catalogue, interest_weights
 from engine.features.decay import Folded, merge
+from engine.features.habits import LEAST_GAP_DAYS, Habits, habits_of
 from engine.features.readings import positions
 from engine.features.state import Profiles, State, build_state
 from engine.ingest.profiles import FoldRows
 from engine.learning import related
 from engine.learning.history import NOBODY, item_profiles, user_profiles
-from engine.store.tables import HALF_LIVES_DAYS
+from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
 DAY_SECONDS = 86_400.0
 ACTIVE_DAYS = 120.0
@@ -27,10 +28,11 @@ ACTIVE_DAYS = 120.0
 
 @dataclass(frozen=True, eq=False)
 class Moment:
-    """What was known at an instant: the state of the users active until then, and the item-to-item neighbours."""
+    """What was known at an instant: the state of the users active until then, item-to-item neighbours, and habits."""
 
     state: State
     neighbours: Any
+    habits: Habits
 
 
 class Replay:
@@ -46,8 +48,9 @@ class Replay:
         self._items: Folded | None = None
         self._tail = self._events.where(np.zeros(0, np.int64))
         self._counter = related.Counter(len(self._ids), beginning)
+        self._gaps = np.zeros((3, len(self._ids)))
 
-    def at(self, tau: float, items: Items, most_users: int) -> Moment:
+    def at(self, tau: float, items: Items, most_users: int, active_days: float = ACTIVE_DAYS) -> Moment:
         """What was known at τ (epoch seconds, not before the last call's) of at most `most_users` active users.
 
         `items`: the same ids, as they were at τ.
@@ -55,14 +58,16 @@ class Replay:
         stop = int(np.searchsorted(self._events.at, tau, side="left"))
         fresh = self._events.where(np.arange(self._until, stop))
         self._count(fresh)
+        self._count_gaps(fresh)
         self._fold(fresh)
         self._until = stop
         assert self._profiles is not None
         assert self._items is not None
-        catalogue = build_catalogue(items, _scaled(self._items, 1 / self._share), tau)
-        users = self._active(tau, most_users)
+        habits = habits_of(self._ids, *self._gaps)
+        catalogue = build_catalogue(items, _scaled(self._items, 1 / self._share), tau, habits)
+        users = self._active(tau, most_users, active_days)
         state = build_state(users, self._profiles, catalogue, tau)
-        return Moment(state, self._counter.neighbours())
+        return Moment(state, self._counter.neighbours(), habits)
 
     def _fold(self, fresh: FoldRows) -> None:
         profiles, items = user_profiles(fresh), item_profiles(fresh)
@@ -92,10 +97,29 @@ class Replay:
         )
         self._tail = known.where(_last_of_each(known.user, related.REACH))
 
-    def _active(self, tau: float, most: int) -> np.ndarray:
+    def _count_gaps(self, fresh: FoldRows) -> None:
+        """Gaps between purchases of one item by one user, the earlier of which may lie before."""
+        bought = np.flatnonzero((fresh.event_type == EVENT_TYPES["purchase"]) & (fresh.user != NOBODY))
+        user, item, at = fresh.user[bought], positions(self._ids, fresh.item[bought]), fresh.at[bought]
+        if self._profiles is not None:
+            known = self._profiles.pairs
+            earlier = np.flatnonzero(known.keys[2] == EVENT_TYPES["purchase"])
+            earlier_item = positions(self._ids, known.keys[1][earlier])
+            user = np.concatenate([known.keys[0][earlier], user])
+            item, at = np.concatenate([earlier_item, item]), np.concatenate([known.last_at[earlier], at])
+        user, item, at = user[item >= 0], item[item >= 0], at[item >= 0]
+        order = np.lexsort((at, item, user))
+        user, item, at = user[order], item[order], at[order]
+        days = np.diff(at) / DAY_SECONDS
+        gap = (user[1:] == user[:-1]) & (item[1:] == item[:-1]) & (days > LEAST_GAP_DAYS)
+        log, of = np.log(days[gap]), item[1:][gap]
+        for row, weight in enumerate((np.ones(len(log)), log, log * log)):
+            self._gaps[row] += np.bincount(of, weight, minlength=len(self._ids))
+
+    def _active(self, tau: float, most: int, days: float) -> np.ndarray:
         assert self._profiles is not None
         folded = self._profiles.users
-        active = np.unique(folded.keys[0][folded.last_at >= tau - ACTIVE_DAYS * DAY_SECONDS])
+        active = np.unique(folded.keys[0][folded.last_at >= tau - days * DAY_SECONDS])
         if len(active) > most:
             active = np.sort(active[np.argsort(scrambled(active), kind="stable")[:most]])
         return active

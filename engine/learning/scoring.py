@@ -23,10 +23,10 @@ from engine.features import matrix
 from engine.features.catalogue import Catalogue
 from engine.features.matrix import WindowCurves
 from engine.features.state import P_120D, State
-from engine.learning import reading, registry, related, windows
+from engine.learning import reading, registry, related, tastes, windows
 from engine.learning.candidates import Blend, Candidates, Proposer
 from engine.learning.model import Model
-from engine.learning.related import Related
+from engine.learning.tastes import Collaborative, Tastes
 from engine.learning.windows import WindowModel
 from engine.store.database import Snapshot
 
@@ -37,17 +37,19 @@ ROWS = 8192
 class Scorer(ABC):
     """What planning asks of a model. `version` is None for the baseline; `regime` is goal, click or baseline."""
 
-    def __init__(
-        self, version: int | None, regime: str, related_items: Related | None, blend: Blend, model: WindowModel | None
-    ) -> None:
-        self.version, self.regime = version, regime
-        self._related, self._blend, self._windows = related_items, blend, model
+    def __init__(self, version: int | None, model: Model | None) -> None:
+        self.version, self.regime = version, "baseline" if model is None else model.regime
+        self._learned = model
+        self._blend = Blend() if model is None else model.blend
+        self._tastes_of: tuple[np.ndarray, Tastes] | None = None
+        self._collaborative: WeakKeyDictionary[State, Collaborative] = WeakKeyDictionary()
         self._proposer_of: tuple[np.ndarray, Proposer] | None = None
         self._curves: WeakKeyDictionary[State, WindowCurves] = WeakKeyDictionary()
 
     def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
         """Every item as of τ = `as_of`; read once per run or shard."""
-        return reading.read_catalogue(snapshot, as_of)
+        habits = None if self._learned is None else self._learned.tastes.habits
+        return reading.read_catalogue(snapshot, as_of, habits)
 
     def state(
         self,
@@ -82,7 +84,7 @@ class Scorer(ABC):
         """
         if related_scores is None:
             related_scores = related.lookup(state, self._proposer(state.catalogue).neighbours, user, item)
-        rows = matrix.build(state, user, item, related_scores)
+        rows = matrix.build(state, user, item, related_scores, self._collaborate(state).of(user, item))
         return rows if cell is None else matrix.with_windows(rows, user, cell, self._window_curves(state))
 
     @abstractmethod
@@ -115,14 +117,24 @@ class Scorer(ABC):
     def _proposer(self, catalogue: Catalogue) -> Proposer:
         """The proposer for these items; the last one is kept, as most catalogues have the same items."""
         if self._proposer_of is None or not np.array_equal(self._proposer_of[0], catalogue.ids):
-            learned = self._related if self._related is not None else related.nothing(catalogue.ids)
+            learned = related.nothing(catalogue.ids) if self._learned is None else self._learned.related
             self._proposer_of = (catalogue.ids, Proposer(learned.aligned(catalogue), self._blend))
         return self._proposer_of[1]
 
     def _window_model(self, catalogue: Catalogue) -> WindowModel:
         del catalogue
-        assert self._windows is not None
-        return self._windows
+        assert self._learned is not None
+        return self._learned.windows
+
+    def _collaborate(self, state: State) -> Collaborative:
+        """What the model's tastes say of the state's users; once per state."""
+        if state not in self._collaborative:
+            ids = state.catalogue.ids
+            if self._tastes_of is None or not np.array_equal(self._tastes_of[0], ids):
+                learned = tastes.nothing(ids) if self._learned is None else self._learned.tastes
+                self._tastes_of = (ids, learned.aligned(state.catalogue))
+            self._collaborative[state] = self._tastes_of[1].collaborate(state)
+        return self._collaborative[state]
 
     def _window_curves(self, state: State) -> WindowCurves:
         if state not in self._curves:
@@ -135,7 +147,7 @@ class Baseline(Scorer):
 
     def __init__(self, users: int) -> None:
         """`users`: how many share the items' popularity."""
-        super().__init__(None, "baseline", None, Blend(), None)
+        super().__init__(None, None)
         self._users = max(users, 1)
 
     def catalogue(self, snapshot: Snapshot, as_of: datetime) -> Catalogue:
@@ -169,7 +181,7 @@ class Learned(Scorer):
     """A registered model. Regime goal: labels know no window; regime click: the model scores (offer, window) itself."""
 
     def __init__(self, version: int, model: Model) -> None:
-        super().__init__(version, model.regime, model.related, model.blend, model.windows)
+        super().__init__(version, model)
         self._model = model
 
     def goal(

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection
 
 from engine.clock import monotonic
-from engine.learning import ctr, measuring, registry
+from engine.errors import ModelRefused
+from engine.learning import ctr, factors, measuring, registry
 from engine.learning.dataset import Proposals
+from engine.learning.gate import calibrate, judge
 from engine.learning.material import Material, TooLittleData, read_material
 from engine.learning.model import Model, set_threads
 from engine.learning.related import Related
+from engine.learning.replay import scrambled
 from engine.learning.timeline import ATTRIBUTION
-from engine.learning.walk import Progress, Walk, Walked, everybody
-from engine.learning.window_fit import fit
-from engine.learning.windows import with_everybody
+from engine.learning.walk import Progress, Walk, Walked
+from engine.learning.window_fit import fit, relearned
 from engine.store.database import Database
 
 LEAST_POSITIVES = 100
@@ -40,7 +43,8 @@ _ROWS = 16_384
 class TrainReport:
     """What training did. `version` is None where there was too little to learn from: `reason` says why.
 
-    A model that ranks no better than popularity is registered but not promoted; `reason` says that too.
+    A model that ranks no better than popularity, is off in its chances or is worse than the champion on the newest week
+    whose outcomes are known is registered but not promoted; `reason` says that too.
     """
 
     version: int | None
@@ -72,23 +76,44 @@ def train(
     try:
         with database.snapshot() as snapshot:
             material = read_material(snapshot, now, options.goal)
-        model, metrics = _learn(material, options, tell)
+            champion = champion_of(snapshot.connection)
+        walked = Walk(material, options.seed, tell, options.threads).run(_READ, _WALKED)
+        model, metrics = _learn(material, walked, options, tell)
     except TooLittleData as too_little:
         return TrainReport(None, False, str(too_little))
-    ours, theirs = metrics["model"]["ndcg_10"], metrics["popularity"]["ndcg_10"]
-    better = ours is not None and ours >= theirs
+    reason = _objection(model, metrics, walked.test, champion)
     metrics["seconds"] = round(monotonic() - started, 3)
     tell("registering", 0.99)
     with database.begin() as connection:
         version = registry.register(connection, model, metrics)
-        if better:
+        if reason is None:
             registry.promote(connection, version)
-    reason = None if better else "the model ranks no better than popularity: registered, not promoted"
-    return TrainReport(version, better, reason, metrics)
+    return TrainReport(version, reason is None, reason, metrics)
 
 
-def _learn(material: Material, options: Options, tell: Progress) -> tuple[Model, dict[str, Any]]:
-    walked = Walk(material, options.seed, tell).run(_READ, _WALKED)
+def champion_of(connection: Connection) -> Model | None:
+    """The champion, None while there is none or where this version cannot use it: then nothing is to be beaten."""
+    version = registry.champion(connection)
+    if version is None:
+        return None
+    try:
+        return registry.load(connection, version)
+    except ModelRefused:
+        return None
+
+
+def _objection(model: Model, metrics: dict[str, Any], test: Proposals, champion: Model | None) -> str | None:
+    """Why the model must not become champion, None where it may."""
+    ours, theirs = metrics["model"]["ndcg_10"], metrics["popularity"]["ndcg_10"]
+    if ours is None or ours < theirs:
+        return "the model ranks no better than popularity: registered, not promoted"
+    rival = None if champion is None or champion.regime != model.regime else predict(champion, test)
+    verdict = judge(test.labels, predict(model, test), rival)
+    metrics["gate"] = {"passed": verdict.passed, "reason": verdict.reason}
+    return None if verdict.passed else f"{verdict.reason}: registered, not promoted"
+
+
+def _learn(material: Material, walked: Walked, options: Options, tell: Progress) -> tuple[Model, dict[str, Any]]:
     _require_positives(walked, material.goal_name)
 
     def grown(trees: int) -> None:
@@ -103,10 +128,14 @@ def _learn(material: Material, options: Options, tell: Progress) -> tuple[Model,
         negative_share=walked.negative_share,
         related=Related(state.catalogue.ids, walked.final.neighbours),
         blend=walked.blend,
-        windows=fit(everybody(state.hours), walked.lessons),
+        windows=fit(state.hours, len(state), walked.lessons),
         as_of=material.now,
+        tastes=walked.tastes,
     )
     tell("testing", 0.95)
+    test = walked.test
+    half = scrambled(test.state.users)[test.candidates.user] % np.uint64(2) == 0
+    model = replace(model, calibration=calibrate(test.labels, predict(model, test), half))
     metrics = _measured(model, walked)
     set_threads(fitted.booster, 1)
     described = {
@@ -115,6 +144,10 @@ def _learn(material: Material, options: Options, tell: Progress) -> tuple[Model,
         "instants": [instant.isoformat() for instant in material.timeline.instants],
         "rows": len(walked.train.labels),
         "trees": fitted.trees,
+        "best_trees": fitted.best,
+        "trade_off": fitted.trade_off(),
+        "calibration": list(model.calibration),
+        "factors": factors.installed(),
         "negative_share": round(walked.negative_share, 6),
     }
     return model, described | metrics
@@ -131,20 +164,20 @@ def _require_positives(walked: Walked, goal: str) -> None:
 
 def _measured(model: Model, walked: Walked) -> dict[str, Any]:
     test = walked.test
-    curve_then = with_everybody(everybody(test.state.hours), model.windows.concentration)
+    curve_then = relearned(model.windows, test.state.hours, len(test.state))
     found = measuring.measure_windows(curve_then, test.state, walked.visits)
     return {
         "users": len(test.state),
         "candidate_recall": _finite(test.recall),
-        "model": _all_finite(measuring.measure_model(test, _predict(model, test))),
+        "model": _all_finite(measuring.measure_model(test, predict(model, test))),
         "popularity": _all_finite(measuring.measure_popularity(test)),
         "own_history": _all_finite(measuring.measure_own_history(test)),
         "windows": {name: _all_finite(values) for name, values in found.items()},
     }
 
 
-def _predict(model: Model, proposals: Proposals) -> np.ndarray:
-    """The chance of every candidate, float32[n], a part at a time."""
+def predict(model: Model, proposals: Proposals) -> np.ndarray:
+    """The model's chance of every candidate, float32[n], a part at a time."""
     rows = np.arange(len(proposals.labels))
     parts = [rows[start : start + _ROWS] for start in range(0, len(rows), _ROWS)]
     return np.concatenate([model.predict(proposals.rows(part)) for part in parts] or [np.zeros(0, np.float32)])

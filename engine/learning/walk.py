@@ -8,16 +8,15 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.features.state import Hours
-from engine.learning import ctr, dataset
+from engine.learning import ctr, dataset, tastes
 from engine.learning.blending import fit_blend
 from engine.learning.candidates import Blend, Proposer
 from engine.learning.dataset import Proposals, Sample
 from engine.learning.material import Material
 from engine.learning.replay import Moment, Replay
+from engine.learning.tastes import Tastes
 from engine.learning.timeline import ATTRIBUTION
 from engine.learning.window_fit import Lesson, Visits, lesson
-from engine.learning.windows import WEEK_HOURS
 
 Progress = Callable[[str, float], None]
 """Told what is being done, and how much of the whole is done (0 … 1)."""
@@ -34,7 +33,7 @@ class Walked:
     """What the walk collected.
 
     final: what is known now · test, visits: the test week · lessons, for the window model · blend, of the sources ·
-    negative_share, of the samples.
+    negative_share, of the samples · tastes, as of now.
     """
 
     train: Sample
@@ -45,14 +44,15 @@ class Walked:
     blend: Blend
     negative_share: float
     final: Moment
+    tastes: Tastes
 
 
 class Walk:
     """One walk; `run` does it."""
 
-    def __init__(self, material: Material, seed: int, tell: Progress) -> None:
-        """`seed` draws the negatives."""
-        self._material, self._tell = material, tell
+    def __init__(self, material: Material, seed: int, tell: Progress, threads: int = 1) -> None:
+        """`seed` draws the negatives and begins the factors."""
+        self._material, self._tell, self._seed, self._threads = material, tell, seed, threads
         self._replay = Replay(material.events, material.items[material.now.timestamp()].ids, material.share)
         self._rng = np.random.default_rng(seed)
         self._blend: Blend | None = None
@@ -71,15 +71,18 @@ class Walk:
                 lessons.append(lesson(moment.state.hours, len(moment.state), self._visits(moment, instant)))
         self._announce(line.test, done_until - (done_until - done_from) * 2 / (len(line.instants) + 1))
         moment = self._moment(line.test)
+        test, visits = self._propose(moment, line.test), self._visits(moment, line.test)
+        final = self._moment(self._material.now)
         return Walked(
             train=dataset.joined(samples[:-1]),
             validate=samples[-1],
-            test=self._propose(moment, line.test),
-            visits=self._visits(moment, line.test),
+            test=test,
+            visits=visits,
             lessons=tuple(lessons),
             blend=self._blend or Blend(),
             negative_share=self._negative_share,
-            final=self._moment(self._material.now),
+            final=final,
+            tastes=tastes.learn(final, self._seed, self._threads),
         )
 
     def _moment(self, instant: datetime) -> Moment:
@@ -92,17 +95,13 @@ class Walk:
     def _propose(self, moment: Moment, instant: datetime) -> Proposals:
         """Candidates and outcomes; the first instant decides the blend and the share of negatives for all."""
         until = (instant + ATTRIBUTION).timestamp()
+        collaborative = tastes.learn(moment, self._seed, self._threads).collaborate(moment.state)
         taken = dataset.taken_after(self._material.events, moment.state, self._material.goal, until)
         if self._blend is None:
-            first = dataset.propose(moment, Proposer(moment.neighbours, Blend()), taken)
+            first = dataset.propose(moment, Proposer(moment.neighbours, Blend()), collaborative, taken)
             self._blend = fit_blend(first.state, first.candidates, first.labels)
             self._negative_share = ctr.negative_share(int(first.labels.sum()), len(first.labels))
-        return dataset.propose(moment, Proposer(moment.neighbours, self._blend), taken)
+        return dataset.propose(moment, Proposer(moment.neighbours, self._blend), collaborative, taken)
 
     def _visits(self, moment: Moment, instant: datetime) -> Visits:
         return dataset.visits_after(self._material.events, moment.state, (instant + ATTRIBUTION).timestamp())
-
-
-def everybody(hours: Hours) -> np.ndarray:
-    """Everybody's decayed activity by hour of the week, float64[48]."""
-    return np.bincount(hours.hour, hours.weight, minlength=WEEK_HOURS)

@@ -71,10 +71,10 @@ EVENT_TYPES = {
 """The known event types and their fixed ids; other types get ids from 100 as they appear."""
 
 HALF_LIVES_DAYS: dict[str, tuple[float, ...]] = {
-    "user_profiles": (1 / 24, 1.0, 7.0, 30.0),
-    "item_profiles": (1.0, 3.0, 7.0, 30.0),
-    "user_item_profiles": (1.0, 14.0, 45.0, 120.0),
-    "user_hour_profiles": (120.0,),
+    "user_profiles": (1 / 24, 1.0, 7.0, 30.0, 120.0),
+    "item_profiles": (1.0, 3.0, 7.0, 30.0, 120.0),
+    "user_item_profiles": (1.0, 7.0, 14.0, 30.0, 45.0, 120.0, 240.0),
+    "user_hour_profiles": (30.0, 120.0),
 }
 """Half-lives (days) of the decayed counters s0, s1, … of each profile table."""
 

@@ -94,7 +94,7 @@ def profiles(database: Database) -> dict[tuple, np.ndarray]:
     return found
 
 
-NUMBERS = {"n", "first_at", "last_at", "value", "s0", "s1", "s2", "s3"}
+NUMBERS = {"n", "first_at", "last_at", "value", *(f"s{number}" for number in range(7))}
 
 
 def same_profiles(a: dict[tuple, np.ndarray], b: dict[tuple, np.ndarray]) -> bool:
