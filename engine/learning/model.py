@@ -42,7 +42,7 @@ class Model:
     """What was learned, as of an instant.
 
     negative_share: share of the negatives that training kept · calibration: (slope, intercept) on the logit after that
-    is made up for, (1, 0): none.
+    is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN.
     """
 
     regime: str
@@ -54,11 +54,18 @@ class Model:
     as_of: datetime
     tastes: Tastes = field(default_factory=tastes.unknown)
     calibration: tuple[float, float] = (1.0, 0.0)
+    constants: np.ndarray | None = None
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives, calibrated."""
-        raw = self.booster.inplace_predict(rows, validate_features=False)
+        raw = self.booster.inplace_predict(self.filled(rows), validate_features=False)
         return calibrated(corrected(raw, self.negative_share), self.calibration)
+
+    def filled(self, rows: np.ndarray) -> np.ndarray:
+        """Feature rows as the booster sees them: with constants for missing values, where the model has any."""
+        if self.constants is None:
+            return rows
+        return np.where(np.isnan(rows), self.constants, rows)
 
 
 def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
@@ -88,6 +95,8 @@ def pack(model: Model) -> bytes:
     related = model.related.neighbours
     arrays = io.BytesIO()
     parts: dict[str, Any] = {**tastes.to_arrays(model.tastes), **model.windows.arrays()}
+    if model.constants is not None:
+        parts["constants"] = model.constants
     np.savez(
         arrays,
         related_ids=model.related.ids,
@@ -178,6 +187,8 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         and 0 < slope < 10
         and -10 < intercept < 10
     )
+    constants = arrays.get("constants")
+    consistent = consistent and (constants is None or constants.shape == (schema.COUNT,))
     if curves is None or not consistent:
         raise ModelRefused("the model's artifact contradicts itself", hint="run horae train")
     neighbours = sparse.csr_array((score, item, start), shape=(len(ids), len(ids)))
@@ -191,4 +202,5 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         as_of=datetime.fromisoformat(manifest["as_of"]),
         tastes=tastes.from_arrays(arrays),
         calibration=(slope, intercept),
+        constants=constants,
     )

@@ -25,6 +25,7 @@ from engine.features.matrix import WindowCurves
 from engine.features.state import P_120D, State
 from engine.learning import reading, registry, related, tastes, windows
 from engine.learning.candidates import Blend, Candidates, Proposer
+from engine.learning.explaining import Explanation, explain_rows
 from engine.learning.model import Model
 from engine.learning.tastes import Collaborative, Tastes
 from engine.learning.windows import WindowModel
@@ -195,6 +196,12 @@ class Learned(Scorer):
             given = None if related_scores is None else related_scores[part]
             scores[part] = self._model.predict(self.features(state, user[part], item[part], cell, given))
         return scores
+
+    def explain(
+        self, state: State, user: np.ndarray, item: np.ndarray, cell: np.ndarray | None = None, most: int = 5
+    ) -> list[Explanation]:
+        """Why each (user, item[, window cell]) scores as it does: exact contributions in sentences."""
+        return explain_rows(self._model, self.features(state, user, item, cell), most)
 
     def offers(
         self,

@@ -50,9 +50,13 @@ class Collaborative:
     def of(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """float32[n, 2]: what the factors and the users alike say of `item` for `user` (positions); NaN: nothing."""
         scores = np.empty((len(user), 2), np.float32)
-        scores[:, 0] = factors.scores(self._vectors, self._factors, user, item)
+        scores[:, 0] = self.of_factors(user, item)
         scores[:, 1] = self._alike(np.asarray(user, np.int64), item) if self._known else np.nan
         return scores
+
+    def of_factors(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """What the factors alone say, float32[n]."""
+        return factors.scores(self._vectors, self._factors, user, item)
 
     def _alike(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         if not len(user) or not len(self._keys):

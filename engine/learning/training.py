@@ -18,8 +18,9 @@ from sqlalchemy import Connection
 from engine.clock import monotonic
 from engine.errors import ModelRefused
 from engine.learning import ctr, factors, measuring, registry
-from engine.learning.dataset import Proposals
+from engine.learning.dataset import Proposals, Sample
 from engine.learning.gate import calibrate, judge
+from engine.learning.imputing import Imputer, complete, fit_imputer
 from engine.learning.material import Material, TooLittleData, read_material
 from engine.learning.model import Model, set_threads
 from engine.learning.related import Related
@@ -55,11 +56,16 @@ class TrainReport:
 
 @dataclass(frozen=True)
 class Options:
-    """How to train. goal: the event type that counts as success · seed: same seed, same model · threads: for trees."""
+    """How to train.
+
+    goal: the event type that counts as success · seed: same seed, same model · threads: for trees · impute: one of
+    imputing.STRATEGIES; `none` leaves missing values to the trees.
+    """
 
     goal: str = "purchase"
     seed: int = 1
     threads: int = 2
+    impute: str = "none"
 
 
 def train(
@@ -119,7 +125,8 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
     def grown(trees: int) -> None:
         tell(f"growing tree {trees}", _WALKED + (_GROWN - _WALKED) * min(trees / _USUAL_TREES, 1.0))
 
-    fitted = ctr.fit(walked.train, walked.validate, options.seed, options.threads, grown)
+    imputer, train_sample, validate_sample = _imputed(walked, options)
+    fitted = ctr.fit(train_sample, validate_sample, options.seed, options.threads, grown)
     tell("fitting send windows", _GROWN)
     state = walked.final.state
     model = Model(
@@ -131,6 +138,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         windows=fit(state.hours, len(state), walked.lessons),
         as_of=material.now,
         tastes=walked.tastes,
+        constants=imputer.constants if np.isfinite(imputer.constants).any() else None,
     )
     tell("testing", 0.95)
     test = walked.test
@@ -142,7 +150,8 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         "goal": material.goal_name,
         "attribution_days": ATTRIBUTION.days,
         "instants": [instant.isoformat() for instant in material.timeline.instants],
-        "rows": len(walked.train.labels),
+        "rows": len(train_sample.labels),
+        "impute": options.impute,
         "trees": fitted.trees,
         "best_trees": fitted.best,
         "trade_off": fitted.trade_off(),
@@ -151,6 +160,19 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         "negative_share": round(walked.negative_share, 6),
     }
     return model, described | metrics
+
+
+def _imputed(walked: Walked, options: Options) -> tuple[Imputer, Sample, Sample]:
+    """The samples as the trees learn from them; validation rows as they are served."""
+    imputer, train = fit_imputer(options.impute, walked.train.rows, options.seed), walked.train
+    if options.impute == "drop":
+        kept = complete(train.rows)
+        train = Sample(train.rows[kept], train.labels[kept])
+        if not 0 < train.labels.sum() < len(kept):
+            raise TooLittleData("no complete row is left to learn from: impute otherwise")
+    elif options.impute != "none":
+        train = Sample(imputer.offline(train.rows), train.labels)
+    return imputer, train, Sample(imputer.served(walked.validate.rows), walked.validate.labels)
 
 
 def _require_positives(walked: Walked, goal: str) -> None:

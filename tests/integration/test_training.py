@@ -10,9 +10,10 @@ from sqlalchemy import text
 
 from engine.errors import ModelRefused, UnknownName
 from engine.features import schema
-from engine.learning import registry
-from engine.learning.scoring import load_scorer
+from engine.learning import ctr, registry
+from engine.learning.scoring import Learned, load_scorer
 from engine.learning.training import Options, train
+from engine.learning.warm import warm_update
 from engine.store.database import Database
 from tests.learning_store import Shop
 
@@ -155,3 +156,65 @@ def test_the_stored_schema_is_the_one_that_features_follow(database: Database, s
         stored = connection.execute(text("SELECT feature_schema FROM models")).scalar_one()
 
     assert [feature["name"] for feature in stored] == list(schema.NAMES)
+
+
+def test_a_warm_update_grows_the_champion_and_keeps_all_else(database: Database, shop: Shop) -> None:
+    first = train(database, shop.end, options=ONE_THREAD)
+    assert first.promoted
+
+    later = warm_update(database, shop.end, options=ONE_THREAD)
+
+    assert later.version is not None
+    with database.begin() as connection:
+        before, after = registry.load(connection, first.version or 0), registry.load(connection, later.version)
+        assert registry.champion(connection) == (later.version if later.promoted else first.version)
+    assert after.booster.num_boosted_rounds() == before.booster.num_boosted_rounds() + ctr.WARM_TREES
+    assert after.blend == before.blend
+    assert np.array_equal(after.tastes.factors.taken, before.tastes.factors.taken)
+    assert later.metrics["gate"]["passed"] == later.promoted
+
+
+def test_without_a_champion_there_is_nothing_to_update(database: Database, shop: Shop) -> None:
+    report = warm_update(database, shop.end, options=ONE_THREAD)
+
+    assert report.version is None
+    assert "no champion" in str(report.reason)
+
+
+def test_rolling_back_brings_the_champion_before_and_running_scorers_follow(database: Database, shop: Shop) -> None:
+    first = train(database, shop.end, options=ONE_THREAD)
+    second = train(database, shop.end, options=ONE_THREAD)
+    with database.begin() as connection:
+        assert load_scorer(connection).version == second.version
+    with database.begin() as connection:
+        assert registry.rollback(connection) == first.version
+    with database.begin() as connection:
+        assert load_scorer(connection).version == first.version  # a running process asks anew in each run
+        with pytest.raises(UnknownName, match="no earlier champion"):
+            registry.rollback(connection)
+
+
+@pytest.mark.parametrize("impute", ["median", "drop"])
+def test_a_model_trained_on_imputed_rows_serves_the_same_constants(database: Database, shop: Shop, impute: str) -> None:
+    report = train(database, shop.end, options=Options(threads=1, impute=impute))
+
+    assert report.version is not None
+    with database.begin() as connection:
+        model = registry.load(connection, report.version)
+    rows = np.full((2, schema.COUNT), np.nan, np.float32)
+    assert (model.constants is not None) == (impute == "median")
+    assert np.isfinite(model.predict(rows)).all()
+
+
+def test_a_score_is_explained_in_the_words_of_the_schema(database: Database, shop: Shop) -> None:
+    train(database, shop.end, options=ONE_THREAD)
+    with database.snapshot() as snapshot:
+        scorer = load_scorer(snapshot.connection)
+        assert isinstance(scorer, Learned)
+        state = scorer.state(snapshot, ALL, shop.end, scorer.catalogue(snapshot, shop.end))
+        found = scorer.candidates(state, 1)
+        told = scorer.explain(state, found.user[:3], found.item[:3])
+        scores = scorer.goal(state, found.user[:3], found.item[:3])
+
+    assert [explanation.score for explanation in told] == scores.tolist()
+    assert all(explanation.reasons for explanation in told)

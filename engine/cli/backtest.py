@@ -1,0 +1,159 @@
+"""`horae backtest`: what Horae would have decided on the log so far, and what users then did."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from engine.cli.learning import progress_bar
+from engine.errors import BadInput
+
+if TYPE_CHECKING:
+    from engine.learning.backtest.log import Spec
+    from engine.learning.backtest.run import Progress, Result
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+PRESETS = ("complete-journey",)
+_SHOWN = (
+    ("ndcg_10", "NDCG@10"),
+    ("hr_10", "HR@10"),
+    ("ap", "AP"),
+    ("auc", "AUC"),
+    ("ne", "NE"),
+    ("ece", "ECE"),
+    ("candidate_recall", "recall"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's command to `app`."""
+    app.command()(backtest)
+
+
+def backtest(  # noqa: PLR0913 - the options of a command
+    begin: Annotated[
+        datetime | None,
+        typer.Option("--from", metavar="DAY", formats=["%Y-%m-%d"], help="The first weekly snapshot."),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--to", metavar="DAY", formats=["%Y-%m-%d"], help="The last one; its labels are 7 days more."),
+    ] = None,
+    goal: Annotated[str, typer.Option(metavar="TYPE", help="The event type that counts as success.")] = "purchase",
+    candidates: Annotated[int, typer.Option(min=10, help="Items proposed to each user.")] = 100,
+    stale: Annotated[
+        str, typer.Option(metavar="DAYS", help="Also decide on features so many days old, as in 0,1,7,28.")
+    ] = "",
+    new_only: Annotated[
+        bool, typer.Option("--new-only", help="Only items that the user has not bought for 30 days.")
+    ] = False,
+    preset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A published protocol in a store of its own: complete-journey."),
+    ] = None,
+    home: Annotated[
+        Path | None, typer.Option(help="Directory of the preset's store; what it holds is thrown away.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="The same seed and events give the same figures.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads for growing trees.")] = 2,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write a report to open in a browser.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Test on the log what Horae would have decided, before trusting it with a push.
+
+    Weekly snapshots: the model learns on the older ones, stops early on the next, and decides on the newest (four
+    where there are enough), from events before each instant only. Beside it stand popularity, own history, item to
+    item, ALS, counts and a logistic regression; intervals come from drawing users again, and a difference whose
+    interval holds 0 is noise. Without enough history it says what is missing and tests what needs no training.
+
+    Examples: `horae backtest`, `horae backtest --from 2026-03-02 --to 2026-06-22 --stale 0,1,7,28 --html report.html`
+    """
+    from engine.learning.backtest.log import Spec
+
+    first, last = (None if day is None else day.date() for day in (begin, until))
+    if first and last and first > last:
+        raise BadInput(f"--from {first} lies after --to {last}")
+    spec = Spec(goal, first, last, candidates, _ages(stale), new_only, seed, threads)
+    with progress_bar() as told:
+        result = _run(spec, preset, home, told)
+    if html is not None:
+        from engine.learning.backtest.page import page
+
+        html.write_text(page(result), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(result.report))
+        return
+    _show(result.report)
+    if html is not None:
+        out.print(f"report: {html}")
+
+
+def _run(spec: Spec, preset: str | None, home: Path | None, told: Progress) -> Result:
+    from engine.runtime import open_runtime
+
+    if preset is not None:
+        if preset not in PRESETS:
+            raise BadInput(f"no preset {preset!r}", hint=f"there is: {', '.join(PRESETS)}")
+        from engine.config import read_settings
+        from engine.demo import benchmark
+
+        return benchmark.run(home or read_settings().home / "complete-journey", spec, told)
+    from engine.clock import business_now
+    from engine.learning.backtest.run import backtest as run
+
+    runtime = open_runtime()
+    try:
+        with runtime.database.begin() as connection:
+            now = business_now(connection)
+        return run(runtime.database, now, spec, told)
+    finally:
+        runtime.close()
+
+
+def _ages(told: str) -> tuple[int, ...]:
+    try:
+        ages = tuple(sorted({int(age) for age in told.split(",") if age.strip()}))
+    except ValueError:
+        raise BadInput(f"--stale {told}: whole days, as in 0,1,7,28") from None
+    if any(age < 0 for age in ages):
+        raise BadInput(f"--stale {told}: features cannot come from the future")
+    return ages
+
+
+def _show(report: dict[str, Any]) -> None:
+    if report.get("note"):
+        out.print(report["note"])
+    tests = [week["instant"][:10] for week in report["snapshots"] if week["role"] == "test"]
+    if not tests:
+        return
+    out.print(f"test weeks from {', '.join(tests)}; goal {report['goal']} within 7 days")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("model")
+    for _, title in _SHOWN:
+        table.add_column(title, justify="right")
+    for name, found in report["models"].items():
+        cells = ["not trained"] if found is None else [_number(found[key]) for key, _ in _SHOWN]
+        table.add_row(name.replace("_", " "), *cells)
+    out.print(table)
+    for name, found in report["differences"].items():
+        told = found.get("ndcg_10")
+        if told:
+            noise = ", noise" if told["noise"] else ""
+            low, high = told["difference_lo"], told["difference_hi"]
+            out.print(f"{name.replace('_', ' ')}: NDCG@10 {told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{noise}")
+    for age, found in report["staleness"].items():
+        out.print(f"features {age} days old: NDCG@10 {_number(found['ndcg_10'])}, NE {_number(found['ne'])}")
+    for name, value in report.get("figures", {}).items():
+        out.print(f"{name} {_number(value)}")
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,0 +1,87 @@
+"""What a backtest reads from the store: the events, the items as they were, and the weeks it runs over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+
+from engine.features.catalogue import Items
+from engine.ingest.identities import default_zone
+from engine.ingest.profiles import FoldRows
+from engine.learning import material
+from engine.learning.backtest import calendar
+from engine.learning.backtest.calendar import Weeks
+from engine.learning.dataset import CANDIDATES
+from engine.learning.history import read_events
+from engine.learning.material import TooLittleData
+from engine.learning.reading import read_items
+from engine.localtime import zone
+from engine.store.database import Snapshot
+from engine.store.tables import SLOTS
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to test.
+
+    goal: event type of a success · first, last: bounds of the weekly instants (None: the newest thirteen) ·
+    candidates: per user · stale: ages in days of the features to compare · new_only: only items that the user has not
+    bought for NEW_DAYS · seed, threads: for training.
+    """
+
+    goal: str = "purchase"
+    first: date | None = None
+    last: date | None = None
+    candidates: int = CANDIDATES
+    stale: tuple[int, ...] = ()
+    new_only: bool = False
+    seed: int = 1
+    threads: int = 2
+
+
+@dataclass(frozen=True)
+class Log:
+    """A log in memory. goal: id of the event type · items: by instant (epoch seconds) · share: of users read."""
+
+    spec: Spec
+    goal: int
+    events: FoldRows
+    share: float
+    weeks: Weeks
+    items: dict[float, Items]
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All items' ids, int64, sorted."""
+        return next(iter(self.items.values())).ids
+
+
+def read_log(snapshot: Snapshot, now: datetime, spec: Spec) -> Log:
+    """The events before `now`, and the items as of every instant. Raises UnknownName, TooLittleData with a reason."""
+    goal = material.goal_of(snapshot, spec.goal)
+    share = material.share_of(snapshot)
+    where = "true" if share == 1 else f"user_id IN (SELECT id FROM users WHERE slot < {round(share * SLOTS)})"
+    events = read_events(snapshot, until=now, where=where)
+    if not len(events):
+        raise TooLittleData("there are no events yet")
+    if not np.any(events.event_type == goal):
+        raise TooLittleData(f"there is no event of type {spec.goal}: name another goal with --goal")
+    if not np.any(events.user >= 0):
+        raise TooLittleData("no event names a user")
+    # one stray stamp must not make a history long
+    begin, end = (datetime.fromtimestamp(float(at), UTC) for at in np.quantile(events.at, (0.01, 1.0)))
+    tz = zone(default_zone(snapshot.connection))
+    weeks = calendar.weeks((begin, end), tz, spec.first, spec.last)
+    if weeks is None:
+        raise TooLittleData(
+            f"the history from {begin:%Y-%m-%d} to {end:%Y-%m-%d} holds no week to test on"
+            " whose outcomes are known and that history precedes"
+        )
+    ages = {timedelta(days=age) for age in spec.stale}
+    instants = {*weeks.instants} | {instant - age for instant in weeks.test for age in ages}
+    read: dict[float, Items] = {instant.timestamp(): read_items(snapshot, instant) for instant in sorted(instants)}
+    if not len(next(iter(read.values()))):
+        raise TooLittleData("there are no items")
+    return Log(spec, goal, events, share, weeks, read)
