@@ -179,22 +179,22 @@ def union(
     equals.
     """
     size = len(state.catalogue)
-    keys, ranks, names = [], [], []
-    for number, (name, quota) in enumerate(quotas.items()):
+    keys, ranks, numbers = [], [], []
+    for place, (name, quota) in enumerate(quotas.items()):
         found = sources[name].propose(state, quota, open_items)
         keys.append(found.user.astype(np.int64) * size + found.item)
         ranks.append(_ranks(found.user))
-        names.append(np.full(len(found.user), number, np.int8))
-    key, rank, name = (np.concatenate(parts) for parts in (keys, ranks, names))
-    order = np.lexsort((name, rank, key))
-    key, rank, name = key[order], rank[order], name[order]
+        numbers.append(np.full(len(found.user), place, np.int8))
+    key, rank, number = (np.concatenate(parts) for parts in (keys, ranks, numbers))
+    order = np.lexsort((number, rank, key))
+    key, rank, number = key[order], rank[order], number[order]
     distinct, first, of = np.unique(key, return_index=True, return_inverse=True)
     score = np.bincount(of, 1 / (_FUSION + rank), minlength=len(distinct)).astype(np.float32)
     user, item = np.divmod(distinct, max(size, 1))
     best = best_rows(user, score, sum(quotas.values()))
     user, item = user[best], item[best]
     scores = related.lookup(state, neighbours, user, item)
-    return Candidates(user.astype(np.int32), item.astype(np.int32), name[first][best], score[best], scores)
+    return Candidates(user.astype(np.int32), item.astype(np.int32), number[first][best], score[best], scores)
 
 
 def recall_by_source(

@@ -166,7 +166,8 @@ def _burst(lessons: Sequence[Lesson]) -> np.ndarray:
     visits = sum(len(taught.visits.user) for taught in lessons)
     recent = sum((taught.counts[:, 2].sum(axis=(0, 2)) for taught in lessons), np.zeros(RUNGS))
     a_week = recent * np.log(2) * _LESSON_DAYS / _BURST_DAYS
-    return np.maximum(a_week / visits, 1.0)
+    burst: np.ndarray = np.maximum(a_week / visits, 1.0)
+    return burst
 
 
 @dataclass(frozen=True)
