@@ -41,13 +41,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one J
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     group = typer.Typer(
-        help="Bring users, items and events from files into the store. Safe to repeat: what is known already is not"
-        " taken twice. Rows that cannot be taken go to FILE.rejects.jsonl, each with its line and the reason.",
+        help="Bring users, items, events and promotions from files into the store. Safe to repeat: what is known"
+        " already is not taken twice. Rows that cannot be taken go to FILE.rejects.jsonl, each with its line and the"
+        " reason.",
         no_args_is_help=True,
     )
     group.command()(users)
     group.command()(items)
     group.command()(events)
+    group.command()(promotions)
     group.command()(replay)
     app.add_typer(group, name="ingest")
 
@@ -114,6 +116,25 @@ def events(
     _ingest("events", files, options, as_json)
 
 
+def promotions(
+    files: Files,
+    mapping: Mapped = None,
+    timezone: Zone = None,
+    rejects: Rejects = None,
+    as_json: AsJson = False,
+) -> None:
+    """Record promotions that are known beforehand: what is promoted soon is bought more, and the model learns how much.
+
+    Columns: item_id, kind (advert, placement or discount), starts_at, ends_at (required); weight, how strong it is (a
+    share of shops, a number of products, a share of the price; empty: 1, and 0 withdraws it); announced_at, since when
+    it was known (empty: now).
+
+    A promotion is one by item, kind and start; announcing it again replaces it from then on. What was known at a past
+    instant stays known, so that no model learns from what was announced later.
+    """
+    _ingest("promotions", files, _options("promotions", mapping, rejects, timezone=timezone), as_json)
+
+
 def replay(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 where profiles differ.")] = False,
     as_json: AsJson = False,
@@ -164,7 +185,12 @@ def _ingest(kind: Kind, files: list[Path], options: Options, as_json: bool) -> N
     from engine.ingest.summary import Summary
     from engine.runtime import open_runtime
 
-    ingest = {"users": run.ingest_users, "items": run.ingest_items, "events": run.ingest_events}[kind]
+    ingest = {
+        "users": run.ingest_users,
+        "items": run.ingest_items,
+        "events": run.ingest_events,
+        "promotions": run.ingest_promotions,
+    }[kind]
     runtime = open_runtime()
     try:
         with runtime.database.begin() as connection:

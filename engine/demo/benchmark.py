@@ -23,6 +23,7 @@ from engine.campaigns import policy_store
 from engine.campaigns.policy import Policy
 from engine.clock import monotonic
 from engine.demo import data, response
+from engine.demo.promotions import promotions
 from engine.demo.workspace import fresh, only_demo
 from engine.ingest import run as intake
 from engine.learning import training
@@ -59,6 +60,7 @@ class Files:
     users: Path
     items: Path
     events: Path
+    promotions: Path
 
 
 def run(home: Path, options: Spec, tell: Progress) -> Result:
@@ -163,6 +165,7 @@ class _store:  # noqa: N801 - used as a function
         database = self._runtime.database
         intake.ingest_users(database, [files.users], _instant(END))
         intake.ingest_items(database, [files.items], _instant(END))
+        intake.ingest_promotions(database, [files.promotions], _instant(END))
         intake.ingest_events(database, [files.events], _instant(END), progress=told)
         return self._runtime
 
@@ -175,19 +178,22 @@ def write(level: str, folder: Path) -> Files:
     source = data.source()
     lines = data.read(source, "transactions", COLUMNS)
     trips = _trips(lines)
-    bought = _bought(lines, data.read(source, "products", data.PRODUCT_COLUMNS), level)
+    products = _keyed(data.read(source, "products", data.PRODUCT_COLUMNS), level)
+    bought = _bought(lines, products)
     bought["trip"] = trips.set_index("basket_id")["trip"].reindex(bought["basket_id"]).to_numpy()
     early = bought[bought["at"] < pd.Timestamp(_instant(FIRST)).tz_convert("UTC").tz_localize(None)]
     often = early.drop_duplicates(["key", "trip"]).groupby("key").size()
     kept = often.index[often >= LEAST_TRIPS[level]]
     bought = bought[bought["key"].isin(kept)]
     folder.mkdir(parents=True, exist_ok=True)
-    files = Files(*(folder / f"{name}.parquet" for name in ("users", "items", "events")))
+    files = Files(*(folder / f"{name}.parquet" for name in ("users", "items", "events", "promotions")))
     households = pd.DataFrame({"user_id": np.sort(lines["household_id"].unique()).astype(str)})
     parquet.write_table(pa.Table.from_pandas(households.assign(timezone=data.TIMEZONE)), files.users)
     items = bought.drop_duplicates("key")[["key", "category"]].rename(columns={"key": "item_id"})
     parquet.write_table(pa.Table.from_pandas(items, preserve_index=False), files.items)
     parquet.write_table(_events(bought, trips), files.events, compression="lz4")
+    announced = promotions(source, products[products["key"].isin(kept)])
+    parquet.write_table(announced, files.promotions, compression="lz4")
     return files
 
 
@@ -202,16 +208,20 @@ def _trips(lines: pd.DataFrame) -> pd.DataFrame:
     return baskets.assign(trip=begins.cumsum())
 
 
-def _bought(lines: pd.DataFrame, products: pd.DataFrame, level: str) -> pd.DataFrame:
-    """One row per basket and item: key, category, basket_id, household_id, at, quantity, value."""
+def _keyed(products: pd.DataFrame, level: str) -> pd.DataFrame:
+    """The products that may be pushed: product_id, category, key of their item."""
     known = products[~products["department"].isin(NOT_PUSHABLE)]
     if level == "type":
         known = known.dropna(subset=["product_category", "product_type"])
         key = known["product_category"].astype(str) + " | " + known["product_type"].astype(str)
     else:
         key = known["product_id"].astype(str)
-    known = pd.DataFrame({"product_id": known["product_id"], "category": known["product_category"], "key": key})
-    merged = lines[lines["quantity"] > 0].merge(known, on="product_id")
+    return pd.DataFrame({"product_id": known["product_id"], "category": known["product_category"], "key": key})
+
+
+def _bought(lines: pd.DataFrame, products: pd.DataFrame) -> pd.DataFrame:
+    """One row per basket and item: key, category, basket_id, household_id, at, quantity, value."""
+    merged = lines[lines["quantity"] > 0].merge(products, on="product_id")
     grouped = merged.groupby(["key", "basket_id"], as_index=False, observed=True)
     return grouped.agg(
         household_id=("household_id", "first"),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from engine.features import prices, promotions
 from engine.features.decay import Folded
 from engine.features.habits import Habits, nothing
+from engine.features.prices import PriceChanges
+from engine.features.promotions import Promotions
 from engine.features.readings import HOUR_SECONDS, HOURS_PER_DAY, Readings, positions, take
 from engine.features.schema import Block
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
@@ -23,7 +26,7 @@ class Items:
 
     ids: int64, distinct · versions: int32 · category, brand: int32 codes into `categories`, `brands`, −1 for none ·
     price, stock: float64, NaN for unknown or unlimited · available_from, available_until: float64 epoch seconds, NaN
-    for open · stub: bool, known only from events.
+    for open · stub: bool, known only from events · changes: of prices, before τ · promotions: as announced before τ.
     """
 
     ids: np.ndarray
@@ -37,6 +40,8 @@ class Items:
     available_from: np.ndarray
     available_until: np.ndarray
     stub: np.ndarray
+    changes: PriceChanges = field(default_factory=prices.none)
+    promotions: Promotions = field(default_factory=promotions.none)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -148,6 +153,12 @@ def _block(items: Items, readings: Readings, as_of: float) -> Block:
     block.put("item_price_in_category", items.price / _category_median(items))
     block.put("item_stock", items.stock)
     block.put("item_hours_left", (items.available_until - as_of) / HOUR_SECONDS)
+    block.put("item_offered_days", (as_of - items.available_from) / HOUR_SECONDS / HOURS_PER_DAY)
+    block.put("item_price_drop", prices.drop(items.changes, items.price, as_of))
+    ahead, beside = promotions.strengths(items.promotions, items.ids, as_of)
+    for column, kind in enumerate(promotions.KINDS):
+        block.put(f"item_{kind}_7d", ahead[:, column])
+        block.put(f"item_{kind}_usual", beside[:, column])
     return block
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.features import habits
+from engine.features import habits, prices
 from engine.features.catalogue import Catalogue, interest_weights
 from engine.features.decay import Folded
-from engine.features.readings import HOURS_PER_DAY, Reading, Readings, positions, take
+from engine.features.readings import HOUR_SECONDS, HOURS_PER_DAY, Reading, Readings, positions, take
 from engine.features.schema import Block
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
@@ -139,6 +139,7 @@ def build_state(users: np.ndarray, profiles: Profiles, catalogue: Catalogue, as_
     of_pairs = _pair_block(len(keys), readings)
     _put_renewal(of_pairs, bought, catalogue, item_of)
     _put_shares(of_pairs, own, bought, sessions, category)
+    _put_price_drop(of_pairs, viewed, catalogue, item_of, as_of)
     return State(
         as_of,
         users,
@@ -176,6 +177,14 @@ def _put_shares(block: Block, own: _Own, bought: Reading, sessions: np.ndarray, 
     newest = groups.spread(groups.least(own.hours_since))
     block.put("pair_category_share", bought.s[:, P_120D] / np.maximum(mass[bought.at], 1e-3), bought.at)
     block.put("pair_hours_since_sibling", bought.hours_since - newest[bought.at], bought.at)
+
+
+def _put_price_drop(block: Block, viewed: Reading, catalogue: Catalogue, item_of: np.ndarray, as_of: float) -> None:
+    """By how much each viewed item costs less than at its last view."""
+    item, at = item_of[viewed.at], as_of - viewed.hours_since * HOUR_SECONDS
+    price = catalogue.items.price
+    before = prices.price_at(catalogue.items.changes, price, item, at)
+    block.put("pair_price_drop", prices.fallen(before, price[item]), viewed.at)
 
 
 def _recent_share(user_of: np.ndarray, interest: np.ndarray, users: int) -> np.ndarray:

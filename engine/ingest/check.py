@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from engine.ingest import convert
 from engine.ingest.block import Block, Refusals, Reject, Strings
@@ -13,6 +14,7 @@ from engine.ingest.convert import EARLIEST, LONGEST_ID, LONGEST_TYPE
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.options import Options
+from engine.ingest.promotion_rows import KINDS, PromotionRows
 
 
 def check_users(block: Block) -> tuple[EntityRows, list[Reject]]:
@@ -75,6 +77,29 @@ def check_events(block: Block, now: datetime, options: Options) -> tuple[EventRo
     if refused.bad.any():
         rows = rows.take(np.flatnonzero(~refused.bad))
     return rows, _rejects(block, refused)
+
+
+def check_promotions(block: Block, now: datetime, options: Options) -> tuple[PromotionRows, list[Reject]]:
+    """The promotions of a block, and its refused rows; `now` is business time, when what names no time is announced."""
+    refused = Refusals(block)
+    item = _ids(block, "item_id", refused)
+    kind = convert.texts(block, "kind", refused)
+    convert.required(kind, "kind", refused)
+    known = np.asarray(pc.is_in(kind, value_set=pa.array(KINDS)))
+    refused.refuse(~known, f"kind: not one of {', '.join(KINDS)}", lambda row: kind[row])
+    starts, ends = (convert.instants(block, name, refused, options.zone()) for name in ("starts_at", "ends_at"))
+    for name, instants in (("starts_at", starts), ("ends_at", ends)):
+        refused.refuse(np.isnat(instants), f"{name}: missing")
+    refused.refuse(starts < EARLIEST, "starts_at: before 2000", lambda row: starts[row])
+    refused.refuse(ends <= starts, "ends_at: not after starts_at", lambda row: ends[row])
+    weight = convert.numbers(block, "weight", refused)
+    refused.refuse(weight < 0, "weight: negative", lambda row: weight[row])
+    present = np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    announced = convert.instants(block, "announced_at", refused, options.zone())
+    refused.refuse(announced > present, "announced_at: in the future", lambda row: f"{announced[row]}Z")
+    announced = np.where(np.isnat(announced), present, announced)
+    rows = PromotionRows(item, kind, starts, ends, np.nan_to_num(weight, nan=1.0), announced, np.arange(len(block)))
+    return rows.take(np.flatnonzero(~refused.bad)), _rejects(block, refused)
 
 
 def _ids(block: Block, name: str, refused: Refusals) -> Strings:

@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from engine.ingest.block import Block, Reject
-from engine.ingest.check import check_events, check_items, check_users
+from engine.ingest.check import check_events, check_items, check_promotions, check_users
 from engine.ingest.entities import Stored, store_items, store_users
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.layout import Kind
 from engine.ingest.options import Options
+from engine.ingest.promotion_rows import PromotionRows
+from engine.ingest.promotions import store_promotions
 from engine.ingest.summary import Summary
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
 from engine.store.database import Database
@@ -135,6 +137,43 @@ class EventIntake:
             other_types=recorded.other_types,
         )
         return summary, []
+
+
+class PromotionIntake:
+    """Promotions; one writer, since of two announcements the later row wins."""
+
+    kind: Kind = "promotions"
+    writers = 1
+
+    def __init__(self, database: Database, now: datetime, options: Options) -> None:
+        self._database, self._now, self._options = database, now, options
+
+    def check(self, block: Block) -> tuple[PromotionRows, list[Reject]]:
+        """See Intake."""
+        return check_promotions(block, self._now, self._options)
+
+    def split(self, rows: PromotionRows) -> Sequence[tuple[int, PromotionRows]]:
+        """See Intake."""
+        return [(0, rows)] if len(rows) else []
+
+    def store(self, block: Block, rows: PromotionRows) -> Outcome:
+        """See Intake."""
+        with self._database.begin() as connection:
+            stored = store_promotions(connection, rows)
+        refused = [
+            Reject(int(block.lines[at]), "item_id: no such item", "ingest the items first", block.row(at))
+            for at in stored.unknown
+        ]
+        taken = len(rows) - len(refused)
+        summary = Summary(
+            self.kind,
+            rows=taken,
+            accepted=taken,
+            created=stored.created,
+            updated=stored.updated,
+            unchanged=taken - stored.created - stored.updated,
+        )
+        return summary, refused
 
 
 def _spread(names: pa.StringArray) -> np.ndarray:

@@ -9,12 +9,13 @@ from typing import Literal
 
 from engine.errors import BadInput, did_you_mean
 
-Kind = Literal["users", "items", "events"]
+Kind = Literal["users", "items", "events", "promotions"]
 
 CANONICAL: dict[Kind, tuple[str, ...]] = {
     "users": ("user_id", "timezone", "country", "locale", "consent"),
     "items": ("item_id", "title", "category", "brand", "price", "available_from", "available_until", "stock"),
     "events": ("event_id", "user_id", "item_id", "event_type", "occurred_at", "value", "quantity", "push_id"),
+    "promotions": ("item_id", "kind", "starts_at", "ends_at", "weight", "announced_at"),
 }
 """The columns Horae knows; every other column of a file becomes an attribute."""
 
@@ -22,6 +23,7 @@ REQUIRED: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "users": (("user_id",),),
     "items": (("item_id",),),
     "events": (("event_type",), ("occurred_at",), ("user_id", "item_id")),
+    "promotions": (("item_id",), ("kind",), ("starts_at",), ("ends_at",)),
 }
 """Of each group, a file must have at least one column."""
 
@@ -42,6 +44,8 @@ SYNONYMS = {
     "occurred_at": ("timestamp", "time", "ts", "date", "datetime", "created_at", "event_time", "at"),
     "timezone": ("tz", "time_zone", "zone"),
     "event_id": ("id", "uuid"),
+    "starts_at": ("starts", "start", "from", "valid_from", "begin"),
+    "ends_at": ("ends", "end", "until", "valid_until", "to"),
 }
 """What other systems call them: only used to suggest a --map."""
 

@@ -21,7 +21,7 @@ from engine.clock import monotonic
 from engine.errors import BadInput, HoraeError, IngestStopped
 from engine.ingest.block import Block, Reject
 from engine.ingest.formats import Source
-from engine.ingest.intake import EventIntake, Intake, ItemIntake, Outcome, UserIntake
+from engine.ingest.intake import EventIntake, Intake, ItemIntake, Outcome, PromotionIntake, UserIntake
 from engine.ingest.layout import Layout
 from engine.ingest.lines import Cut
 from engine.ingest.options import DEFAULTS, Options
@@ -71,6 +71,13 @@ def ingest_events(
 ) -> Summary:
     """Record the events of these files and fold them into the profiles; as `ingest_users`."""
     return _Run(EventIntake(database, now, options), options, progress).ingest(paths)
+
+
+def ingest_promotions(
+    database: Database, paths: Sequence[Path], now: datetime, options: Options = DEFAULTS, progress: Told | None = None
+) -> Summary:
+    """Record what these files announce of items' promotions, as of `now` where they do not say; as `ingest_users`."""
+    return _Run(PromotionIntake(database, now, options), options, progress).ingest(paths)
 
 
 Checked = tuple[Block, Any, list[Reject], int]

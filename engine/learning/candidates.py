@@ -1,8 +1,11 @@
 """Candidate items for each user, with a score per source (pure).
 
 Sources: `own`, the user's own items, decayed; `related`, item-to-item from the user's recent items; `popular`, what
-everybody takes up, which also fills up where a user's history gives too little. Their weighted sum orders the
-candidates; a candidate's source is the one that contributed most.
+everybody takes up; `new`, items that are new or have become cheaper in the categories that the user takes from. Each
+proposes up to its share of the K asked for, so that a rarer source is heard beside a stronger one: a list by one
+weighted sum held as many good items and more that only look like them (AP .291 against .312 on Complete Journey). Of
+what they propose together, the blend, a weighted sum, orders the candidates and keeps at most K; a candidate's source
+is the one that contributed most.
 """
 
 from __future__ import annotations
@@ -13,13 +16,35 @@ from typing import Any
 import numpy as np
 
 from engine.features.state import P_14D, P_120D, State
-from engine.learning.ranking import best_rows, floors
+from engine.learning import fresh
+from engine.learning.fresh import Fresh
+from engine.learning.ranking import best_rows
 from engine.learning.related import sparse
 
-SOURCES = ("own", "related", "popular")
+SOURCES = ("own", "related", "popular", "new")
 
 BLOCK_USERS = 1024
 """Users proposed for at a time: bounds memory, and their arrays stay in the cache."""
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """What share of the K candidates each source may propose; what several of them propose counts once.
+
+    With these, K = 100 gives 91 a user on Complete Journey and finds .57 of what is bought, as the published protocol.
+    """
+
+    own: float = 0.6
+    related: float = 0.5
+    popular: float = 0.5
+    new: float = 0.1
+
+    def of(self, k: int) -> dict[str, int]:
+        """How many each source may propose of k, one at least."""
+        return {name: max(round(share * k), 1) for name, share in vars(self).items()}
+
+
+QUOTAS = Quotas()
 
 
 @dataclass(frozen=True)
@@ -61,15 +86,27 @@ class Proposer:
         identity = sparse.eye_array(neighbours.shape[0], dtype=np.complex64, format="csr") * 1j
         self._sources = sparse.vstack([neighbours.astype(np.complex64), identity], format="csr")
 
-    def propose(self, state: State, k: int, allowed: np.ndarray | None = None) -> Candidates:
+    def propose(
+        self, state: State, k: int, allowed: np.ndarray | None = None, without: np.ndarray | None = None
+    ) -> Candidates:
         """At most k items for each user, of those `allowed` (bool[I]; None: all) and available at the state's τ.
 
-        Bit-equal for any batch of users. Equal scores keep an order that depends on the user alone.
+        without: user · I + item (int64, sorted) that must not be proposed. Bit-equal for any batch of users. Equal
+        scores keep an order that depends on the user alone.
         """
         open_items = state.catalogue.available if allowed is None else state.catalogue.available & allowed
-        fill = _fill(state, open_items, self.blend, k)
+        quotas = QUOTAS.of(k)
+        some = without is not None and len(without) > 0
+        asked = _Asked(
+            k,
+            quotas,
+            open_items,
+            without if without is not None else np.zeros(0, np.int64),
+            _popular(state, open_items, self.blend, k if some else quotas["popular"]),
+            fresh.find(state.catalogue, open_items, quotas["new"]),
+        )
         blocks = [
-            self._propose(state, slice(first, min(first + BLOCK_USERS, len(state))), open_items, fill)
+            self._propose(state, slice(first, min(first + BLOCK_USERS, len(state))), asked)
             for first in range(0, len(state), BLOCK_USERS)
         ]
         names = ("user", "item", "source", "score", "related")
@@ -78,28 +115,41 @@ class Proposer:
             return Candidates(*(np.zeros(0, dtype) for dtype in types))
         return Candidates(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
-    def _propose(self, state: State, users: slice, open_items: np.ndarray, fill: _Fill) -> Candidates:
+    def _propose(self, state: State, users: slice, asked: _Asked) -> Candidates:
         table = self._interests(state, users) @ self._sources
-        user, item, sums = np.repeat(np.arange(table.shape[0]), np.diff(table.indptr)), table.indices, table.data
-        if not open_items.all():
-            keep = np.flatnonzero(open_items[item])
-            user, item, sums = user[keep], item[keep], sums[keep]
-        score = sums.imag + np.float32(self.blend.related) * sums.real + fill.score[item]
-        floor = floors(user, score, table.shape[0], fill.k)
-        good = np.flatnonzero(score >= floor[user])
-        fill_user, fill_item = fill.unseen(user, item, floor)
-        user, item = np.concatenate([user[good], fill_user]), np.concatenate([item[good], fill_item])
-        score = np.concatenate([score[good], fill.score[fill_item]])
-        sums = np.concatenate([sums[good], np.zeros(len(fill_user), np.complex64)])
-        best = best_rows(user, score, fill.k)
-        item, sums = item[best], sums[best]
-        parts = (sums.imag, np.float32(self.blend.related) * sums.real, fill.score[item])
+        count, size = table.shape[0], max(len(state.catalogue), 1)
+        user, item, sums = np.repeat(np.arange(count), np.diff(table.indptr)), table.indices, table.data
+        keep = asked.open_items[item]
+        if len(asked.without):
+            keep &= ~_among(asked.without, (user + users.start) * size + item)
+        if not keep.all():
+            kept = np.flatnonzero(keep)
+            user, item, sums = user[kept], item[kept], sums[kept]
+        chosen = _best(user, sums.imag, asked.quotas["own"]) | _best(user, sums.real, asked.quotas["related"])
+        popular, extra_user, extra_item = asked.popular.beside(user, item, count, users.start, asked, size)
+        chosen |= popular
+        if len(asked.fresh):
+            there, new_user, new_item = asked.fresh.beside(state, users, user, item)
+            chosen |= there
+            extra = np.unique(np.concatenate([extra_user * size + extra_item, new_user * size + new_item]))
+            if len(asked.without):
+                extra = extra[~_among(asked.without, extra + users.start * size)]
+            extra_user, extra_item = np.divmod(extra, size)
+        rows = np.flatnonzero(chosen)
+        user, item = np.concatenate([user[rows], extra_user]), np.concatenate([item[rows], extra_item])
+        sums = np.concatenate([sums[rows], np.zeros(len(extra_user), np.complex64)])
+        parts = np.stack([sums.imag, np.float32(self.blend.related) * sums.real, asked.popular.score[item]])
+        score = parts[0] + parts[1] + parts[2]
+        best = best_rows(user, score, asked.k)
+        source = parts[:, best].argmax(axis=0)
+        if len(asked.fresh):
+            source[(sums[best] == 0) & asked.fresh.has[item[best]]] = SOURCES.index("new")
         return Candidates(
             (user[best] + users.start).astype(np.int32),
-            item.astype(np.int32),
-            np.stack(parts).argmax(axis=0).astype(np.int8),
+            item[best].astype(np.int32),
+            source.astype(np.int8),
             score[best],
-            np.ascontiguousarray(sums.real),
+            np.ascontiguousarray(sums[best].real),
         )
 
     def _interests(self, state: State, users: slice) -> Any:
@@ -123,25 +173,45 @@ class Proposer:
 
 
 @dataclass(frozen=True)
-class _Fill:
-    """Popularity as a source. score: float32[I] · items: the k most popular open ones · rank: int32[I], −1 others."""
+class _Asked:
+    """What one call asks for, the same for every block of users."""
 
     k: int
+    quotas: dict[str, int]
+    open_items: np.ndarray
+    without: np.ndarray
+    popular: _Popular
+    fresh: Fresh
+
+
+@dataclass(frozen=True)
+class _Popular:
+    """Popularity as a source. score: float32[I] · items: the most popular open ones, best first · rank: int32[I], −1
+    for others."""
+
     score: np.ndarray
     items: np.ndarray
     rank: np.ndarray
 
-    def unseen(self, user: np.ndarray, item: np.ndarray, floor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(user, item) of the popular items not among the rows (user, item) yet that reach the user's floor."""
-        missing = self.score[self.items] >= floor[:, None]
+    def beside(
+        self, user: np.ndarray, item: np.ndarray, users: int, start: int, asked: _Asked, size: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Which rows (user, item) are popular enough, bool[n]; and (user, item) of the popular items not among them."""
+        wanted = np.ones((users, len(self.items)), bool)
+        if len(asked.without):
+            keys = (np.arange(users)[:, None] + start) * size + self.items
+            wanted = ~_among(asked.without, keys.ravel()).reshape(wanted.shape)
+            wanted &= np.cumsum(wanted, axis=1) <= asked.quotas["popular"]
         rank = self.rank[item]
         known = np.flatnonzero(rank >= 0)
-        missing[user[known], rank[known]] = False
-        fill_user, at = np.nonzero(missing)
-        return fill_user, self.items[at]
+        there = np.zeros(len(user), bool)
+        there[known] = wanted[user[known], rank[known]]
+        wanted[user[known], rank[known]] = False
+        extra_user, at = np.nonzero(wanted)
+        return there, extra_user, self.items[at]
 
 
-def _fill(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Fill:
+def _popular(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Popular:
     popularity = np.log1p(state.catalogue.popularity)
     highest = popularity.max(initial=0.0)
     score = (blend.popular * popularity / (highest if highest > 0 else 1.0)).astype(np.float32)
@@ -149,4 +219,19 @@ def _fill(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Fill:
     items = at[best_rows(np.zeros(len(at), np.int64), score[at], k)]
     rank = np.full(len(score), -1, np.int32)
     rank[items] = np.arange(len(items))
-    return _Fill(k, score, items, rank)
+    return _Popular(score, items, rank)
+
+
+def _best(user: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
+    """A mask of the k highest positive scores of each user; rows come user by user."""
+    rows = np.flatnonzero(score > 0)
+    mask = np.zeros(len(user), bool)
+    mask[rows[best_rows(user[rows], np.ascontiguousarray(score[rows]), k)]] = True
+    return mask
+
+
+def _among(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Which of `wanted` are in the sorted `keys`, of which there is at least one."""
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    found: np.ndarray = keys[at] == wanted
+    return found

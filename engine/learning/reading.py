@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 from engine.features.catalogue import Catalogue, Items, build_catalogue
 from engine.features.decay import Folded, read
 from engine.features.habits import Habits
-from engine.features.readings import take
+from engine.features.prices import REMEMBERED_DAYS, PriceChanges
+from engine.features.promotions import AHEAD_DAYS, KINDS, Promotions
+from engine.features.readings import positions, take
 from engine.features.state import HOUR_120D, Profiles, State, build_state
 from engine.learning.history import item_profiles, read_events, user_profiles
 from engine.store.database import Snapshot
@@ -167,8 +169,27 @@ ORDER BY i.id
 """
 
 
+# Prices before the changes of the last months before τ.
+_CHANGES = """
+SELECT item_id, extract(epoch FROM until)::float8 AS at, (definition->>'price')::float8 AS price
+FROM item_versions WHERE until <= to_timestamp({tau!r}) AND until > to_timestamp({tau!r} - {remembered!r})
+ORDER BY item_id, until, version
+"""
+
+# Promotions as last announced before τ; those of more than a year ago can no longer matter.
+_PROMOTIONS = """
+SELECT DISTINCT ON (item_id, kind, starts_at)
+       item_id, kind, weight,
+       extract(epoch FROM starts_at)::float8 AS starts, extract(epoch FROM ends_at)::float8 AS ends
+FROM promotions
+WHERE announced_at < to_timestamp({tau!r})
+  AND starts_at < to_timestamp({tau!r} + {ahead!r}) AND starts_at > to_timestamp({tau!r} - 400 * 86400)
+ORDER BY item_id, kind, starts_at, announced_at DESC
+"""
+
+
 def read_items(snapshot: Snapshot, as_of: datetime) -> Items:
-    """Every item as it was at τ, sorted by id."""
+    """Every item as it was at τ, sorted by id, with its past prices and its promotions as announced by then."""
     rows = snapshot.arrow(_ITEMS.format(tau=as_of.timestamp()))
     categories, category = _codes(rows["category"])
     brands, brand = _codes(rows["brand"])
@@ -184,6 +205,25 @@ def read_items(snapshot: Snapshot, as_of: datetime) -> Items:
         available_from=_floats(rows["available_from"]),
         available_until=_floats(rows["available_until"]),
         stub=np.asarray(rows["stub"].combine_chunks().to_numpy(zero_copy_only=False), bool),
+        changes=_read_changes(snapshot, as_of, _ints(rows["id"])),
+        promotions=_read_promotions(snapshot, as_of),
+    )
+
+
+def _read_changes(snapshot: Snapshot, as_of: datetime, ids: np.ndarray) -> PriceChanges:
+    rows = snapshot.arrow(_CHANGES.format(tau=as_of.timestamp(), remembered=REMEMBERED_DAYS * 86_400))
+    at = positions(ids, _ints(rows["item_id"]))
+    return PriceChanges(at, _floats(rows["at"]), _floats(rows["price"]))
+
+
+def _read_promotions(snapshot: Snapshot, as_of: datetime) -> Promotions:
+    rows = snapshot.arrow(_PROMOTIONS.format(tau=as_of.timestamp(), ahead=AHEAD_DAYS * 86_400))
+    return Promotions(
+        _ints(rows["item_id"]),
+        np.asarray(pc.index_in(rows["kind"], value_set=pa.array(KINDS)), np.int8),
+        _floats(rows["starts"]),
+        _floats(rows["ends"]),
+        _floats(rows["weight"]),
     )
 
 

@@ -1,7 +1,8 @@
 """Candidate sources one by one (pure): each is fitted on what was known before τ and proposes K items per user.
 
-`Proposer` blends the cheap ones into one ordering for every run. Here each stands alone, to be united by quotas, so
-that a rarer source is heard beside a stronger one, and to be judged: `recall_by_source`.
+`Proposer` unites by quotas those that pay on every run. Here each stands alone, to be judged by what it finds:
+`recall_by_source`. Users alike and factors find what own history and related items find already (2 more candidates a
+user, no better ranking on Complete Journey): they are features, not sources of a run.
 """
 
 from __future__ import annotations
@@ -14,17 +15,12 @@ import numpy as np
 
 from engine.features import schema
 from engine.features.state import P_120D, State
-from engine.learning import related
-from engine.learning.candidates import Candidates
+from engine.learning import fresh
 from engine.learning.ranking import best_rows
 from engine.learning.related import sparse
 from engine.learning.tastes import Collaborative
 
-NEW_DAYS = 28.0
-MOST_LATENT = 5_000
-"""Items whose factors are compared with a user's: of more, the most popular."""
-
-_FUSION = 10.0
+_BLOCK = 256
 _PAIR = schema.group_names("pair")
 _ITEM = schema.group_names("item")
 
@@ -104,51 +100,45 @@ class Latent:
     def propose(self, state: State, k: int, open_items: np.ndarray) -> Proposed:
         """See Source."""
         items = np.flatnonzero(open_items)
-        if len(items) > MOST_LATENT:
-            popular = best_rows(np.zeros(len(items), np.int64), state.catalogue.popularity[items], MOST_LATENT)
-            items = np.sort(items[popular])
         parts = []
-        for first in range(0, len(state), 256):
-            user = np.repeat(np.arange(first, min(first + 256, len(state))), len(items))
-            item = np.tile(items, len(user) // max(len(items), 1))
-            fits = self.collaborative.of_factors(user, item)
-            parts.append(_best(user, item, fits, k, open_items))
+        for first in range(0, len(state), _BLOCK):
+            fits = self.collaborative.of_everything(slice(first, first + _BLOCK))[:, items]
+            user = np.repeat(np.arange(first, first + len(fits)), len(items))
+            parts.append(_best(user, np.tile(items, len(fits)), fits.ravel(), k, open_items))
         return _joined(parts)
 
 
 @dataclass(frozen=True)
 class Popular:
-    """What everybody takes up: by decayed popularity, or by an item feature such as `item_trend_1_7`."""
-
-    by: str = "popularity"
+    """What everybody takes up, by decayed popularity."""
 
     def propose(self, state: State, k: int, open_items: np.ndarray) -> Proposed:
         """See Source."""
-        catalogue = state.catalogue
-        values = catalogue.popularity if self.by == "popularity" else catalogue.block[:, _ITEM.index(self.by)]
-        at = np.flatnonzero(open_items & (values > 0))
-        top = at[best_rows(np.zeros(len(at), np.int64), values[at].astype(np.float32), k)]
-        user = np.repeat(np.arange(len(state)), len(top))
-        return Proposed(user, np.tile(top, len(state)), np.tile(values[top].astype(np.float32), len(state)))
+        return _for_everybody(state, state.catalogue.popularity, k, open_items)
 
 
 @dataclass(frozen=True)
-class NewInCategories:
-    """Items first seen within NEW_DAYS in the categories that the user takes from, newest of the dearest first."""
+class Rising:
+    """What is bought more than it was: purchases of the last days beside what those of the last weeks lead to expect.
+
+    In standard deviations of a count, so that two purchases after one are no trend.
+    """
 
     def propose(self, state: State, k: int, open_items: np.ndarray) -> Proposed:
         """See Source."""
-        catalogue = state.catalogue
-        categories = max(len(catalogue.items.categories), 1)
-        age = catalogue.block[:, _ITEM.index("item_known_days")]
-        new = np.flatnonzero(open_items & (age < NEW_DAYS) & (catalogue.items.category >= 0))
-        freshness = np.exp2(-age[new] / np.float32(NEW_DAYS / 4))
-        shape = (categories, len(catalogue))
-        offered = sparse.csr_array((freshness, (catalogue.items.category[new], new)), shape=shape)
-        share = np.nan_to_num(state.category.block[:-1, schema.group_names("category").index("category_share")])
-        user, category = np.divmod(state.category.keys, categories)
-        liked = sparse.csr_array((share, (user, category)), shape=(len(state), categories))
-        return _of_table(liked @ offered, k, open_items)
+        block = state.catalogue.block
+        week, month = (np.nan_to_num(block[:, _ITEM.index(f"item_purchases_{days}d")]) for days in (7, 30))
+        expected = month * np.float32(7 / 30)
+        return _for_everybody(state, (week - expected) / np.sqrt(expected + 1), k, open_items)
+
+
+@dataclass(frozen=True)
+class FreshInCategories:
+    """Items that are new or have become cheaper in the categories that the user takes from."""
+
+    def propose(self, state: State, k: int, open_items: np.ndarray) -> Proposed:
+        """See Source."""
+        return Proposed(*fresh.find(state.catalogue, open_items, k).best(state, slice(0, len(state))))
 
 
 def standard(neighbours: object, collaborative: Collaborative) -> dict[str, Source]:
@@ -160,41 +150,10 @@ def standard(neighbours: object, collaborative: Collaborative) -> dict[str, Sour
         "alike": UsersAlike(collaborative),
         "latent": Latent(collaborative),
         "popular": Popular(),
-        "trend": Popular("item_trend_1_7"),
-        "new": NewInCategories(),
+        "rising": Rising(),
+        "new": FreshInCategories(),
         "carts": AbandonedCarts(),
     }
-
-
-PROTOCOL = {"popular": 40, "related": 40, "latent": 25, "own": 50}
-"""Quotas that the reference figures on Complete Journey are measured with: about 92 candidates a user."""
-
-
-def union(
-    state: State, sources: Mapping[str, Source], quotas: Mapping[str, int], open_items: np.ndarray, neighbours: object
-) -> Candidates:
-    """What any source proposes within its quota.
-
-    score: reciprocal ranks, summed · source: place in `quotas` of the one that ranked the item highest, the earlier of
-    equals.
-    """
-    size = len(state.catalogue)
-    keys, ranks, numbers = [], [], []
-    for place, (name, quota) in enumerate(quotas.items()):
-        found = sources[name].propose(state, quota, open_items)
-        keys.append(found.user.astype(np.int64) * size + found.item)
-        ranks.append(_ranks(found.user))
-        numbers.append(np.full(len(found.user), place, np.int8))
-    key, rank, number = (np.concatenate(parts) for parts in (keys, ranks, numbers))
-    order = np.lexsort((number, rank, key))
-    key, rank, number = key[order], rank[order], number[order]
-    distinct, first, of = np.unique(key, return_index=True, return_inverse=True)
-    score = np.bincount(of, 1 / (_FUSION + rank), minlength=len(distinct)).astype(np.float32)
-    user, item = np.divmod(distinct, max(size, 1))
-    best = best_rows(user, score, sum(quotas.values()))
-    user, item = user[best], item[best]
-    scores = related.lookup(state, neighbours, user, item)
-    return Candidates(user.astype(np.int32), item.astype(np.int32), number[first][best], score[best], scores)
 
 
 def recall_by_source(
@@ -213,9 +172,11 @@ def _owner(state: State) -> np.ndarray:
     return np.repeat(np.arange(len(state)), np.diff(state.pair_start))
 
 
-def _ranks(user: np.ndarray) -> np.ndarray:
-    starts = np.flatnonzero(np.append(True, user[1:] != user[:-1])) if len(user) else np.zeros(0, np.int64)
-    return np.arange(len(user)) - np.repeat(starts, np.diff(np.append(starts, len(user))))
+def _for_everybody(state: State, values: np.ndarray, k: int, open_items: np.ndarray) -> Proposed:
+    at = np.flatnonzero(open_items & (values > 0))
+    top = at[best_rows(np.zeros(len(at), np.int64), values[at].astype(np.float32), k)]
+    user = np.repeat(np.arange(len(state)), len(top))
+    return Proposed(user, np.tile(top, len(state)), np.tile(values[top].astype(np.float32), len(state)))
 
 
 def _best(user: np.ndarray, item: np.ndarray, score: np.ndarray, k: int, open_items: np.ndarray) -> Proposed:

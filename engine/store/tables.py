@@ -162,6 +162,22 @@ item_versions = Table(
     PrimaryKeyConstraint("item_id", "version"),
 )
 
+promotions = Table(
+    "promotions",
+    metadata,
+    Column("item_id", BigInteger, ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False, comment="advert | placement | discount"),
+    _instant("starts_at", nullable=False),
+    _instant("ends_at", nullable=False),
+    Column("weight", Double, nullable=False, comment="how strong; 0: withdrawn"),
+    _instant("announced_at", nullable=False, comment="business time"),
+    PrimaryKeyConstraint("item_id", "kind", "starts_at", "announced_at"),
+    CheckConstraint("kind IN ('advert', 'placement', 'discount')", name="known_kind"),
+    CheckConstraint("starts_at < ends_at", name="ends_after_start"),
+    CheckConstraint("weight >= 0", name="weight_not_negative"),
+)
+"""Every announcement stays: of one item, kind and start the last one before an instant was what was known then."""
+
 devices = Table(
     "devices",
     metadata,

@@ -36,8 +36,9 @@ def test_without_a_model_the_baseline_proposes_own_items_first_and_fills_with_po
 
     assert (scorer.version, scorer.regime) == (None, "baseline")
     assert len(state) == shop.users
-    assert np.array_equal(np.bincount(candidates.user), np.full(shop.users, 10))
-    assert set(np.unique(candidates.source)) <= {0, 1, 2}
+    shares = np.bincount(candidates.user, minlength=shop.users)
+    assert np.all((shares >= 4) & (shares <= 10))
+    assert set(np.unique(candidates.source)) <= {0, 2, 3}
     assert np.all((goal >= 0) & (goal <= 1))
     assert np.all(offers <= goal)
     assert np.allclose(scorer.windows(state).sum(axis=1), 1, atol=1e-5)

@@ -157,7 +157,7 @@ def described(taken: Taken, role: str) -> dict[str, Any]:
     """A snapshot in the report."""
     proposals = taken.proposals
     rows, positives = len(proposals.labels), int(proposals.labels.sum())
-    return {
+    told = {
         "instant": taken.instant.isoformat(),
         "role": role,
         "users": len(proposals.state),
@@ -166,6 +166,10 @@ def described(taken: Taken, role: str) -> dict[str, Any]:
         "base_rate": rounded(positives / rows) if rows else None,
         "candidate_recall": rounded(proposals.recall),
     }
+    if role == "test":
+        by_source = taken.recall_by_source()
+        told["candidate_recall_by_source"] = {name: rounded(share) for name, share in by_source.items()}
+    return told
 
 
 def _test(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 
 from engine.features import schema
 from engine.features.state import State
-from engine.learning import ctr, dataset, tastes
+from engine.learning import ctr, dataset, sources, tastes
 from engine.learning.backtest.log import Log
 from engine.learning.blending import fit_blend
 from engine.learning.candidates import Blend, Candidates, Proposer
@@ -23,21 +24,31 @@ from engine.learning.window_fit import Visits
 NEW_DAYS = 30.0
 """An item is new to a user who has not bought it for so long."""
 
-_DEPTH = 2
-"""Candidates asked for over those kept where recently bought items drop out."""
+SOURCE_DEPTH = 50
+"""Items a user that each source is asked for where its recall is told."""
 
 _RECENCY = schema.group_names("pair").index("pair_hours_since_purchase")
 
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A snapshot: proposals with outcomes. sold: float64[I], goal events of each item so far · spent: float64[U]."""
+    """A snapshot: proposals with outcomes.
+
+    sold: float64[I], goal events of each item so far · spent: float64[U] · neighbours: of items, as of then.
+    """
 
     instant: datetime
     proposals: Proposals
     visits: Visits
     sold: np.ndarray
     spent: np.ndarray
+    neighbours: Any
+
+    def recall_by_source(self) -> dict[str, float]:
+        """Share of what was taken that each source alone proposes, SOURCE_DEPTH items a user."""
+        state, found = self.proposals.state, self.proposals
+        every = sources.standard(self.neighbours, found.collaborative)
+        return sources.recall_by_source(state, every, SOURCE_DEPTH, state.catalogue.available, found.taken)
 
 
 class Steps:
@@ -77,29 +88,17 @@ class Steps:
             dataset.visits_after(log.events, state, until),
             _count(state.catalogue.positions(log.events.item[before]), len(state.catalogue)),
             _count(_positions(state.users, log.events.user[before]), len(state)),
+            moment.neighbours,
         )
 
     def _candidates(self, moment: Moment, blend: Blend, recent: np.ndarray) -> Candidates:
-        k, state = self._log.spec.candidates, moment.state
-        proposer = Proposer(moment.neighbours, blend)
-        if not self._log.spec.new_only:
-            return proposer.propose(state, k)
-        deep = proposer.propose(state, _DEPTH * k)
-        kept = np.flatnonzero(~np.isin(_keys(state, deep), recent))
-        rank = np.arange(len(kept)) - np.searchsorted(deep.user[kept], deep.user[kept])
-        return only(deep, kept[rank < k])
+        return Proposer(moment.neighbours, blend).propose(moment.state, self._log.spec.candidates, without=recent)
 
 
 def recently_bought(state: State) -> np.ndarray:
     """user · I + item of what was bought within NEW_DAYS: int64, sorted."""
     hours = state.pairs.block[: len(state.pairs.keys), _RECENCY]
     return np.asarray(state.pairs.keys[hours <= NEW_DAYS * 24], np.int64)
-
-
-def only(found: Candidates, rows: np.ndarray) -> Candidates:
-    """The candidates at `rows` (positions)."""
-    names = ("user", "item", "source", "score", "related")
-    return replace(found, **{name: getattr(found, name)[rows] for name in names})
 
 
 def _keys(state: State, found: Candidates) -> np.ndarray:
