@@ -1,5 +1,10 @@
 """The chance that a user takes an item: gradient-boosted trees on the feature rows.
 
+Two groups of trees add up to one score. The first tell chances (log-loss). On top of their log-odds a few more are
+grown that look at what one user chooses among (LambdaMART, Burges 2010): they move good items into the user's first
+ten, and a linear step keeps the level and spread of the chances. On Complete Journey, five validation weeks: HR@10
++.0049 [.0029, .0072], NDCG@10 +.0007 [−.0002, .0017], AP −.0014 with 30 such trees; 80 order better and price worse.
+
 A share of the negatives is kept and the prediction corrected for it. Early stopping looks at data sampled the same way:
 on unsampled data log-loss would stop at the wrong place (535 trees where 44 were best). Of the trees so found the
 fewest that keep the log-loss within a thousandth are served: they are faster to score and as good.
@@ -16,12 +21,30 @@ import xgboost
 
 from engine.features import schema
 from engine.learning.dataset import Sample
+from engine.learning.gate import platt
+from engine.learning.model import Order, chance
 
 NEGATIVES_PER_POSITIVE = 3.5
 MOST_TREES = 800
 PATIENCE = 30
 TOLERANCE = 1.001
 """The log-loss of the served trees over the least of any number of trees."""
+
+ORDER_TREES = 30
+ORDER: dict[str, object] = {
+    "objective": "rank:ndcg",
+    "lambdarank_pair_method": "topk",
+    "lambdarank_num_pair_per_sample": 12,
+    "tree_method": "hist",
+    "max_depth": 5,
+    "eta": 0.06,
+    "min_child_weight": 1,
+    "lambda": 5.0,
+    "subsample": 0.8,
+    "colsample_bytree": 0.5,
+}
+LEAST_ORDER_POSITIVES = 1_000
+"""Successes in training from which on trees that order are grown: with fewer they learn the noise of a few users."""
 
 WARM_TREES = 10
 WARM_ETA = 0.03
@@ -45,13 +68,19 @@ PARAMETERS: dict[str, object] = {
 class Fitted:
     """A booster of the fewest trees that are as good as the best number, and the log-loss of each round.
 
-    trees: how many it has · best: how many had the least log-loss · validation: log-loss after each tree.
+    trees: how many it has · best: how many had the least log-loss · validation: log-loss after each tree · order: the
+    trees on top that order, None where rows have no group or successes are few.
     """
 
     booster: xgboost.Booster
     trees: int
     best: int
     validation: tuple[float, ...]
+    order: Order | None = None
+
+    def chance(self, rows: np.ndarray) -> np.ndarray:
+        """P(label) of feature rows float32[n, F] among rows sampled as in training: float32[n]."""
+        return chance(self.booster, self.order, rows)
 
     def trade_off(self) -> list[dict[str, float]]:
         """What fewer trees would cost: log-loss on the validation sample at halvings of the best number."""
@@ -83,7 +112,7 @@ def fit(train: Sample, validate: Sample, seed: int, threads: int, grown: Callabl
     `grown` is told the number of trees after each.
     """
     bins = int(str(PARAMETERS["max_bin"]))
-    data = xgboost.QuantileDMatrix(train.rows, train.labels, nthread=threads, max_bin=bins)
+    data = xgboost.QuantileDMatrix(train.rows, train.labels, qid=train.group, nthread=threads, max_bin=bins)
     watched = xgboost.QuantileDMatrix(validate.rows, validate.labels, ref=data, nthread=threads, max_bin=bins)
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgboost.train(
@@ -99,7 +128,21 @@ def fit(train: Sample, validate: Sample, seed: int, threads: int, grown: Callabl
     losses = np.round(history["validate"]["logloss"], 6)
     best = booster.best_iteration + 1
     trees = int(np.argmax(losses[:best] <= losses[best - 1] * TOLERANCE)) + 1
-    return Fitted(booster[:trees], trees, best, tuple(losses.tolist()))
+    served = booster[:trees]
+    order = None
+    if train.group is not None and train.labels.sum() >= LEAST_ORDER_POSITIVES:
+        order = _order(served, data, train, validate, seed, threads)
+    return Fitted(served, trees, best, tuple(losses.tolist()), order)
+
+
+def _order(booster: xgboost.Booster, data: Any, train: Sample, validate: Sample, seed: int, threads: int) -> Order:
+    """Trees that order, on top of `booster`'s log-odds. data: the matrix of `train`, which is used up."""
+    data.set_base_margin(booster.inplace_predict(train.rows, predict_type="margin", validate_features=False))
+    settings = ORDER | {"seed": seed, "nthread": threads, "max_bin": PARAMETERS["max_bin"]}
+    grown = xgboost.train(settings, data, ORDER_TREES, verbose_eval=False)
+    plain = chance(booster, None, validate.rows)
+    slope, intercept = platt(plain, chance(booster, Order(grown, 1.0, 0.0), validate.rows))
+    return Order(grown, slope, intercept)
 
 
 def warm(booster: xgboost.Booster, fresh: Sample, seed: int, threads: int) -> xgboost.Booster:

@@ -58,10 +58,14 @@ class Proposals:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows to learn from. rows: float32[n, F] · labels: float32[n]."""
+    """Rows to learn from.
+
+    rows: float32[n, F] · labels: float32[n] · group: int64[n], ascending: which rows one user chose among, where known.
+    """
 
     rows: np.ndarray
     labels: np.ndarray
+    group: np.ndarray | None = None
 
 
 def propose(moment: Moment, proposer: Proposer, collaborative: Collaborative, taken: np.ndarray) -> Proposals:
@@ -95,9 +99,23 @@ def visits_after(events: FoldRows, state: State, until: float) -> Visits:
 def sample(proposals: Proposals, negative_share: float, rng: np.random.Generator) -> Sample:
     """All positives and a random share of the negatives, with their features."""
     kept = np.flatnonzero(proposals.labels | (rng.random(len(proposals.labels)) < negative_share))
-    return Sample(proposals.rows(kept), proposals.labels[kept].astype(np.float32))
+    labels = proposals.labels[kept].astype(np.float32)
+    return Sample(proposals.rows(kept), labels, proposals.candidates.user[kept].astype(np.int64))
 
 
 def joined(samples: list[Sample]) -> Sample:
-    """Samples of several instants as one."""
-    return Sample(np.concatenate([s.rows for s in samples]), np.concatenate([s.labels for s in samples]))
+    """Samples of several instants as one, in order; `samples` is emptied on the way, so that memory holds them once."""
+    ends = np.cumsum([len(one.labels) for one in samples])
+    rows = np.empty((int(ends[-1]), samples[0].rows.shape[1]), np.float32)
+    labels = np.empty(int(ends[-1]), np.float32)
+    group = np.empty(int(ends[-1]), np.int64)
+    grouped, next_group = True, 0
+    for end in ends:
+        one = samples.pop(0)
+        part = slice(int(end) - len(one.labels), int(end))
+        rows[part], labels[part] = one.rows, one.labels
+        grouped = grouped and one.group is not None
+        if one.group is not None and len(one.group):
+            group[part] = one.group + next_group
+            next_group = int(group[part][-1]) + 1
+    return Sample(rows, labels, group if grouped else None)

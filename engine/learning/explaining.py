@@ -24,7 +24,7 @@ class Reason:
 @dataclass(frozen=True)
 class Explanation:
     """A row's score and its reasons, the weightiest first. base: log-odds of an average row · rest: of features left
-    out; base + the reasons' contributions + rest is the booster's log-odds."""
+    out; base + the reasons' contributions + rest is the trees' log-odds."""
 
     score: float
     base: float
@@ -35,13 +35,18 @@ class Explanation:
 def explain_rows(model: Model, rows: np.ndarray, most: int = 5) -> list[Explanation]:
     """Explanations of feature rows float32[n, F], with at most `most` reasons each.
 
-    Contributions are those of the booster, before the correction for sampled negatives and the calibration, which move
+    Contributions are those of all trees, before the correction for sampled negatives and the calibration, which move
     every score the same way.
     """
     if not len(rows):
         return []
     scores = model.predict(rows)
-    parts = model.booster.predict(xgboost.DMatrix(model.filled(rows)), pred_contribs=True, validate_features=False)
+    filled = xgboost.DMatrix(model.filled(rows))
+    parts = model.booster.predict(filled, pred_contribs=True, validate_features=False)
+    if model.order is not None:
+        parts = parts + model.order.booster.predict(filled, pred_contribs=True, validate_features=False)
+        parts *= np.float32(model.order.slope)
+        parts[:, -1] += np.float32(model.order.intercept)
     return [_explained(row, part, float(score), most) for row, part, score in zip(rows, parts, scores, strict=True)]
 
 

@@ -28,7 +28,7 @@ from engine.learning.related import Related, sparse
 from engine.learning.tastes import Tastes
 from engine.learning.windows import WindowModel
 
-FORMAT = 2
+FORMAT = 3
 REGIMES = ("goal", "click")
 LIBRARIES = ("numpy", "scipy", "xgboost")
 _ARRAYS = ("related_ids", "related_start", "related_item", "related_score", *windows.ARRAYS)
@@ -38,11 +38,25 @@ _LARGEST = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
+class Order:
+    """Trees grown on top of the chances to order what one user chooses among (LambdaMART).
+
+    The log-odds of the sampled rows become slope · (log-odds + what these trees add) + intercept, which keeps the
+    chances' level and spread.
+    """
+
+    booster: xgboost.Booster
+    slope: float
+    intercept: float
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """What was learned, as of an instant.
 
     negative_share: share of the negatives that training kept · calibration: (slope, intercept) on the logit after that
-    is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN.
+    is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN ·
+    order: trees that order within the user, None where there are none.
     """
 
     regime: str
@@ -55,10 +69,11 @@ class Model:
     tastes: Tastes = field(default_factory=tastes.unknown)
     calibration: tuple[float, float] = (1.0, 0.0)
     constants: np.ndarray | None = None
+    order: Order | None = None
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives, calibrated."""
-        raw = self.booster.inplace_predict(self.filled(rows), validate_features=False)
+        raw = chance(self.booster, self.order, self.filled(rows))
         return calibrated(corrected(raw, self.negative_share), self.calibration)
 
     def filled(self, rows: np.ndarray) -> np.ndarray:
@@ -66,6 +81,16 @@ class Model:
         if self.constants is None:
             return rows
         return np.where(np.isnan(rows), self.constants, rows)
+
+
+def chance(booster: xgboost.Booster, order: Order | None, rows: np.ndarray) -> np.ndarray:
+    """P(label) of feature rows float32[n, F] among rows sampled as in training: float32[n]."""
+    if order is None:
+        return np.asarray(booster.inplace_predict(rows, validate_features=False), np.float32)
+    odds = booster.inplace_predict(rows, predict_type="margin", validate_features=False)
+    odds = odds + order.booster.inplace_predict(rows, predict_type="margin", validate_features=False)
+    odds = np.float32(order.slope) * odds + np.float32(order.intercept)
+    return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
 
 
 def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
@@ -112,17 +137,21 @@ def pack(model: Model) -> bytes:
         "schema": schema.fingerprint(),
         "negative_share": model.negative_share,
         "calibration": list(model.calibration),
+        "order": None if model.order is None else [model.order.slope, model.order.intercept],
         "blend": asdict(model.blend),
         "as_of": model.as_of.isoformat(),
         "libraries": libraries(),
     }
     packed = io.BytesIO()
+    members = [
+        ("manifest.json", json.dumps(manifest, sort_keys=True).encode()),
+        ("booster.ubj", bytes(model.booster.save_raw("ubj"))),
+        ("arrays.npz", arrays.getvalue()),
+    ]
+    if model.order is not None:
+        members.append(("order.ubj", bytes(model.order.booster.save_raw("ubj"))))
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (
-            ("manifest.json", json.dumps(manifest, sort_keys=True).encode()),
-            ("booster.ubj", bytes(model.booster.save_raw("ubj"))),
-            ("arrays.npz", arrays.getvalue()),
-        ):
+        for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return packed.getvalue()
 
@@ -142,7 +171,11 @@ def unpack(artifact: bytes, sha256: str) -> Model:
             _check_manifest(manifest)
             arrays = np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False)
             booster = xgboost.Booster(model_file=bytearray(archive.read("booster.ubj")))
-            return _assembled(manifest, booster, {name: arrays[name] for name in arrays.files})
+            order = None
+            if manifest["order"] is not None:
+                slope, intercept = (float(number) for number in manifest["order"])
+                order = Order(xgboost.Booster(model_file=bytearray(archive.read("order.ubj"))), slope, intercept)
+            return _assembled(manifest, booster, order, {name: arrays[name] for name in arrays.files})
     except (*_UNREADABLE, xgboost.core.XGBoostError) as error:
         raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="run horae train") from error
 
@@ -171,7 +204,9 @@ def _check_manifest(manifest: dict[str, Any]) -> None:
         )
 
 
-def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[str, np.ndarray]) -> Model:
+def _assembled(
+    manifest: dict[str, Any], booster: xgboost.Booster, order: Order | None, arrays: dict[str, np.ndarray]
+) -> Model:
     ids, start = arrays["related_ids"], arrays["related_start"]
     item, score = arrays["related_item"], arrays["related_score"]
     curves = windows.from_arrays(arrays)
@@ -187,6 +222,10 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         and 0 < slope < 10
         and -10 < intercept < 10
     )
+    if order is not None:
+        fits = order.booster.num_features() == schema.COUNT and 0 < order.slope < 10 and -10 < order.intercept < 10
+        consistent = consistent and fits
+        set_threads(order.booster, 1)
     constants = arrays.get("constants")
     consistent = consistent and (constants is None or constants.shape == (schema.COUNT,))
     if curves is None or not consistent:
@@ -203,4 +242,5 @@ def _assembled(manifest: dict[str, Any], booster: xgboost.Booster, arrays: dict[
         tastes=tastes.from_arrays(arrays),
         calibration=(slope, intercept),
         constants=constants,
+        order=order,
     )

@@ -139,6 +139,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         as_of=material.now,
         tastes=walked.tastes,
         constants=imputer.constants if np.isfinite(imputer.constants).any() else None,
+        order=fitted.order,
     )
     tell("testing", 0.95)
     test = walked.test
@@ -146,6 +147,8 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
     model = replace(model, calibration=calibrate(test.labels, predict(model, test), half))
     metrics = _measured(model, walked)
     set_threads(fitted.booster, 1)
+    if fitted.order is not None:
+        set_threads(fitted.order.booster, 1)
     described = {
         "goal": material.goal_name,
         "attribution_days": ATTRIBUTION.days,
@@ -154,6 +157,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         "impute": options.impute,
         "trees": fitted.trees,
         "best_trees": fitted.best,
+        "order_trees": 0 if fitted.order is None else fitted.order.booster.num_boosted_rounds(),
         "trade_off": fitted.trade_off(),
         "calibration": list(model.calibration),
         "factors": factors.installed(),
@@ -167,11 +171,11 @@ def _imputed(walked: Walked, options: Options) -> tuple[Imputer, Sample, Sample]
     imputer, train = fit_imputer(options.impute, walked.train.rows, options.seed), walked.train
     if options.impute == "drop":
         kept = complete(train.rows)
-        train = Sample(train.rows[kept], train.labels[kept])
+        train = Sample(train.rows[kept], train.labels[kept], None if train.group is None else train.group[kept])
         if not 0 < train.labels.sum() < len(kept):
             raise TooLittleData("no complete row is left to learn from: impute otherwise")
     elif options.impute != "none":
-        train = Sample(imputer.offline(train.rows), train.labels)
+        train = Sample(imputer.offline(train.rows), train.labels, train.group)
     return imputer, train, Sample(imputer.served(walked.validate.rows), walked.validate.labels)
 
 

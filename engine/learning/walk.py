@@ -73,9 +73,10 @@ class Walk:
         moment = self._moment(line.test)
         test, visits = self._propose(moment, line.test), self._visits(moment, line.test)
         final = self._moment(self._material.now)
+        validate = samples.pop()
         return Walked(
-            train=dataset.joined(samples[:-1]),
-            validate=samples[-1],
+            train=dataset.joined(samples),
+            validate=validate,
             test=test,
             visits=visits,
             lessons=tuple(lessons),

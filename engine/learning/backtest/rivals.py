@@ -57,7 +57,7 @@ def trained(models: Trained, taken: Taken) -> dict[str, np.ndarray]:
         rows = taken.proposals.rows(part)
         few = count_columns(taken, rows, part)
         for name, raw in (
-            ("full", models.full.booster.inplace_predict(rows, validate_features=False)),
+            ("full", models.full.chance(rows)),
             ("counts_xgboost", models.counts.booster.inplace_predict(few, validate_features=False)),
             ("logistic", models.logistic.predict(rows)),
         ):

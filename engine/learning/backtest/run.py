@@ -117,7 +117,8 @@ class _Learning:
             labels = taken.proposals.labels
             kept = np.flatnonzero(labels | (rng.random(len(labels)) < self.steps.negative_share))
             rows = taken.proposals.rows(kept)
-            full.append(Sample(rows, labels[kept].astype(np.float32)))
+            users = taken.proposals.candidates.user[kept].astype(np.int64)
+            full.append(Sample(rows, labels[kept].astype(np.float32), users))
             counts.append(Sample(rivals.count_columns(taken, rows, kept), full[-1].labels))
             if number >= len(instants) - LESSONS:
                 self._lessons.append(lesson(taken.proposals.state.hours, len(taken.proposals.state), taken.visits))
@@ -134,7 +135,8 @@ class _Learning:
 
     def _train(self, full: list[Sample], counts: list[Sample]) -> None:
         started, spec = monotonic(), self._log.spec
-        train, validate = dataset.joined(full[:-1]), full[-1]
+        validate = full.pop()
+        train = dataset.joined(full)
 
         def grown(trees: int) -> None:
             self._tell(f"growing tree {trees}", 0.5 + 0.1 * min(trees / 300, 1))
@@ -142,7 +144,8 @@ class _Learning:
         fitted = ctr.fit(train, validate, spec.seed, spec.threads, grown)
         self._seconds.training = monotonic() - started
         self._tell("training its rivals", _TRAINED)
-        few = rivals.fit_counts(dataset.joined(counts[:-1]), counts[-1], spec.seed, spec.threads)
+        newest = counts.pop()
+        few = rivals.fit_counts(dataset.joined(counts), newest, spec.seed, spec.threads)
         simple = logistic.fit(train.rows, train.labels, spec.seed)
         self.models = Trained(fitted, few, simple, self.steps.negative_share)
 
