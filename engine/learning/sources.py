@@ -1,4 +1,4 @@
-"""Candidate sources one by one (pure): each is fitted on what was known before τ and proposes K items per user.
+"""Candidate sources one by one: each is fitted on what was known before τ and proposes K items per user.
 
 `Proposer` unites by quotas those that pay on every run. Here each stands alone, to be judged by what it finds:
 `recall_by_source`. Users alike and factors find what own history and related items find already (2 more candidates a

@@ -1,4 +1,4 @@
-"""Fits the send-window model: typical curves by EM, and how far users are trusted by visits that came later (pure)."""
+"""Fits the send-window model: typical curves by EM, and how far users are trusted by visits that came later."""
 
 from __future__ import annotations
 
