@@ -79,8 +79,12 @@ def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> R
 
     settings = settings or read_settings()
     database = Database(database_url(settings))
-    (schema.upgrade if migrate else schema.require_current)(database)
-    require_current_profiles(database)
+    try:
+        (schema.upgrade if migrate else schema.require_current)(database)
+        require_current_profiles(database)
+    except BaseException:
+        database.dispose()
+        raise
     address = redis_url(settings)
     runtime = Runtime(settings, database, address, settings.broker_url or address, settings.caps_url or address)
     require_redis(runtime.redis_url)
