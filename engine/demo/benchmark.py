@@ -8,8 +8,10 @@ ingested as an `app_open`, fuel too: it is when a household shops, whatever it b
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, datetime, time
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +158,9 @@ class _store:  # noqa: N801 - used as a function
             clock.start_virtual(connection, _instant(END))
             policy_store.save_policy(connection, lambda _: Policy(default_timezone=data.TIMEZONE), "backtest")
         self._tell("reading Complete Journey", 0.1)
-        files = write(self._level, self._home / "files")
+        # What pandas held of the tables would stay with this process: another one makes the files and ends.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            files = apart.submit(write, self._level, self._home / "files").result()
         total = parquet.read_metadata(files.events).num_rows
 
         def told(progress: intake.Progress) -> None:
