@@ -20,6 +20,7 @@ import numpy as np
 import xgboost
 
 from engine.features import schema
+from engine.learning import evaluation
 from engine.learning.dataset import Sample
 from engine.learning.gate import platt
 from engine.learning.model import Order, chance
@@ -42,8 +43,9 @@ ORDER: dict[str, object] = {
     "lambda": 5.0,
     "subsample": 0.8,
     "colsample_bytree": 0.5,
+    "monotone_constraints": schema.MONOTONE,
 }
-LEAST_ORDER_POSITIVES = 1_000
+LEAST_ORDER_POSITIVES = 500
 """Successes in training from which on trees that order are grown: with fewer they learn the noise of a few users."""
 
 WARM_TREES = 10
@@ -140,9 +142,19 @@ def _order(booster: xgboost.Booster, data: Any, train: Sample, validate: Sample,
     data.set_base_margin(booster.inplace_predict(train.rows, predict_type="margin", validate_features=False))
     settings = ORDER | {"seed": seed, "nthread": threads, "max_bin": PARAMETERS["max_bin"]}
     grown = xgboost.train(settings, data, ORDER_TREES, verbose_eval=False)
-    plain = chance(booster, None, validate.rows)
-    slope, intercept = platt(plain, chance(booster, Order(grown, 1.0, 0.0), validate.rows))
-    return Order(grown, slope, intercept)
+    plain, ordered = chance(booster, None, validate.rows), chance(booster, Order(grown, 1.0, 0.0), validate.rows)
+    if validate.group is not None and _ndcg(validate, ordered) < _ndcg(validate, plain):
+        return None
+    return Order(grown, *platt(plain, ordered))
+
+
+def _ndcg(sample: Sample, scores: np.ndarray) -> float:
+    """NDCG@10 over the users of a sample."""
+    assert sample.group is not None
+    size = len(scores) + 1
+    keys = sample.group * size + np.arange(len(scores))
+    _, ndcg, _ = evaluation.ranking(sample.group, keys, scores, keys[sample.labels > 0], size)
+    return evaluation.mean(ndcg)
 
 
 def warm(booster: xgboost.Booster, fresh: Sample, seed: int, threads: int) -> xgboost.Booster:

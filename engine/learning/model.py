@@ -55,8 +55,8 @@ class Model:
     """What was learned, as of an instant.
 
     negative_share: share of the negatives that training kept · calibration: (slope, intercept) on the logit after that
-    is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN ·
-    order: trees that order within the user, None where there are none.
+    is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN
+    · order: trees that order within the user, None where there are none.
     """
 
     regime: str

@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-import xgboost
 
 from engine.errors import BadInput, ModelRefused
 from engine.features import habits, matrix, schema
 from engine.features.state import P_120D, State
-from engine.learning import alike, ctr, factors, gate, sources, tastes
+from engine.learning import alike, ctr, evaluation, factors, gate, sources, tastes
 from engine.learning.candidates import Blend
 from engine.learning.dataset import Sample
 from engine.learning.explaining import explain_rows
@@ -210,12 +209,35 @@ def model_of(moment: Moment) -> tuple[Model, np.ndarray]:
     zeros = np.zeros(len(user), np.float32)
     rows = matrix.build(state, user, item, zeros, learned.collaborate(state).of(user, item))
     labels = np.nan_to_num(rows[:, schema.NAMES.index("pair_purchases_45d")]) > 0.5
-    fitted = ctr.fit(Sample(rows, labels.astype(np.float32)), Sample(rows, labels.astype(np.float32)), 1, 1)
+    sample = Sample(rows, labels.astype(np.float32), user)
+    fitted = ctr.fit(sample, sample, 1, 1)
+    assert fitted.order is not None
     now = datetime(2026, 9, 1, tzinfo=UTC)
     windows = with_everybody(np.zeros(48))
-    return Model(
-        "goal", fitted.booster, 0.5, nothing(state.catalogue.ids), Blend(), windows, now, learned, (1.1, -0.2)
-    ), rows
+    related = nothing(state.catalogue.ids)
+    model = Model("goal", fitted.booster, 0.5, related, Blend(), windows, now, learned, (1.1, -0.2), order=fitted.order)
+    return model, rows
+
+
+def test_trees_that_order_move_the_users_lists_and_keep_the_level_of_the_chances() -> None:
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(400), 25)
+    rows = np.full((len(group), schema.COUNT), np.nan, np.float32)
+    rows[:, :3] = rng.normal(size=(len(group), 3))
+    odds = 2 * rows[:, 0] + rng.normal(size=400)[group] - 2.5  # what a user buys at all is the louder part
+    sample = Sample(rows, (rng.random(len(group)) < 1 / (1 + np.exp(-odds))).astype(np.float32), group)
+
+    fitted = ctr.fit(sample, sample, 1, 1)
+
+    plain = ctr.chance(fitted.booster, None, rows)
+    ordered = fitted.chance(rows)
+    assert fitted.order is not None
+    assert ordered.sum() == pytest.approx(plain.sum(), rel=0.03)
+    keys = group * len(group) + np.arange(len(group))
+    taken = keys[sample.labels > 0]
+    ndcg = [evaluation.mean(evaluation.ranking(group, keys, s, taken, len(group))[1]) for s in (plain, ordered)]
+    assert ndcg[1] > ndcg[0]
+    assert ctr.fit(Sample(rows, sample.labels), sample, 1, 1).order is None
 
 
 def test_a_model_with_tastes_and_calibration_comes_back_as_it_was(moment: Moment) -> None:
@@ -245,7 +267,8 @@ def test_nan_everywhere_and_unseen_categories_get_a_score(moment: Moment) -> Non
 def test_contributions_add_up_to_the_score_and_are_told_in_words(moment: Moment) -> None:
     model, rows = model_of(moment)
     told = explain_rows(model, rows[:40], most=3)
-    margins = model.booster.predict(xgboost.DMatrix(rows[:40]), output_margin=True)
+    raw = ctr.chance(model.booster, model.order, rows[:40])
+    margins = np.log(raw / (1 - raw))
 
     for explanation, margin, score in zip(told, margins, model.predict(rows[:40]), strict=True):
         parts = explanation.base + explanation.rest + sum(reason.contribution for reason in explanation.reasons)
