@@ -137,8 +137,13 @@ def fit(train: Sample, validate: Sample, seed: int, threads: int, grown: Callabl
     return Fitted(served, trees, best, tuple(losses.tolist()), order)
 
 
-def _order(booster: xgboost.Booster, data: Any, train: Sample, validate: Sample, seed: int, threads: int) -> Order:
-    """Trees that order, on top of `booster`'s log-odds. data: the matrix of `train`, which is used up."""
+def _order(
+    booster: xgboost.Booster, data: Any, train: Sample, validate: Sample, seed: int, threads: int
+) -> Order | None:
+    """Trees that order, on top of `booster`'s log-odds; None where users are served no better lists than without.
+
+    data: the matrix of `train`, which is used up.
+    """
     data.set_base_margin(booster.inplace_predict(train.rows, predict_type="margin", validate_features=False))
     settings = ORDER | {"seed": seed, "nthread": threads, "max_bin": PARAMETERS["max_bin"]}
     grown = xgboost.train(settings, data, ORDER_TREES, verbose_eval=False)

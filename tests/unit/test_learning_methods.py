@@ -15,7 +15,7 @@ from engine.learning.candidates import Blend
 from engine.learning.dataset import Sample
 from engine.learning.explaining import explain_rows
 from engine.learning.imputing import STRATEGIES, complete, fit_imputer
-from engine.learning.model import Model, calibrated, digest, pack, unpack
+from engine.learning.model import Model, calibrated, chance, digest, pack, unpack
 from engine.learning.related import nothing
 from engine.learning.replay import Moment, Replay, scrambled
 from engine.learning.windows import with_everybody
@@ -229,7 +229,7 @@ def test_trees_that_order_move_the_users_lists_and_keep_the_level_of_the_chances
 
     fitted = ctr.fit(sample, sample, 1, 1)
 
-    plain = ctr.chance(fitted.booster, None, rows)
+    plain = chance(fitted.booster, None, rows)
     ordered = fitted.chance(rows)
     assert fitted.order is not None
     assert ordered.sum() == pytest.approx(plain.sum(), rel=0.03)
@@ -267,7 +267,7 @@ def test_nan_everywhere_and_unseen_categories_get_a_score(moment: Moment) -> Non
 def test_contributions_add_up_to_the_score_and_are_told_in_words(moment: Moment) -> None:
     model, rows = model_of(moment)
     told = explain_rows(model, rows[:40], most=3)
-    raw = ctr.chance(model.booster, model.order, rows[:40])
+    raw = chance(model.booster, model.order, rows[:40])
     margins = np.log(raw / (1 - raw))
 
     for explanation, margin, score in zip(told, margins, model.predict(rows[:40]), strict=True):
