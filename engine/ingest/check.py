@@ -8,13 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from engine.features.promotions import KINDS
 from engine.ingest import convert
 from engine.ingest.block import Block, Refusals, Reject, Strings
 from engine.ingest.convert import EARLIEST, LONGEST_ID, LONGEST_TYPE
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.options import Options
-from engine.ingest.promotion_rows import KINDS, PromotionRows
+from engine.ingest.promotion_rows import PromotionRows
 
 
 def check_users(block: Block) -> tuple[EntityRows, list[Reject]]:

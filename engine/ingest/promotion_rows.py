@@ -7,10 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from engine.features.promotions import KINDS
-
-__all__ = ["KINDS", "PromotionRows"]
-
 
 @dataclass(frozen=True)
 class PromotionRows:
