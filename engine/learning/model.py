@@ -68,22 +68,6 @@ class Model:
         return np.where(np.isnan(rows), self.constants, rows)
 
 
-def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
-    """p / (p + (1 − p)/w): the chance before only a share w of the negatives was kept (float32 in, float32 out)."""
-    if negative_share == 1.0:
-        return probability
-    return np.asarray(probability / (probability + (1 - probability) / np.float32(negative_share)), np.float32)
-
-
-def calibrated(probability: np.ndarray, calibration: tuple[float, float]) -> np.ndarray:
-    """σ(slope · logit p + intercept), float32[n]; `probability` itself for (1, 0)."""
-    if calibration == (1.0, 0.0):
-        return probability
-    p = np.clip(probability, np.float32(1e-7), np.float32(1 - 1e-7))
-    logit = np.float32(calibration[0]) * np.log(p / (1 - p)) + np.float32(calibration[1])
-    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
-
-
 def set_threads(booster: xgboost.Booster, threads: int) -> xgboost.Booster:
     """`booster` itself, predicting with so many threads; 1 in workers, whose parallelism is processes."""
     booster.set_param({"nthread": threads})

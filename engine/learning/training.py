@@ -135,7 +135,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         negative_share=walked.negative_share,
         related=Related(state.catalogue.ids, walked.final.neighbours),
         blend=walked.blend,
-        windows=fit(state.hours, len(state), walked.lessons),
+        windows=fit(state.hours, len(state), walked.lessons, walked.answers),
         as_of=material.now,
         tastes=walked.tastes,
         constants=imputer.constants if np.isfinite(imputer.constants).any() else None,
