@@ -28,6 +28,18 @@ class Feature:
     monotone: int = 0
     dtype: str = "float32"
 
+    @property
+    def unit(self) -> str:
+        """h: hours · d: days · share: of a whole · x: times something · '': a number, or decayed events."""
+        name = self.name.removeprefix(f"{self.group}_")
+        if name.startswith("hours_") or name.endswith("_gap") and self.group != "item":
+            return "h"
+        if name.endswith("_days") or name.startswith("days_"):
+            return "d"
+        if name.endswith(("share", "_rate", "hazard_7d")) or name in {"preference", "rate"}:
+            return "share"
+        return "x" if name.startswith("due_") or name.endswith(("_due", "in_category")) else ""
+
 
 def _user(name: str, meaning: str, monotone: int = 0) -> Feature:
     return Feature(f"user_{name}", "user", meaning, "user_profiles", monotone)
