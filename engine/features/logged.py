@@ -23,7 +23,7 @@ ROW = np.dtype(
 )
 
 REGIMES = ("baseline", "goal", "click")
-"""baseline: no model yet · goal: P(goal | user, item) times the window's rate · click: P(click | user, item, window)."""
+"""baseline: no model yet · goal: P(goal | user, item) × the window's rate · click: P(click | user, item, window)."""
 
 
 def schema_code() -> int:

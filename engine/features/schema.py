@@ -32,7 +32,7 @@ class Feature:
     def unit(self) -> str:
         """h: hours · d: days · share: of a whole · x: times something · '': a number, or decayed events."""
         name = self.name.removeprefix(f"{self.group}_")
-        if name.startswith("hours_") or name.endswith("_gap") and self.group != "item":
+        if name.startswith("hours_") or (name.endswith("_gap") and self.group != "item"):
             return "h"
         if name.endswith("_days") or name.startswith("days_"):
             return "d"

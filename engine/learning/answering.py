@@ -108,7 +108,7 @@ def from_array(array: np.ndarray) -> Answers | None:
 def prompted(responses: np.ndarray, sent: np.ndarray) -> np.ndarray:
     """How many of the responses pushes can have prompted, at most one each; both float64[…, 48], by hour."""
     reach = sum((_later(sent, hours) for hours in range(ANSWER_HOURS)), np.zeros(sent.shape))
-    return np.minimum(responses, reach)
+    return np.asarray(np.minimum(responses, reach), np.float64)
 
 
 def tally(answers: np.ndarray, sent: np.ndarray) -> Tally:

@@ -1,8 +1,8 @@
 """A trained model as a value, and its artifact: a zip of UBJSON, npz and JSON, never pickle.
 
 The artifact carries everything that a decision depends on: the booster, the share of negatives it was trained on, the
-item-to-item neighbours, the blend of sources, the window model and, once a shop has clicks, the click head. It is refused unless its SHA-256, its feature schema
-and its own arrays check out.
+item-to-item neighbours, the blend of sources, the window model and, once a shop has clicks, the click head. It is
+refused unless its SHA-256, its feature schema and its own arrays check out.
 """
 
 from __future__ import annotations
@@ -157,18 +157,18 @@ def libraries() -> dict[str, str]:
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
-    theirs = manifest["format"]
-    if theirs != FORMAT:
-        older = isinstance(theirs, int) and theirs < FORMAT
+    made_as = manifest["format"]
+    if made_as != FORMAT:
+        older = isinstance(made_as, int) and made_as < FORMAT
         raise ModelRefused(
-            f"the model was made by {'an older' if older else 'a newer'} version of Horae (format {theirs}, this one"
+            f"the model was made by {'an older' if older else 'a newer'} version of Horae (format {made_as}, this one"
             f" reads {FORMAT})",
             hint="train again: horae train" if older else "update this installation, or train again: horae train",
         )
-    if (made := _release(manifest["libraries"]["xgboost"])) > (ours := _release(xgboost.__version__)):
+    newer, here = manifest["libraries"]["xgboost"], xgboost.__version__
+    if _release(newer) > _release(here):
         raise ModelRefused(
-            f"the model was made with XGBoost {'.'.join(map(str, made))}, newer than the {'.'.join(map(str, ours))}"
-            " here, which may read it wrongly",
+            f"the model was made with XGBoost {newer}, newer than the {here} here, which may read it wrongly",
             hint="install that version or a newer one, or train again: horae train",
         )
     if manifest["schema"] != schema.fingerprint():

@@ -58,7 +58,8 @@ class Pushes:
 
     user, item: int64 ids · at: float64, epoch seconds · rows: float32[n, F], as they were scored · opened, clicked:
     bool, within CLICKED_WITHIN (a click opens) · converted: bool, the goal about the item within ATTRIBUTION; only
-    known where `matured` (bool), which is later · others: delivered pushes without a row of this schema, or a machine's.
+    known where `matured` (bool), which is later · others: how many were left out, without a row of this schema
+    or to a machine.
     """
 
     user: np.ndarray
@@ -115,9 +116,8 @@ def _labelled(sent: pa.Table, told: pa.Table, goal: int, now: float) -> Pushes:
     credited = _credited(sent, told, user, at)
     kind, when = np.asarray(told["event_type"], np.int64), np.asarray(told["at"], np.float64)
     found = {name: np.zeros(len(user), bool) for name in ("opened", "clicked", "converted")}
-    late = (
-        np.where(credited >= 0, when - at[np.maximum(credited, 0)], np.inf) if len(at) else np.full(len(when), np.inf)
-    )
+    late = np.full(len(when), np.inf)
+    late[credited >= 0] = when[credited >= 0] - at[credited[credited >= 0]]
     soon = (late >= 0) & (late < CLICKED_WITHIN.total_seconds())
     for name, types in (("opened", (_OPEN, _CLICK)), ("clicked", (_CLICK,))):
         found[name][credited[soon & np.isin(kind, types)]] = True
@@ -134,7 +134,7 @@ def _credited(sent: pa.Table, told: pa.Table, user: np.ndarray, at: np.ndarray) 
     named = pc.fill_null(pc.index_in(told["push_id"], value_set=sent["push_id"].combine_chunks(), skip_nulls=True), -1)
     of_name = np.asarray(named, np.int64)
     # one that names a push we do not know answers something else
-    return np.where(np.asarray(pc.is_valid(told["push_id"])), of_name, last)
+    return np.asarray(np.where(np.asarray(pc.is_valid(told["push_id"])), of_name, last), np.int64)
 
 
 def _converted(told: pa.Table, user: np.ndarray, item: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -144,7 +144,7 @@ def _converted(told: pa.Table, user: np.ndarray, item: np.ndarray, at: np.ndarra
     when = np.asarray(told["at"], np.float64)
     push = last_before(user * width + item, at, _ints(told["user_id"]) * width + about, when)
     there = np.flatnonzero(push >= 0)
-    return push[there[when[there] - at[push[there]] < ATTRIBUTION.total_seconds()]]
+    return np.asarray(push[there[when[there] - at[push[there]] < ATTRIBUTION.total_seconds()]], np.int64)
 
 
 def _machines(responses: pa.Table, sent_to: np.ndarray) -> np.ndarray:

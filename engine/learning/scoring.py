@@ -91,7 +91,7 @@ class Scorer(ABC):
     def goal(
         self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the user's favourite window."""
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the best window."""
 
     def windows(self, state: State) -> np.ndarray:
         """p(cell | user), float32[U, 16]: each row sums to 1. cell = day type × 8 + local hour // 3."""
@@ -192,7 +192,7 @@ class Learned(Scorer):
     def goal(
         self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the user's favourite window."""
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the best window."""
         scores = np.empty(len(user), np.float32)
         favourite = None if self._head is None else self._window_curves(state).rate.argmax(axis=1)
         for part in _parts(len(user)):

@@ -138,7 +138,7 @@ def relearned(model: WindowModel, hours: Hours, users: int) -> WindowModel:
 
 def _everybody(hours: Hours) -> np.ndarray:
     acted = hours.rung != PUSHED
-    return np.bincount(hours.hour[acted], hours.weight[acted], minlength=WEEK_HOURS)
+    return np.asarray(np.bincount(hours.hour[acted], hours.weight[acted], minlength=WEEK_HOURS), np.float64)
 
 
 def _of_themselves(model: WindowModel, counts: np.ndarray, sent: np.ndarray) -> np.ndarray:
@@ -217,7 +217,7 @@ def _burst(lessons: Sequence[Lesson]) -> np.ndarray:
     visits = sum(len(taught.visits.user) for taught in lessons)
     recent = sum((taught.counts[:, 2].sum(axis=(0, 2)) for taught in lessons), np.zeros(RUNGS))
     a_week = recent * np.log(2) * _LESSON_DAYS / _BURST_DAYS
-    return np.maximum(a_week / visits, 1.0)
+    return np.asarray(np.maximum(a_week / visits, 1.0), np.float64)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Receipts: what a decision stored about itself, as compact bytes (pure).
 
 A receipt is the feature row of the choice as `features.logged` packs it (or an empty one), then HEADER, then
-`alternatives` records ALTERNATIVE; all little-endian. It holds what cannot be had again later; `horae explain` recomputes the rest and
-says whether it agrees. A reader refuses a version it does not know.
+`alternatives` records ALTERNATIVE; all little-endian. It holds what cannot be had again later; `horae explain`
+recomputes the rest and says whether it agrees. A reader refuses a version it does not know.
 """
 
 from __future__ import annotations

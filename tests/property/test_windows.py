@@ -96,7 +96,7 @@ def test_a_day_later_on_every_clock_is_the_same_curve(stamps: list[tuple[int, in
         age = (monday + 3 * 86_400 + shift - at) / 86_400
         counts = np.zeros((4, windows.KINDS, RUNGS, WEEK_HOURS))
         for kind, weight in enumerate((np.ones(len(at)), np.exp2(-age / 120), np.exp2(-age / 30))):
-            np.add.at(counts, (user, kind, 1, hour), weight)
+            np.add.at(counts[:, kind, 1], (user, hour), weight)
         return posterior(two_habits(), counts)[0]
 
     assert np.array_equal(told(0.0), told(86_400.0))
@@ -127,7 +127,7 @@ def test_typical_curves_are_found_among_users_and_known_again_from_arrays() -> N
     rng = np.random.default_rng(1)
     counts = np.zeros((200, windows.KINDS, RUNGS, WEEK_HOURS))
     for user in range(200):
-        np.add.at(counts[user], (slice(None), 1, (9 if user < 100 else 19) + rng.integers(0, 2, 30)), 1.0)
+        counts[user, :, 1] = np.bincount((9 if user < 100 else 19) + rng.integers(0, 2, 30), minlength=WEEK_HOURS)
     model = with_curves_of(replace(with_everybody(np.ones(WEEK_HOURS)), burst=np.ones(RUNGS)), counts)
 
     prior = windows.prior_curves(model.mixtures[0], counts[[0, 150], 0, 1])

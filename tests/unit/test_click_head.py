@@ -123,7 +123,7 @@ def test_reasons_say_what_and_how_much_and_which_way_in_every_regime(tired: head
     assert taken[-1].text == "the window is 25% as good as the user's best (score × 0.25)"
     sent = next(reason for reason in clicked if reason.feature == "user_pushes_7d")
     assert sent.text.startswith("pushes sent to the user, half-life 7 days: 11 – speaks against it (odds × 0.")
-    assert (len(clicked), sent.value) == (4, 11.0)
+    assert (len(clicked), sent.value) == (3, 11.0)
 
 
 @pytest.mark.parametrize("trees", [True, False])

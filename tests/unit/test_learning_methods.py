@@ -16,7 +16,7 @@ from engine.learning.dataset import Sample
 from engine.learning.explaining import explain_rows
 from engine.learning.imputing import STRATEGIES, complete, fit_imputer
 from engine.learning.model import Model, digest, pack, unpack
-from engine.learning.odds import calibrated
+from engine.learning.odds import NO_CALIBRATION, calibrated
 from engine.learning.related import nothing
 from engine.learning.replay import Moment, Replay, scrambled
 from engine.learning.windows import with_everybody
@@ -184,7 +184,7 @@ def test_a_calibration_is_kept_only_where_it_helps_users_it_has_not_seen() -> No
     honest = rng.random(len(chances)) < chances
     lower = rng.random(len(chances)) < calibrated(chances, (1.0, -0.7))
 
-    assert gate.calibrate(honest, chances, half) == gate.NO_CALIBRATION
+    assert gate.calibrate(honest, chances, half) == NO_CALIBRATION
     slope, intercept = gate.calibrate(lower, chances, half)
     assert slope == pytest.approx(1, abs=0.1)
     assert intercept == pytest.approx(-0.7, abs=0.15)
