@@ -66,7 +66,7 @@ DEFAULT_CONCENTRATION = np.array(
 )
 """Before anything is fitted, by member, rung and level: how many visits outweigh what they are shrunk to."""
 
-DEFAULT_BURST = np.array([1.0, 2.0, 4.0])
+DEFAULT_BURST = np.array([1.0, 2.0, 1.0])
 DEFAULT_POOL = np.array([0.565, 0.41])
 
 CURVE_PRIOR = 50.0

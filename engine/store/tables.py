@@ -293,6 +293,15 @@ user_hour_profiles = Table(
     postgresql_partition_by="RANGE (slot)",
 )
 
+user_visits = Table(
+    "user_visits",
+    metadata,
+    Column("user_id", BigInteger, nullable=False),
+    _instant("at", nullable=False),
+    PrimaryKeyConstraint("user_id", "at"),
+    comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
+)
+
 changed_users = Table(
     "changed_users",
     metadata,

@@ -1,4 +1,4 @@
-"""Pushes that were sent are an event type, folded into profiles like any other; when a model was last promoted.
+"""Pushes sent are an event type and folded like any other; visits count once for hours; when a model was promoted.
 
 Revision ID: 2026_11_24_pushes_sent
 Revises: 2026_11_24_first_schema
@@ -41,10 +41,25 @@ def upgrade() -> None:
         ),
     )
     op.execute("UPDATE models SET promoted_at = created_at WHERE state <> 'challenger'")
+    op.create_table(
+        "user_visits",
+        sa.Column("user_id", sa.BigInteger(), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("user_id", "at", name=op.f("pk_user_visits")),
+        comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
+    )
+    # hour profiles made before count lines: `horae ingest replay` counts them anew
+    op.execute("""
+        INSERT INTO user_visits (user_id, at)
+        SELECT DISTINCT user_id, occurred_at FROM events
+        WHERE user_id IS NOT NULL AND (event_type IN (4, 5) OR event_type >= 100)
+              AND NOT EXISTS (SELECT FROM unfolded_events w WHERE w.key = events.key)
+    """)
 
 
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_table("user_visits")
     op.drop_column("models", "promoted_at")
     op.alter_column(
         "user_hour_profiles",
