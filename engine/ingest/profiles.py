@@ -76,13 +76,18 @@ def fold_events(
 
     visits: bool[n], the events that count for hours, as `claim_visits` says; by default the first of each visit here.
     """
-    if "user_hour_profiles" in tables and visits is None:
-        visits = np.ones(len(rows), bool)
-        beside, _, first = _visits(rows)
-        visits[beside] = False
-        visits[first] = True
-    return {table: _fold_hours(rows.where(visits)) if table == "user_hour_profiles" else _FOLDS[table](rows)
-            for table in tables}  # fmt: skip
+    found = {table: _FOLDS[table](rows) for table in tables if table in _FOLDS}
+    if "user_hour_profiles" in tables:
+        found["user_hour_profiles"] = _fold_hours(rows.where(_once_each(rows) if visits is None else visits))
+    return {table: found[table] for table in tables}
+
+
+def _once_each(rows: FoldRows) -> np.ndarray:
+    counts = np.ones(len(rows), bool)
+    beside, _, first = _visits(rows)
+    counts[beside] = False
+    counts[first] = True
+    return counts
 
 
 def claim_visits(connection: Connection, rows: FoldRows) -> np.ndarray:

@@ -36,7 +36,7 @@ _MOST_VISITS = 40.0
 """Visits of one user that count towards a typical curve."""
 
 _ROUNDS = 40
-_SCALES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 16.0, 256.0])
+_SCALES = np.array([0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 16.0, 256.0])
 """Factors tried on a rung's concentrations; the last passes the rung over."""
 
 _LEAST_GAIN = 5e-4
