@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
-import xgboost
 
 from engine.errors import BadInput, ModelRefused
 from engine.features import habits, matrix, schema
@@ -16,7 +15,8 @@ from engine.learning.candidates import Blend
 from engine.learning.dataset import Sample
 from engine.learning.explaining import explain_rows
 from engine.learning.imputing import STRATEGIES, complete, fit_imputer
-from engine.learning.model import Model, calibrated, digest, pack, unpack
+from engine.learning.model import Model, digest, pack, unpack
+from engine.learning.odds import NO_CALIBRATION, calibrated
 from engine.learning.related import nothing
 from engine.learning.replay import Moment, Replay, scrambled
 from engine.learning.windows import with_everybody
@@ -184,7 +184,7 @@ def test_a_calibration_is_kept_only_where_it_helps_users_it_has_not_seen() -> No
     honest = rng.random(len(chances)) < chances
     lower = rng.random(len(chances)) < calibrated(chances, (1.0, -0.7))
 
-    assert gate.calibrate(honest, chances, half) == gate.NO_CALIBRATION
+    assert gate.calibrate(honest, chances, half) == NO_CALIBRATION
     slope, intercept = gate.calibrate(lower, chances, half)
     assert slope == pytest.approx(1, abs=0.1)
     assert intercept == pytest.approx(-0.7, abs=0.15)
@@ -215,9 +215,7 @@ def model_of(moment: Moment) -> tuple[Model, np.ndarray]:
     fitted = ctr.fit(Sample(rows, labels.astype(np.float32)), Sample(rows, labels.astype(np.float32)), 1, 1)
     now = datetime(2026, 9, 1, tzinfo=UTC)
     windows = with_everybody(np.zeros(48))
-    return Model(
-        "goal", fitted.booster, 0.5, nothing(state.catalogue.ids), Blend(), windows, now, learned, (1.1, -0.2)
-    ), rows
+    return Model(fitted.booster, 0.5, nothing(state.catalogue.ids), Blend(), windows, now, learned, (1.1, -0.2)), rows
 
 
 def test_a_model_with_tastes_and_calibration_comes_back_as_it_was(moment: Moment) -> None:
@@ -247,11 +245,11 @@ def test_nan_everywhere_and_unseen_categories_get_a_score(moment: Moment) -> Non
 def test_contributions_add_up_to_the_score_and_are_told_in_words(moment: Moment) -> None:
     model, rows = model_of(moment)
     told = explain_rows(model, rows[:40], most=3)
-    margins = model.booster.predict(xgboost.DMatrix(rows[:40]), output_margin=True)
 
-    for explanation, margin, score in zip(told, margins, model.predict(rows[:40]), strict=True):
+    for explanation, score in zip(told, model.predict(rows[:40]), strict=True):
         parts = explanation.base + explanation.rest + sum(reason.contribution for reason in explanation.reasons)
-        assert parts == pytest.approx(float(margin), abs=1e-3)
-        assert explanation.score == score
-        assert all(schema.FEATURES[schema.NAMES.index(r.feature)].meaning in r.sentence for r in explanation.reasons)
+        assert parts == pytest.approx(explanation.margin, abs=1e-3)
+        assert explanation.margin == pytest.approx(np.log(score / (1 - score)), abs=1e-3)
+        assert (explanation.score, explanation.regime, explanation.window) == (score, "goal", None)
+        assert all(schema.FEATURES[schema.NAMES.index(r.feature)].meaning in r.text for r in explanation.reasons)
     assert explain_rows(model, rows[:0]) == []

@@ -13,7 +13,7 @@ from engine.learning import ctr
 from engine.learning.backtest.logistic import Logistic
 from engine.learning.backtest.snapshots import Taken
 from engine.learning.dataset import Sample
-from engine.learning.model import corrected
+from engine.learning.odds import corrected
 
 UNTRAINED = ("popularity", "decayed_popularity", "own_history", "item_to_item", "als")
 TRAINED = ("counts_xgboost", "logistic", "full")
