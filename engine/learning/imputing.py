@@ -126,7 +126,12 @@ def _neighbourly(
     return full
 
 
-def _sklearn(module: str) -> Any:
+def require() -> None:
+    """Raises HoraeError where scikit-learn is not installed."""
     if find_spec("sklearn") is None:
         raise HoraeError("imputation needs the package scikit-learn", hint="pip install 'horae[learning]'")
+
+
+def _sklearn(module: str) -> Any:
+    require()
     return import_module(module)

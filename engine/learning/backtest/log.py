@@ -21,6 +21,8 @@ from engine.localtime import zone
 from engine.store.database import Snapshot
 from engine.store.tables import SLOTS
 
+STALE = (0, 1, 7, 28)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -28,22 +30,27 @@ class Spec:
 
     goal: event type of a success · first, last: bounds of the weekly instants (None: the newest thirteen) ·
     candidates: per user · stale: ages in days of the features to compare · new_only: only items that the user has not
-    bought for NEW_DAYS · seed, threads: for training.
+    bought for NEW_DAYS · impute: compare what may stand for missing values · seed, threads: for training.
     """
 
     goal: str = "purchase"
     first: date | None = None
     last: date | None = None
     candidates: int = CANDIDATES
-    stale: tuple[int, ...] = ()
+    stale: tuple[int, ...] = STALE
     new_only: bool = False
+    impute: bool = False
     seed: int = 1
     threads: int = 2
 
 
 @dataclass(frozen=True)
 class Log:
-    """A log in memory. goal: id of the event type · items: by instant (epoch seconds) · share: of users read."""
+    """A log in memory.
+
+    goal: id of the event type · items: by instant (epoch seconds) · share: of users read · lacking: why items cannot be
+    ranked (a mailer's log has opens, but no items), None where they can; send windows are tested either way.
+    """
 
     spec: Spec
     goal: int
@@ -51,6 +58,7 @@ class Log:
     share: float
     weeks: Weeks
     items: dict[float, Items]
+    lacking: str | None
 
     @property
     def ids(self) -> np.ndarray:
@@ -66,22 +74,30 @@ def read_log(snapshot: Snapshot, now: datetime, spec: Spec) -> Log:
     events = read_events(snapshot, until=now, where=where)
     if not len(events):
         raise TooLittleData("there are no events yet")
-    if not np.any(events.event_type == goal):
-        raise TooLittleData(f"there is no event of type {spec.goal}: name another goal with --goal")
     if not np.any(events.user >= 0):
         raise TooLittleData("no event names a user")
     # one stray stamp must not make a history long
     begin, end = (datetime.fromtimestamp(float(at), UTC) for at in np.quantile(events.at, (0.01, 1.0)))
-    tz = zone(default_zone(snapshot.connection))
-    weeks = calendar.weeks((begin, end), tz, spec.first, spec.last)
+    weeks = calendar.weeks((begin, end), zone(default_zone(snapshot.connection)), spec.first, spec.last)
     if weeks is None:
+        asked = "".join(f" {name} {day}" for name, day in (("from", spec.first), ("to", spec.last)) if day)
         raise TooLittleData(
-            f"the history from {begin:%Y-%m-%d} to {end:%Y-%m-%d} holds no week to test on"
-            " whose outcomes are known and that history precedes"
+            f"the history from {begin:%Y-%m-%d} to {end:%Y-%m-%d} holds no week{asked} to test on:"
+            " one needs a week of history before it and seven days of outcomes after it"
         )
     ages = {timedelta(days=age) for age in spec.stale}
     instants = {*weeks.instants} | {instant - age for instant in weeks.test for age in ages}
-    read: dict[float, Items] = {instant.timestamp(): read_items(snapshot, instant) for instant in sorted(instants)}
-    if not len(next(iter(read.values()))):
-        raise TooLittleData("there are no items")
-    return Log(spec, goal, events, share, weeks, read)
+    read = {instant.timestamp(): read_items(snapshot, instant) for instant in sorted(instants)}
+    lacking = _lacking(events, goal, spec.goal, len(next(iter(read.values()))))
+    return Log(spec, goal, events, share, weeks, read, lacking)
+
+
+def _lacking(events: FoldRows, goal: int, goal_name: str, items: int) -> str | None:
+    if not items:
+        return "there are no items to choose from"
+    of_goal = events.event_type == goal
+    if not of_goal.any():
+        return f"there is no event of type {goal_name}"
+    if not np.any(of_goal & (events.user >= 0) & (events.item >= 0)):
+        return f"no event of type {goal_name} names a user and an item"
+    return None
