@@ -74,7 +74,7 @@ def run(log: Log, tell: Progress) -> Result:
 
 def _nothing(spec: Spec, why: str) -> dict[str, Any]:
     empty: dict[str, Any] = {"snapshots": [], "models": dict.fromkeys(MODELS), "differences": {}}
-    return empty | {"windows": {}, "staleness": {}, "goal": spec.goal, "note": why}
+    return empty | {"windows": {}, "staleness": {}, "seconds": {}, "goal": spec.goal, "note": why}
 
 
 def _part(tell: Progress, begin: float, end: float) -> Progress:
