@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+from sqlalchemy import text
 
 from engine.features.catalogue import Items
 from engine.ingest.identities import default_zone
@@ -16,7 +17,6 @@ from engine.learning.backtest.calendar import Weeks
 from engine.learning.dataset import CANDIDATES
 from engine.learning.history import read_events
 from engine.learning.material import TooLittleData
-from engine.learning.reading import read_items
 from engine.localtime import zone
 from engine.store.database import Snapshot
 from engine.store.tables import SLOTS
@@ -87,17 +87,21 @@ def read_log(snapshot: Snapshot, now: datetime, spec: Spec) -> Log:
         )
     ages = {timedelta(days=age) for age in spec.stale}
     instants = {*weeks.instants} | {instant - age for instant in weeks.test for age in ages}
-    read = {instant.timestamp(): read_items(snapshot, instant) for instant in sorted(instants)}
-    lacking = _lacking(events, goal, spec.goal, len(next(iter(read.values()))))
+    read = {instant.timestamp(): material.items_to_learn_from(snapshot, instant) for instant in sorted(instants)}
+    lacking = _lacking(snapshot, events, goal, spec.goal, len(next(iter(read.values()))))
     return Log(spec, goal, events, share, weeks, read, lacking)
 
 
-def _lacking(events: FoldRows, goal: int, goal_name: str, items: int) -> str | None:
+def _lacking(snapshot: Snapshot, events: FoldRows, goal: int, goal_name: str, items: int) -> str | None:
+    """Why items cannot be ranked, with the event types that could be a goal instead."""
     if not items:
         return "there are no items to choose from"
-    of_goal = events.event_type == goal
-    if not of_goal.any():
-        return f"there is no event of type {goal_name}"
-    if not np.any(of_goal & (events.user >= 0) & (events.item >= 0)):
-        return f"no event of type {goal_name} names a user and an item"
-    return None
+    taken = events.event_type[(events.user >= 0) & (events.item >= 0)]
+    if np.any(taken == goal):
+        return None
+    names = {
+        int(row.id): str(row.name) for row in snapshot.connection.execute(text("SELECT id, name FROM event_types"))
+    }
+    types, counts = np.unique(taken, return_counts=True)
+    others = ", ".join(names[int(types[at])] for at in np.argsort(-counts)[:5])
+    return f"no event of type {goal_name} names a user and an item" + (f" (--goal could be {others})" if others else "")

@@ -18,11 +18,11 @@ _STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e8ecf1;--soft:#a3adba;--line:#2f3844;--main:#62aef5;--other:#f0a06a;
 --paper:#161b22;--band:#1e252e}}
 *{box-sizing:border-box}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2.5rem auto;max-width:66rem;
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2.5rem auto;max-width:74rem;
 padding:0 1.25rem}h1{font-size:1.6rem;margin:0 0 .5rem}h2{font-size:1.15rem;margin:2.5rem 0 .4rem}
 p{color:var(--soft);margin:.2rem 0 .7rem;max-width:48rem}p strong{color:var(--ink)}
 .wide{overflow-x:auto;margin-bottom:1rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .9rem .3rem 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
+th,td{padding:.3rem .8rem .3rem 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
 vertical-align:top}
 th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
 tr.best td{font-weight:650;background:var(--band)}td small{display:block;color:var(--soft);font-weight:400;
