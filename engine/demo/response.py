@@ -92,7 +92,7 @@ def measure(tell: Progress) -> dict[str, Any]:
 def _measured(households: int, user: np.ndarray, labels: np.ndarray, chances: np.ndarray) -> dict[str, Any]:
     nobody, ids = np.zeros(households), np.arange(households)
     judged = Judged(Week(ids, user, labels, nobody, nobody), chances, True, np.inf, nobody, nobody)
-    found = judged.samples(Draws(ids))
+    found = judged.samples(Draws(ids, np.random.default_rng(1)))
     report: dict[str, Any] = {"pairs": len(labels), "answered": int(labels.sum())}
     for key in ("auc", "ap", "ne"):
         report |= interval(key, found[key])

@@ -41,4 +41,4 @@ def measure(database: Database, since: datetime, until: datetime, tell: Progress
     known = np.zeros(len(state), bool)
     known[state.hours.user] = True
     came = Visits(came.user[known[came.user]], came.hour[known[came.user]])
-    return sending.report([sending.judge(model, state, came)], Draws(state.users))
+    return sending.report([sending.judge(model, state, came)], Draws(state.users, np.random.default_rng(1)))

@@ -155,5 +155,5 @@ def described(taken: Taken, role: str, log: Log) -> dict[str, Any]:
     }
     if role == "test" and not log.lacking:
         recall = taken.recall_by_source(log.spec.candidates)
-        told["recall_by_source"] = {name: rounded(value) for name, value in recall.items()}
+        told["candidate_recall_by_source"] = {name: rounded(value) for name, value in recall.items()}
     return told

@@ -26,10 +26,10 @@ _TOGETHER = 50
 class Draws:
     """How often each user is drawn. Draw 0 is everybody once: the log itself."""
 
-    def __init__(self, ids: np.ndarray, seed: int = 1, count: int = DRAWS) -> None:
+    def __init__(self, ids: np.ndarray, rng: np.random.Generator, count: int = DRAWS) -> None:
         """`ids`: int64, sorted: the users who are drawn from."""
         self.ids, self.count = ids, count + 1
-        rng, users = np.random.default_rng(seed), len(ids)
+        users = len(ids)
         self._weights = np.ones((self.count, users), np.uint8)
         for draw in range(1, self.count):
             drawn = np.bincount(rng.integers(0, users, users), minlength=users) if users else 0

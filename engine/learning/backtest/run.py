@@ -145,7 +145,7 @@ class _Tests:
     def report(self, seconds: Seconds, tell: Callable[[float], None]) -> dict[str, Any]:
         """What `--json` prints."""
         spec, learned = self._log.spec, self._learned
-        draws = Draws(_everybody(self._board, *self._aged.values(), sent=self._sent), spec.seed)
+        draws = Draws(_everybody(self._board, *self._aged.values(), sent=self._sent), np.random.default_rng(spec.seed))
         found = verdict.sampled(self._board, draws)
         tell(_TESTED + 0.05)
         report: dict[str, Any] = {
