@@ -34,6 +34,9 @@ SHOWN = (
 )
 RIVALS = (("model", "this model"), ("own_history", "own history"), ("popularity", "popularity"))
 
+_STEP = 0.05
+"""Share of the whole between two lines of progress where there is no terminal."""
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
@@ -257,7 +260,18 @@ def _number(value: float | None) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on stderr; yields told(what, share)."""
+    """A progress bar on stderr, lines of text where that is no terminal; yields told(what, share)."""
+    if not err.is_terminal:
+        said = -1.0
+
+        def line(what: str, share: float) -> None:
+            nonlocal said
+            if share >= said + _STEP:
+                said = share
+                err.print(f"{share:4.0%} {what}")
+
+        yield line
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as shown:
         bar = shown.add_task("starting", total=1.0)

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from engine.errors import HoraeError
 from engine.features.readings import positions
@@ -91,15 +92,16 @@ def _als(state: State, seed: int, threads: int) -> tuple[np.ndarray, np.ndarray]
     # scipy's csr_array lacks what the package asks of a csr_matrix
     matrix = sparse.csr_matrix(profile_matrix(state))
     matrix.sort_indices()
-    als = model.AlternatingLeastSquares(
-        factors=min(SIZE, len(state.catalogue) - 1),
-        iterations=ITERATIONS,
-        regularization=REGULARISATION,
-        alpha=CONFIDENCE,
-        num_threads=threads,
-        random_state=seed,
-    )
-    als.fit(matrix, show_progress=False)
+    with threadpool_limits(1, "blas"):  # threads of BLAS inside those of the package slow both down
+        als = model.AlternatingLeastSquares(
+            factors=min(SIZE, len(state.catalogue) - 1),
+            iterations=ITERATIONS,
+            regularization=REGULARISATION,
+            alpha=CONFIDENCE,
+            num_threads=threads,
+            random_state=seed,
+        )
+        als.fit(matrix, show_progress=False)
     return np.asarray(als.user_factors), np.asarray(als.item_factors)
 
 

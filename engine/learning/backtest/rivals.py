@@ -20,7 +20,8 @@ TRAINED = ("counts_xgboost", "logistic", "full")
 MODELS = (*UNTRAINED, *TRAINED)
 
 _OWN, _LATENT = (schema.NAMES.index(name) for name in ("pair_purchases", "related_latent"))
-_PART = 16_384
+PART = 16_384
+"""Rows made at a time: bounds memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,8 @@ def trained(models: Trained, taken: Taken) -> dict[str, np.ndarray]:
     """Chances of the proposals by the trained models, float32[n] each; rows are made a part at a time."""
     n = len(taken.proposals.labels)
     chances = {name: np.empty(n, np.float32) for name in TRAINED}
-    for start in range(0, n, _PART):
-        part = np.arange(start, min(start + _PART, n))
+    for start in range(0, n, PART):
+        part = np.arange(start, min(start + PART, n))
         rows = taken.proposals.rows(part)
         few = count_columns(taken, rows, part)
         for name, raw in (
