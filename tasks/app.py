@@ -110,6 +110,8 @@ class Configuration:
         "upkeep": _every(60, "horae.upkeep"),
         # Asked each hour, done once a day: a beat or worker that was down at one fixed hour costs no day.
         "train": {"task": "horae.train", "schedule": crontab(minute="17"), "options": {"expires": 3600.0}},
+        # Likewise, done once in four hours.
+        "warm_update": {"task": "horae.warm_update", "schedule": crontab(minute="47"), "options": {"expires": 3600.0}},
     }
 
     imports = ("tasks.planning", "tasks.delivery", "tasks.ingest", "tasks.learning", "tasks.upkeep")

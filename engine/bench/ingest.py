@@ -27,7 +27,7 @@ from engine.store.database import Database
 USERS, REPEATS = 8_000, 5
 WARM_USERS = 300
 
-EVENT_TABLES = "events, event_keys, user_profiles, item_profiles, user_item_profiles, user_hour_profiles"
+EVENT_TABLES = "events, event_keys, user_visits, user_profiles, item_profiles, user_item_profiles, user_hour_profiles"
 COLUMNS = "key, user_id, item_id, event_type, occurred_at, received_at, value, quantity, push_id"
 
 

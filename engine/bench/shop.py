@@ -6,6 +6,7 @@ reads profiles.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -17,9 +18,9 @@ from sqlalchemy import Connection, text
 from engine import clock
 from engine.bench.loads import END, ZONES, RetailLoad, type_ids
 from engine.bench.yardstick import DEPTH, TREES
-from engine.features.schema import NAMES
+from engine.features.schema import NAMES, SLICES
 from engine.ingest.profiles import FoldRows, fold_events, profile_columns
-from engine.learning import registry
+from engine.learning import head, registry
 from engine.learning.candidates import Blend
 from engine.learning.model import Model
 from engine.learning.related import Counter, Related
@@ -148,10 +149,15 @@ def _train(database: Database, load: RetailLoad) -> int:
         cell = rng.integers(0, 16, len(at))
         rows = scorer.features(state, found.user[at], found.item[at], cell, found.related[at])
     labels = (rng.random(len(rows)) < _clicks(rows)).astype(np.float32)
+    bare = rows.copy()
+    bare[:, SLICES["window"]] = np.nan  # what stage 1 sees
     settings = {"objective": "binary:logistic", "max_depth": DEPTH, "eta": 0.1, "tree_method": "hist", "nthread": 1}
-    booster = xgboost.train(settings, xgboost.QuantileDMatrix(rows, labels), TREES)
+    booster = xgboost.train(settings, xgboost.QuantileDMatrix(bare, labels), TREES)
+    chance = booster.inplace_predict(bare)
+    clicks = head.fit(head.Lessons(rows, chance, labels > 0, np.arange(len(rows)) % 2 == 0), load.seed, 1)
     with database.begin() as connection:
-        version = registry.register(connection, _model(booster, related, load), {})
+        model = replace(_model(booster, related, load), head=None if clicks is None else clicks.head)
+        version = registry.register(connection, model, {})
         registry.promote(connection, version)
     return version
 
@@ -159,7 +165,7 @@ def _train(database: Database, load: RetailLoad) -> int:
 def _model(booster: xgboost.Booster, related: Related, load: RetailLoad) -> Model:
     hours = np.bincount((load.occurred_at % 86_400 // 3_600).astype(np.int64), minlength=24)
     windows = with_everybody(np.concatenate([hours * 5 / 7, hours * 2 / 7]))
-    return Model("click", booster, 1.0, related, Blend(), windows, END)
+    return Model(booster, 1.0, related, Blend(), windows, END)
 
 
 def _clicks(rows: np.ndarray) -> np.ndarray:

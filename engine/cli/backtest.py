@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +17,8 @@ from engine.errors import BadInput
 
 if TYPE_CHECKING:
     from engine.learning.backtest.log import Spec
-    from engine.learning.backtest.run import Progress, Result
+    from engine.learning.backtest.run import Result
+    from engine.learning.walk import Progress
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -31,6 +33,8 @@ _SHOWN = (
     ("ece", "ECE"),
     ("candidate_recall", "recall"),
 )
+_WAYS = ("model", "global", "median_hour", "most_frequent_hour")
+_WINDOWS = (("log_likelihood", "log-likelihood"), ("top_1", "in the best window"), ("top_3", "in the best three"))
 
 
 def register(app: typer.Typer) -> None:
@@ -50,10 +54,13 @@ def backtest(
     goal: Annotated[str, typer.Option(metavar="TYPE", help="The event type that counts as success.")] = "purchase",
     candidates: Annotated[int, typer.Option(min=10, help="Items proposed to each user.")] = 100,
     stale: Annotated[
-        str, typer.Option(metavar="DAYS", help="Also decide on features so many days old, as in 0,1,7,28.")
-    ] = "",
+        str, typer.Option(metavar="DAYS", help="Decide on features so many days old, too; '' for none.")
+    ] = "0,1,7,28",
     new_only: Annotated[
         bool, typer.Option("--new-only", help="Only items that the user has not bought for 30 days.")
+    ] = False,
+    impute: Annotated[
+        bool, typer.Option("--impute", help="Also compare what may stand for missing values (drop, mean, KNN, …).")
     ] = False,
     preset: Annotated[
         str | None,
@@ -72,16 +79,22 @@ def backtest(
     Weekly snapshots: the model learns on the older ones, stops early on the next, and decides on the newest (four
     where there are enough), from events before each instant only. Beside it stand popularity, own history, item to
     item, ALS, counts and a logistic regression; intervals come from drawing users again, and a difference whose
-    interval holds 0 is noise. Without enough history it says what is missing and tests what needs no training.
+    interval holds 0 is noise. Send windows are tested beside everybody's curve and the one-hour rules of vendors, also
+    on logs without items. Nothing is written to the store, and no model is registered.
 
-    Examples: `horae backtest`, `horae backtest --from 2026-03-02 --to 2026-06-22 --stale 0,1,7,28 --html report.html`
+    Without enough history it says what is missing and tests what needs no training; where nothing at all can be tested
+    the exit code is 1.
+
+    Examples: `horae backtest`, `horae backtest --from 2026-03-02 --to 2026-06-22 --html report.html`,
+    `horae backtest --goal push_open --json`
     """
     from engine.learning.backtest.log import Spec
 
     first, last = (None if day is None else day.date() for day in (begin, until))
     if first and last and first > last:
         raise BadInput(f"--from {first} lies after --to {last}")
-    spec = Spec(goal, first, last, candidates, _ages(stale), new_only, seed, threads)
+    spec = Spec(goal, first, last, candidates, _ages(stale), new_only, impute, seed, threads)
+    _check(html, impute)
     with progress_bar() as told:
         result = _run(spec, preset, home, told)
     if html is not None:
@@ -89,11 +102,22 @@ def backtest(
 
         html.write_text(page(result), encoding="utf-8")
     if as_json:
-        typer.echo(json.dumps(result.report))
-        return
-    _show(result.report)
-    if html is not None:
-        out.print(f"report: {html}")
+        typer.echo(json.dumps(result.report, allow_nan=False))
+    else:
+        _show(result.report)
+        if html is not None:
+            out.print(f"report: {html}")
+    raise typer.Exit(0 if result.tested else 1)
+
+
+def _check(html: Path | None, impute: bool) -> None:
+    """Say now what would fail at the end of minutes."""
+    if html is not None and not html.absolute().parent.is_dir():
+        raise BadInput(f"--html {html}: there is no directory {html.absolute().parent}")
+    if impute:
+        from engine.learning.imputing import require
+
+        require()
 
 
 def _run(spec: Spec, preset: str | None, home: Path | None, told: Progress) -> Result:
@@ -134,25 +158,46 @@ def _show(report: dict[str, Any]) -> None:
     tests = [week["instant"][:10] for week in report["snapshots"] if week["role"] == "test"]
     if not tests:
         return
-    out.print(f"test weeks from {', '.join(tests)}; goal {report['goal']} within 7 days")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model")
-    for _, title in _SHOWN:
-        table.add_column(title, justify="right")
-    for name, found in report["models"].items():
-        cells = ["not trained"] if found is None else [_number(found[key]) for key, _ in _SHOWN]
-        table.add_row(name.replace("_", " "), *cells)
-    out.print(table)
+    out.print(f"test weeks from {', '.join(tests)}; goal: {report['goal']} within 7 days")
+    if any(report["models"].values()):
+        out.print(_table(_SHOWN, report["models"]))
     for name, found in report["differences"].items():
-        told = found.get("ndcg_10")
-        if told:
-            noise = ", noise" if told["noise"] else ""
-            low, high = told["difference_lo"], told["difference_hi"]
-            out.print(f"{name.replace('_', ' ')}: NDCG@10 {told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{noise}")
+        out.print(f"{_words(name)}: {_differs(found, 'ndcg_10', 'NDCG@10')}; {_differs(found, 'ap', 'AP')}")
     for age, found in report["staleness"].items():
-        out.print(f"features {age} days old: NDCG@10 {_number(found['ndcg_10'])}, NE {_number(found['ne'])}")
+        differs = "" if age == "0" else f", {_differs(found['differences'], 'ndcg_10', 'than the freshest')}"
+        out.print(f"features {age} days old: NDCG@10 {_number(found['ndcg_10'])}{differs}")
+    windows = {
+        name: found for name, found in report["windows"].items() if name not in {"visits", "users", "differences"}
+    }
+    if windows:
+        out.print(_table(_WINDOWS, windows))
+    if "imputation" in report:
+        out.print(_table(_SHOWN, report["imputation"]["strategies"], "missing values"))
     for name, value in report.get("figures", {}).items():
         out.print(f"{name} {_number(value)}")
+
+
+def _table(columns: Sequence[tuple[str, str]], rows: Mapping[str, Any], title: str = "") -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(title)
+    for _, heading in columns:
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        cells = ["not trained"] if found is None else [_number(found[key]) for key, _ in columns]
+        table.add_row(_words(name), *cells)
+    return table
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _differs(differences: Mapping[str, Any], key: str, title: str) -> str:
+    told = differences.get(key)
+    if not told or told["difference_lo"] is None:
+        return f"{title} –"
+    low, high = told["difference_lo"], told["difference_hi"]
+    return f"{title} {told['difference']:+.4f} [{low:+.4f}, {high:+.4f}]{', noise' if told['noise'] else ''}"
 
 
 def _number(value: float | None) -> str:

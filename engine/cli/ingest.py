@@ -108,9 +108,10 @@ def events(
     quantity, push_id. Every other column becomes an attribute.
 
     Types that mean something to Horae: view, search, add_to_cart, purchase, rating, app_open, push_open, push_click,
-    push_dismiss, unsubscribe. Others are kept and counted. Events with an event_id are one event if their ids are
-    equal, others if all their values are. Unknown users and items are made as stubs, which `horae ingest users` and
-    `items` complete later. Times before 2000 and after now are refused.
+    push_dismiss, unsubscribe, push_sent (of pushes that another system sent; Horae knows its own). Others are kept and
+    counted. Events with an event_id are one event if their ids are equal, others if all their values are. Unknown users
+    and items are made as stubs, which `horae ingest users` and `items` complete later. Times before 2000 and after now
+    are refused.
     """
     options = _options("events", mapping, rejects, types=types, timezone=timezone, source=source)
     _ingest("events", files, options, as_json)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,6 +34,9 @@ SHOWN = (
 )
 RIVALS = (("model", "this model"), ("own_history", "own history"), ("popularity", "popularity"))
 
+_STEP = 0.05
+"""Share of the whole between two lines of progress where there is no terminal."""
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
@@ -56,7 +59,11 @@ def train(
 
     Learns which items users take up next, out of their own history, what is related to it and what is popular, and
     when each user acts. Tests itself on the newest week whose outcomes are known, beside two baselines that need no
-    model. A model that ranks no better than popularity is registered but does not decide.
+    model. A model that ranks no better than popularity, is off in its chances or is worse than the champion is
+    registered but does not decide.
+
+    Until a thousand clicks on pushes are known it scores by goal and window; from then on a head on top scores clicks
+    by item and window (`horae models show` says which).
 
     With too little history (four weeks are needed) nothing is registered, exit code 1; planning then goes by own
     history, popularity and everybody's hours.
@@ -103,40 +110,51 @@ def list_all(as_json: AsJson = False) -> None:
             entry.regime,
             f"{entry.as_of:%Y-%m-%d %H:%M} UTC",
             _number(measured.get("ndcg_10")),
-            _number(measured.get("predicted_per_actual")),
+            _number((measured or entry.metrics.get("after", {})).get("predicted_per_actual")),
             f"{entry.size / 1024:,.0f} KiB",
         )
     out.print(table)
 
 
 def show(version: Version, as_json: AsJson = False) -> None:
-    """Show a model: how it was made and what it was worth on its test week."""
+    """Show a model: its regime, how it was made, what it was worth on its test week, what fewer trees would cost."""
     from engine.learning import registry
+    from engine.learning.explaining import REGIMES
 
     entry = _registry(lambda connection: registry.entry(connection, version))
     if as_json:
         typer.echo(json.dumps(_as_json(entry)))
         return
-    out.print(f"model {entry.version} · {entry.state} · regime {entry.regime} · as of {entry.as_of:%Y-%m-%d %H:%M} UTC")
+    out.print(f"model {entry.version} · {entry.state} · as of {entry.as_of:%Y-%m-%d %H:%M} UTC")
+    out.print(f"regime {entry.regime}: {REGIMES[entry.regime]}")
     out.print(f"sha256 {entry.sha256} · {entry.size / 1024:,.0f} KiB")
     out.print("made with " + ", ".join(f"{name} {number}" for name, number in sorted(entry.libraries.items())))
     _show_metrics(entry.metrics)
 
 
-def promote(version: Version) -> None:
-    """Let a model decide from the next run on, an older one too; the champion before it is retired."""
+def promote(version: Version, as_json: AsJson = False) -> None:
+    """Let a model decide from the next run on, an older one too; the champion before it is retired.
+
+    Running workers need no restart; what is being planned ends with the model it was begun with.
+    """
     from engine.learning import registry
 
     _registry(lambda connection: registry.promote(connection, version))
-    out.print(f"model {version} is the champion")
+    _say_champion(version, as_json)
 
 
-def rollback() -> None:
-    """Go back to the champion before the present one, from the next run on."""
+def rollback(as_json: AsJson = False) -> None:
+    """Go back to the champion before the present one, from the next run on; once more goes back one further."""
     from engine.learning import registry
 
-    version = _registry(registry.rollback)
-    out.print(f"model {version} is the champion")
+    _say_champion(_registry(registry.rollback), as_json)
+
+
+def _say_champion(version: int, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"champion": version}))
+    else:
+        out.print(f"model {version} is the champion")
 
 
 def _registry(ask: Callable[[Any], Any]) -> Any:
@@ -151,7 +169,8 @@ def _registry(ask: Callable[[Any], Any]) -> Any:
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
-    return asdict(entry) | {"as_of": entry.as_of.isoformat(), "created_at": entry.created_at.isoformat()}
+    instants = {name: getattr(entry, name) for name in ("as_of", "created_at", "promoted_at")}
+    return asdict(entry) | {name: at and at.isoformat() for name, at in instants.items()}
 
 
 def _show_report(report: TrainReport) -> None:
@@ -164,6 +183,8 @@ def _show_report(report: TrainReport) -> None:
 
 
 def _show_metrics(metrics: Mapping[str, Any]) -> None:
+    if metrics.get("warm"):
+        _show_warm(metrics)
     if "model" not in metrics:
         return
     instants = metrics["instants"]
@@ -185,6 +206,52 @@ def _show_metrics(metrics: Mapping[str, Any]) -> None:
         f" window of 16 with {_number(windows['model']['top_1'])}, into everybody's with"
         f" {_number(windows['everybody']['top_1'])}"
     )
+    _show_trade_off("trees", metrics["trees"], metrics["trade_off"])
+    _show_clicks(metrics.get("clicks"))
+    if reason := metrics.get("gate", {}).get("reason"):
+        out.print(f"the gate refused it: {reason}")
+
+
+def _show_warm(metrics: Mapping[str, Any]) -> None:
+    before, after = metrics["before"], metrics["after"]
+    out.print(
+        f"warm update of the {metrics['updated']} trees on the newest matured days: NE {_number(before['ne'])} →"
+        f" {_number(after['ne'])}, predicted / actual {_number(before['predicted_per_actual'])} →"
+        f" {_number(after['predicted_per_actual'])}, on users it did not learn from"
+    )
+    if reason := metrics["gate"]["reason"]:
+        out.print(f"the gate refused it: {reason}")
+
+
+def _show_trade_off(what: str, served: int, points: Sequence[Mapping[str, float]]) -> None:
+    """What fewer trees would cost beside the best number: the fewest within 0.1 % are served."""
+    least = min(point["logloss"] for point in points)
+    told = [
+        f"{point['trees']:.0f}: {point['logloss'] / least - 1:+.2%}" + (" (served)" if point["trees"] == served else "")
+        for point in points
+    ]
+    out.print(f"NE by number of {what}, beside the best: " + " · ".join(told))
+
+
+def _show_clicks(clicks: Mapping[str, Any] | None) -> None:
+    if clicks is None:
+        return
+    out.print(
+        f"pushes whose clicks are known: {clicks['pushes']:,}, opened {clicks['opened']:,}, clicked"
+        f" {clicks['clicked']:,}; of {clicks['matured']:,} a week old {clicks['converted']:,} led to the goal"
+    )
+    if clicks["reason"] is not None:
+        out.print(f"no click head: {clicks['reason']}")
+    if "judged" not in clicks:
+        return
+    judged, head = clicks["judged"], clicks["head"]
+    out.print(
+        f"click head on the newest pushes: AUC {_number(judged['auc'])}, NE {_number(judged['ne'])}, predicted / actual"
+        f" {_number(judged['predicted_per_actual'])}; log-odds = {head['bias']:.2f} + {head['taste']:.2f} · goal +"
+        f" {head['hour']:.2f} · window" + (f" + {head['trees']} trees" if head["trees"] else ", trees did not help")
+    )
+    if head["trees"]:
+        _show_trade_off("trees of the head", head["trees"], clicks["trade_off"])
 
 
 def _number(value: float | None) -> str:
@@ -193,7 +260,18 @@ def _number(value: float | None) -> str:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on stderr; yields told(what, share)."""
+    """A progress bar on stderr, lines of text where that is no terminal; yields told(what, share)."""
+    if not err.is_terminal:
+        said = -1.0
+
+        def line(what: str, share: float) -> None:
+            nonlocal said
+            if share >= said + _STEP:
+                said = share
+                err.print(f"{share:4.0%} {what}")
+
+        yield line
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as shown:
         bar = shown.add_task("starting", total=1.0)

@@ -57,6 +57,7 @@ class End:
     detail: str | None = None
 
 
+# A push that was sent is folded into the profiles like an event (type 11, push_sent): fatigue and exposure.
 _CLOSE = text("""
     WITH ending AS (
         SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
@@ -66,6 +67,10 @@ _CLOSE = text("""
         DELETE FROM pushes p USING ending e
         WHERE p.id = e.push_id AND p.fence = e.fence AND p.state = ANY(:states)
         RETURNING p.*
+    ), sent AS (
+        INSERT INTO unfolded_events (key, slot, user_id, item_id, event_type, occurred_at)
+        SELECT p.id, p.slot, p.user_id, p.item_id, 11, e.at FROM gone p JOIN ending e ON e.push_id = p.id
+        WHERE e.state = 'accepted'
     )
     INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
                             attempts, send_at, local_day, counts, scopes, provider_id, detail)

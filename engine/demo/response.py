@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from engine.demo import data
+from engine.demo.apart import Progress
 from engine.features import decay
-from engine.learning import evaluation
-from engine.learning.backtest import logistic, resampling
-from engine.learning.backtest.sending import interval
+from engine.learning.backtest import logistic
+from engine.learning.backtest.resampling import Draws, Judged, Week, interval
 from engine.localtime import resolve, zone
 
 TESTED = (13, 14, 16, 17, 18, 19)
@@ -66,9 +66,11 @@ class Counted:
     age: np.ndarray
 
 
-def measure() -> dict[str, Any]:
+def measure(tell: Progress) -> dict[str, Any]:
     """AUC, AP and NE of the response model on the tested campaigns, with intervals by household."""
+    tell("reading Complete Journey", 0.0)
     shop = _Shop()
+    tell("campaigns that ended before", 0.5)
     rows = {campaign: shop.rows(campaign) for campaign in shop.campaigns.index}
     user, labels, chances = [], [], []
     for campaign in TESTED:
@@ -88,15 +90,13 @@ def measure() -> dict[str, Any]:
 
 
 def _measured(households: int, user: np.ndarray, labels: np.ndarray, chances: np.ndarray) -> dict[str, Any]:
-    nobody = np.zeros(0, np.int64)
-    week = resampling.Week(
-        user, labels, chances, True, 0.5, (nobody, np.zeros(0), np.zeros(0)), np.zeros(0), np.zeros(0)
-    )
-    found = resampling.week_samples(week, resampling.draws(households))
+    nobody, ids = np.zeros(households), np.arange(households)
+    judged = Judged(Week(ids, user, labels, nobody, nobody), chances, True, np.inf, nobody, nobody)
+    found = judged.samples(Draws(ids, np.random.default_rng(1)))
     report: dict[str, Any] = {"pairs": len(labels), "answered": int(labels.sum())}
     for key in ("auc", "ap", "ne"):
         report |= interval(key, found[key])
-    return report | {"ece": evaluation.calibration_error(labels, chances)}
+    return report | interval("ece", found["ece_weekly"])
 
 
 class _Shop:

@@ -12,7 +12,7 @@ from engine.features.decay import Folded
 from engine.features.habits import Habits, nothing
 from engine.features.prices import PriceChanges
 from engine.features.promotions import Promotions
-from engine.features.readings import HOUR_SECONDS, HOURS_PER_DAY, Readings, positions, take
+from engine.features.readings import HOUR_SECONDS, HOURS_PER_DAY, Reading, Readings, positions, take
 from engine.features.schema import Block
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
@@ -93,7 +93,7 @@ INTEREST = {"view": 0.2, "add_to_cart": 0.5, "purchase": 1.0, "rating": 0.5, "pu
 OTHER_INTEREST = 0.1
 """The same for event types that Horae does not know."""
 
-_NO_INTEREST = ("search", "app_open", "push_dismiss", "unsubscribe")
+_NO_INTEREST = ("search", "app_open", "push_dismiss", "unsubscribe", "push_sent")
 
 
 def interest_weights(event_types: np.ndarray) -> np.ndarray:
@@ -139,6 +139,7 @@ def _block(items: Items, readings: Readings, as_of: float) -> Block:
     carts, clicks = readings.of(EVENT_TYPES["add_to_cart"]), readings.of(EVENT_TYPES["push_click"])
     block.put("item_carts_7d", carts.s[:, H7], carts.at)
     block.put("item_push_clicks_30d", clicks.s[:, H30], clicks.at)
+    _put_pushes(block, readings.of(EVENT_TYPES["push_sent"]), clicks, len(items))
     block.put("item_view_trend", views.s[:, H1] / (views.s[:, H7] + 1), views.at)
     block.put("item_purchases_3d", bought.s[:, H3], bought.at)
     block.put("item_purchases_30d", bought.s[:, H30], bought.at)
@@ -160,6 +161,20 @@ def _block(items: Items, readings: Readings, as_of: float) -> Block:
         block.put(f"item_{kind}_7d", ahead[:, column])
         block.put(f"item_{kind}_usual", beside[:, column])
     return block
+
+
+PUSHES_PRIOR = 50.0
+"""Pushes' worth of everybody's click rate in each item's own."""
+
+
+def _put_pushes(block: Block, sent: Reading, clicks: Reading, items: int) -> None:
+    """How often each item was pushed, and clicked then."""
+    block.put("item_pushes_30d", sent.s[:, H30], sent.at)
+    clicked = np.zeros(items)
+    clicked[clicks.at] = clicks.s[:, H30]
+    usual = clicked[sent.at].sum() / max(sent.s[:, H30].sum(), 1e-9)
+    rate = (clicked[sent.at] + PUSHES_PRIOR * usual) / (sent.s[:, H30] + PUSHES_PRIOR)
+    block.put("item_click_rate", np.minimum(rate, 1.0), sent.at)
 
 
 def _category_median(items: Items) -> np.ndarray:

@@ -23,11 +23,13 @@ class WindowCurves:
     """What the window model says of U users.
 
     preference: float32[U, CELLS], p(cell | user) · log_ratio: float32[U, CELLS], log of it over everybody's ·
-    evidence: float32[U], decayed events behind it.
+    rate: float32[U, CELLS], how good the window is beside the user's best, in (0, 1] · evidence: float32[U], decayed
+    events behind it.
     """
 
     preference: np.ndarray
     log_ratio: np.ndarray
+    rate: np.ndarray
     evidence: np.ndarray
 
 
@@ -61,9 +63,10 @@ def with_windows(rows: np.ndarray, user: np.ndarray, cell: np.ndarray, curves: W
     columns = SLICES["window"].start
     rows[:, columns] = curves.preference[user, cell]
     rows[:, columns + 1] = curves.log_ratio[user, cell]
-    rows[:, columns + 2] = curves.evidence[user]
-    rows[:, columns + 3] = cell >= WINDOWS_A_DAY
-    rows[:, columns + 4] = cell % WINDOWS_A_DAY * 3
+    rows[:, columns + 2] = curves.rate[user, cell]
+    rows[:, columns + 3] = curves.evidence[user]
+    rows[:, columns + 4] = cell >= WINDOWS_A_DAY
+    rows[:, columns + 5] = cell % WINDOWS_A_DAY * 3
     return rows
 
 

@@ -28,6 +28,18 @@ class Feature:
     monotone: int = 0
     dtype: str = "float32"
 
+    @property
+    def unit(self) -> str:
+        """h: hours · d: days · share: of a whole · x: times something · '': a number, or decayed events."""
+        name = self.name.removeprefix(f"{self.group}_")
+        if name.startswith("hours_") or (name.endswith("_gap") and self.group != "item"):
+            return "h"
+        if name.endswith("_days") or name.startswith("days_"):
+            return "d"
+        if name.endswith(("share", "_rate", "hazard_7d", "price_drop")) or name in {"preference", "rate"}:
+            return "share"
+        return "x" if name.startswith("due_") or name.endswith(("_due", "in_category", "_usual")) else ""
+
 
 def _user(name: str, meaning: str, monotone: int = 0) -> Feature:
     return Feature(f"user_{name}", "user", meaning, "user_profiles", monotone)
@@ -83,6 +95,12 @@ FEATURES: tuple[Feature, ...] = (
     _user("push_dismissals_7d", "dismissed pushes, half-life 7 days", -1),
     _user("hours_since_push_open", "hours since a push was opened"),
     _user("hours_since_push_click", "hours since a push was clicked"),
+    _user("pushes_1d", "pushes sent to the user, half-life 1 day", -1),
+    _user("pushes_7d", "pushes sent to the user, half-life 7 days", -1),
+    _user("pushes_30d", "pushes sent to the user, half-life 30 days", -1),
+    _user("pushes_ignored_7d", "pushes sent less opened, half-life 7 days", -1),
+    _user("push_open_rate", "pushes opened per push sent, half-life 30 days", 1),
+    _user("hours_since_push", "hours since a push was sent to the user"),
     _item("views_1d", "views by anyone, half-life 1 day"),
     _item("views_7d", "views by anyone, half-life 7 days"),
     _item("carts_7d", "carts by anyone, half-life 7 days"),
@@ -99,6 +117,8 @@ FEATURES: tuple[Feature, ...] = (
     _item("trend_1_7", "purchases: half-life 1 day over 1 + half-life 7 days"),
     _item("trend_7_30", "purchases: half-life 7 days over 1 + half-life 30 days"),
     _item("push_clicks_30d", "push clicks by anyone, half-life 30 days"),
+    _item("pushes_30d", "pushes about it to anyone, half-life 30 days"),
+    _item("click_rate", "clicks per push about it, half-life 30 days, drawn to everybody's"),
     _item("hours_since_purchase", "hours since anyone bought it"),
     _item("known_days", "days since its first event"),
     _item("price", "price", "items"),
@@ -141,6 +161,8 @@ FEATURES: tuple[Feature, ...] = (
     _pair("hours_since_cart", "hours since the user put the item into a cart"),
     _pair("clicks_14d", "the user's push clicks on the item, half-life 14 days", 1),
     _pair("hours_since_click", "hours since the user clicked a push about the item"),
+    _pair("pushes_14d", "pushes about the item to the user, half-life 14 days", -1),
+    _pair("hours_since_push", "hours since a push about the item to the user"),
     _pair("rating", "the user's mean rating of the item"),
     _taste("category", "purchases_14d", "the user's purchases in the category, half-life 14 days"),
     _taste("category", "purchases_7d", "the user's purchases in the category, half-life 7 days"),
@@ -159,6 +181,7 @@ FEATURES: tuple[Feature, ...] = (
     Feature("related_neighbours", "related", "how much users alike take the item", "neighbours"),
     _window("preference", "the user's share of activity in this window"),
     _window("log_ratio", "log of that share over everybody's"),
+    _window("rate", "how good the window is beside the user's best"),
     _window("evidence", "decayed events behind the user's curve"),
     _window("weekend", "1 on Saturday and Sunday, else 0"),
     _window("hour", "local hour at which the window starts"),

@@ -68,9 +68,13 @@ class Table:
         return np.where(part[at] == keys, at + low, missing)
 
 
+PUSHED = 3
+"""The rung of `Hours` that counts pushes sent, not anything that the user did."""
+
+
 @dataclass(frozen=True)
 class Hours:
-    """When users act, in user order.
+    """When users act, and when pushes were sent to them (rung PUSHED), in user order.
 
     user: int32[m] positions · rung, hour: int16[m] · weight: float64[m], events decayed with a half-life of 120 days ·
     recent: float64[m], of 30 days · count: float64[m], not decayed.
@@ -224,6 +228,7 @@ def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> tuple[Block,
         ("push_open", "push_opens", {"7d": U_7D}),
         ("push_click", "push_clicks", {"7d": U_7D, "30d": U_30D}),
         ("push_dismiss", "push_dismissals", {"7d": U_7D}),
+        ("push_sent", "pushes", {"1d": U_1D, "7d": U_7D, "30d": U_30D}),
     ):
         read = readings.of(EVENT_TYPES[event])
         for suffix, column in columns.items():
@@ -235,6 +240,7 @@ def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> tuple[Block,
         ("app_open", "session"),
         ("push_open", "push_open"),
         ("push_click", "push_click"),
+        ("push_sent", "push"),
     ):
         read = readings.of(EVENT_TYPES[event])
         block.put(f"user_hours_since_{name}", read.hours_since, read.at)
@@ -247,11 +253,28 @@ def _user_block(users: np.ndarray, folded: Folded, as_of: float) -> tuple[Block,
     block.put("user_sessions", opened.n, opened.at)
     block.put("user_session_gap", opened.gap, opened.at)
     block.put("user_session_due", opened.hours_since / opened.gap, opened.at)
+    _put_fatigue(block, readings, len(users))
     sessions = np.full((len(users), len(USER_HALF_LIVES)), np.nan)
     sessions[opened.at] = np.maximum(opened.s, LEAST_SESSIONS)
     block.put("user_basket_7d", bought.s[:, U_7D] / sessions[bought.at, U_7D], bought.at)
     block.put("user_basket_30d", bought.s[:, U_30D] / sessions[bought.at, U_30D], bought.at)
     return block, sessions[:, [U_30D, U_120D]]
+
+
+OPENS_PRIOR, PUSHES_PRIOR = 0.5, 10.0
+"""Opens and pushes put to each user's own: a first push that was not opened is no proof."""
+
+
+def _put_fatigue(block: Block, readings: Readings, users: int) -> None:
+    """How pushes fared with each user that got any."""
+    sent, opened = readings.of(EVENT_TYPES["push_sent"]), np.zeros((users, len(USER_HALF_LIVES)))
+    for event in ("push_open", "push_click"):  # a click without an open is one; with one it is no second
+        read = readings.of(EVENT_TYPES[event])
+        opened[read.at] = np.maximum(opened[read.at], read.s)
+    of = opened[sent.at]
+    block.put("user_pushes_ignored_7d", np.maximum(sent.s[:, U_7D] - of[:, U_7D], 0), sent.at)
+    rate = (of[:, U_30D] + OPENS_PRIOR) / (sent.s[:, U_30D] + PUSHES_PRIOR)
+    block.put("user_push_open_rate", np.minimum(rate, 1.0), sent.at)
 
 
 def _pair_block(rows: int, readings: Readings) -> Block:
@@ -272,6 +295,9 @@ def _pair_block(rows: int, readings: Readings) -> Block:
     clicks, ratings = readings.of(EVENT_TYPES["push_click"]), readings.of(EVENT_TYPES["rating"])
     block.put("pair_clicks_14d", clicks.s[:, P_14D], clicks.at)
     block.put("pair_hours_since_click", clicks.hours_since, clicks.at)
+    pushed = readings.of(EVENT_TYPES["push_sent"])
+    block.put("pair_pushes_14d", pushed.s[:, P_14D], pushed.at)
+    block.put("pair_hours_since_push", pushed.hours_since, pushed.at)
     block.put("pair_rating", ratings.value / ratings.n, ratings.at)
     return block
 

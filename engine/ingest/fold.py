@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine.ingest.identities import default_zone
-from engine.ingest.profiles import FoldRows, add_profiles, fold_events, share_fold_lock
+from engine.ingest.profiles import FoldRows, add_profiles, claim_visits, fold_events, share_fold_lock
 from engine.store.bulk import copy_out
 from engine.store.database import Database
 from engine.store.tables import SLOTS
@@ -36,7 +36,7 @@ def fold(database: Database, slot_from: int = -1, slot_until: int = SLOTS, limit
         share_fold_lock(connection)
         rows = _take(connection, _TAKE.format(low=int(slot_from), high=int(slot_until), limit=int(limit)))
         if len(rows):
-            add_profiles(connection, fold_events(rows))
+            add_profiles(connection, fold_events(rows, visits=claim_visits(connection, rows)))
         return len(rows)
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from engine.ingest.identities import default_zone
 from engine.ingest.profiles import FoldRows, add_profiles, fold_events, take_fold_lock
 from engine.store.bulk import copy_out
+from engine.store.tables import HAPPENED
 
 _AT_ONCE = 20_000
 """Users whose events are held in memory together."""
@@ -50,7 +51,7 @@ def folded_events(connection: Connection, condition: str) -> FoldRows:
     found = copy_out(
         connection,
         "SELECT users.slot, users.id, coalesce(item_id, -1), event_type, occurred_at, coalesce(value, 'NaN')"
-        " FROM users JOIN events ON events.user_id = users.id"
+        f" FROM users JOIN {HAPPENED} AS events ON events.user_id = users.id"
         f" WHERE {condition} AND NOT EXISTS (SELECT FROM unfolded_events WHERE unfolded_events.key = events.key)",
         {
             "slot": "smallint",

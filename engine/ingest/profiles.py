@@ -1,8 +1,8 @@
 """Events folded into the four profile tables: in memory by `features.decay`, in the store by one statement per table.
 
-Order of locks, the same for every writer, so that concurrent folds cannot deadlock: the fold lock, then the tables in
-the order of PROFILES, the rows of each in the order of their keys. `item_profiles` comes last: its hot rows are shared
-by everybody and are held the shortest.
+Order of locks, the same for every writer, so that concurrent folds cannot deadlock: the fold lock, `user_visits`, then
+the tables in the order of PROFILES, the rows of each in the order of their keys. `item_profiles` comes last: its hot
+rows are shared by everybody and are held the shortest.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sqlalchemy import Connection, text
 from engine import localtime
 from engine.features import decay
 from engine.features.decay import Folded
-from engine.store.bulk import stage_rows
+from engine.store.bulk import copy_out, stage_rows
 from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
 
 PROFILES: dict[str, tuple[str, ...]] = {
@@ -30,11 +30,14 @@ PROFILES: dict[str, tuple[str, ...]] = {
 VALUED = ("user_item_profiles", "user_profiles", "item_profiles")
 """Those that sum the events' values."""
 
-RUNGS = {"push_open": 0, "push_click": 0, "app_open": 1, "view": 1, "search": 1, "add_to_cart": 1}
-"""How directly an event says that its user was at the screen; every other type is 2."""
+RUNGS = {"push_open": 0, "push_click": 0, "app_open": 1, "view": 1, "search": 1, "add_to_cart": 1, "push_sent": 3}
+"""How directly an event says that its user was at the screen; every other type is 2, and 3 says that we were."""
 
 NO_RUNG = ("push_dismiss", "unsubscribe")
 """Types that say nothing about when a user likes to act."""
+
+BESIDE = 2
+"""The rung whose events come many at one instant (the lines of a basket): there an instant counts once for hours."""
 
 FOLD_LOCK = "hashtext('horae.fold')"
 """Advisory lock: shared by whoever folds events, exclusive for whoever rebuilds profiles or changes users' zones."""
@@ -66,9 +69,63 @@ class FoldRows:
         return replace(self, **{name: getattr(self, name)[keep] for name in arrays})
 
 
-def fold_events(rows: FoldRows, tables: Sequence[str] = tuple(PROFILES)) -> dict[str, Folded]:
-    """The profiles of these events, by table."""
-    return {table: _FOLDS[table](rows) for table in tables}
+def fold_events(
+    rows: FoldRows, tables: Sequence[str] = tuple(PROFILES), visits: np.ndarray | None = None
+) -> dict[str, Folded]:
+    """The profiles of these events, by table.
+
+    visits: bool[n], the events that count for hours, as `claim_visits` says; by default the first of each visit here.
+    """
+    found = {table: _FOLDS[table](rows) for table in tables if table in _FOLDS}
+    if "user_hour_profiles" in tables:
+        found["user_hour_profiles"] = _fold_hours(rows.where(_once_each(rows) if visits is None else visits))
+    return {table: found[table] for table in tables}
+
+
+def _once_each(rows: FoldRows) -> np.ndarray:
+    counts = np.ones(len(rows), bool)
+    beside, _, first = _visits(rows)
+    counts[beside] = False
+    counts[first] = True
+    return counts
+
+
+def claim_visits(connection: Connection, rows: FoldRows) -> np.ndarray:
+    """Which of these events count for hours, bool[n]: all of rungs 0, 1 and 3, and of rung 2 the first of each (user,
+    instant) that no fold has counted before, in whatever order events arrive. The caller holds the fold lock, shared.
+    """
+    counts = np.ones(len(rows), bool)
+    beside, keys, first = _visits(rows)
+    counts[beside] = False
+    if not len(first):
+        return counts
+    at = keys[1].astype("datetime64[us]")
+    stage_rows(connection, "staged_visits", "LIKE user_visits", {"user_id": keys[0], "at": at})
+    made = copy_out(
+        connection,
+        "INSERT INTO user_visits SELECT user_id, at FROM staged_visits ORDER BY user_id, at"
+        " ON CONFLICT DO NOTHING RETURNING user_id, at",
+        {"user": "bigint", "at": "timestamptz"},
+    )
+    new = np.isin(_pairs(*keys), _pairs(made["user"], made["at"].astype(np.int64)))
+    counts[first[new]] = True
+    return counts
+
+
+def _visits(rows: FoldRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The rows of rung 2 (positions), their distinct (user, microsecond) as int64[2, v], and the first row of each."""
+    beside = np.flatnonzero((rows.user >= 0) & (_rungs(rows.event_type) == BESIDE))
+    micros = np.round(rows.at[beside] * 1e6).astype(np.int64)
+    order = np.lexsort((micros, rows.user[beside]))
+    user, at = rows.user[beside][order], micros[order]
+    new = np.ones(len(order), bool)
+    new[1:] = (user[1:] != user[:-1]) | (at[1:] != at[:-1])
+    return beside, np.stack([user[new], at[new]]), beside[order[new]]
+
+
+def _pairs(user: np.ndarray, at: np.ndarray) -> np.ndarray:
+    pairs: np.ndarray = np.stack([user.astype(np.int64), at], axis=1).view("S16").ravel()
+    return pairs
 
 
 def share_fold_lock(connection: Connection) -> None:
@@ -131,12 +188,22 @@ def _fold_items(rows: FoldRows) -> Folded:
     return _fold((of.item, of.event_type), of, "item_profiles")
 
 
+SILENT = -1
+"""Instead of a rung: a type that says nothing about when a user likes to act."""
+
+
+def _rungs(event_type: np.ndarray) -> np.ndarray:
+    """The rung of each event type, int64; SILENT for those of NO_RUNG."""
+    rung = np.full(len(event_type), BESIDE, np.int64)
+    for name, number in (*RUNGS.items(), *((name, SILENT) for name in NO_RUNG)):
+        rung[event_type == EVENT_TYPES[name]] = number
+    return rung
+
+
 def _fold_hours(rows: FoldRows) -> Folded:
-    silent = [EVENT_TYPES[name] for name in NO_RUNG]
-    of = rows.where((rows.user >= 0) & ~np.isin(rows.event_type, silent))
-    rung = np.full(len(of), 2, np.int64)
-    for name, number in RUNGS.items():
-        rung[of.event_type == EVENT_TYPES[name]] = number
+    rung = _rungs(rows.event_type)
+    known = (rows.user >= 0) & (rung != SILENT)
+    of, rung = rows.where(known), rung[known]
     hour = localtime.local_hours(of.at, of.zone, of.zones).astype(np.int64)
     return _fold((of.slot, of.user, rung, hour), of, "user_hour_profiles")
 
@@ -148,7 +215,6 @@ def _fold(keys: tuple[np.ndarray, ...], rows: FoldRows, table: str) -> Folded:
 
 _FOLDS = {
     "user_item_profiles": _fold_pairs,
-    "user_hour_profiles": _fold_hours,
     "user_profiles": _fold_users,
     "item_profiles": _fold_items,
 }

@@ -111,11 +111,13 @@ def _of_users(connection: Connection, slots: str) -> dict[str, Folded]:
 
 
 def _of_items(connection: Connection) -> Folded:
-    """Profiles of all items, month by month: a store's events need not fit into memory."""
+    """Profiles of all items, month by month: a store's events need not fit into memory; then the pushes sent."""
     half_lives = HALF_LIVES_DAYS["item_profiles"]
     nothing = np.zeros(0, np.int64)
     total = fold((nothing, nothing), np.zeros(0), None, half_lives)
-    for partition in _event_partitions(connection):
+    pushes = "(SELECT id AS key, item_id, 11::smallint AS event_type, at AS occurred_at, NULL::float8 AS value"
+    pushes += " FROM deliveries WHERE state = 'accepted' AND NOT test)"
+    for partition in (*_event_partitions(connection), pushes):
         found = copy_out(
             connection,
             f"SELECT item_id, event_type, occurred_at, coalesce(value, 'NaN') FROM {partition} AS events"

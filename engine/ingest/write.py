@@ -20,7 +20,7 @@ from sqlalchemy import Connection, text
 
 from engine.ingest.event_rows import EventRows
 from engine.ingest.identities import resolve_items, resolve_types, resolve_users
-from engine.ingest.profiles import FoldRows, add_profiles, fold_events, share_fold_lock
+from engine.ingest.profiles import FoldRows, add_profiles, claim_visits, fold_events, share_fold_lock
 from engine.store.bulk import copy_out, copy_rows, jsonb, stage_rows
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
@@ -102,7 +102,7 @@ def record_events(
     if recording.mark_changed:
         _mark_changed(connection, users.id, users.slot, now)
     if recording.fold:
-        add_profiles(connection, fold_events(numbers))
+        add_profiles(connection, fold_events(numbers, visits=claim_visits(connection, numbers)))
     else:
         _queue(connection, keys, rows, numbers)
     counted = Counter(np.asarray(type_names.to_pylist(), object)[type_of].tolist())

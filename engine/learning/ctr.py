@@ -23,7 +23,7 @@ from engine.features import schema
 from engine.learning import evaluation
 from engine.learning.dataset import Sample
 from engine.learning.gate import platt
-from engine.learning.model import Order, chance
+from engine.learning.order import Order, chance
 
 NEGATIVES_PER_POSITIVE = 3.5
 MOST_TREES = 800

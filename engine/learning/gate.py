@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.learning import evaluation
-from engine.learning.model import calibrated
+from engine.learning.odds import NO_CALIBRATION, calibrated
 
-NO_CALIBRATION = (1.0, 0.0)
 LEAST_POSITIVES = 500
 """Positives below which a calibration is not fitted: two parameters would follow the noise of a week."""
 

@@ -15,16 +15,20 @@ from engine.features.state import Profiles
 from engine.ingest.identities import default_zone
 from engine.ingest.profiles import FoldRows, fold_events
 from engine.store.database import Snapshot
+from engine.store.tables import HAPPENED
 
 NOBODY = -1
 """The user or item of an event without one."""
 
 
 def read_events(snapshot: Snapshot, *, until: datetime, where: str = "true") -> FoldRows:
-    """The events before `until` (aware) that meet `where` (SQL over `events`, our own text only), in no order."""
+    """What happened before `until` (aware) and meets `where` (SQL over `events`, our own text only), in no order.
+
+    Pushes that were sent are events of type push_sent.
+    """
     before = f"occurred_at < '{until.isoformat()}'::timestamptz"
     rows = snapshot.arrow(
-        f"SELECT user_id, item_id, event_type, occurred_at, value FROM events WHERE {before} AND {where}"
+        f"SELECT user_id, item_id, event_type, occurred_at, value FROM {HAPPENED} AS events WHERE {before} AND {where}"
     )
     user = np.asarray(pc.fill_null(rows["user_id"], NOBODY), np.int64)
     zone, zones = _zones(snapshot, user)

@@ -113,20 +113,28 @@ def _neighbourly(
         imputer = _sklearn("sklearn.impute").IterativeImputer(
             random_state=seed, max_iter=3, n_nearest_features=COLUMNS_A_MODEL
         )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*Early stopping criterion not reached")  # three rounds are enough
+    # three rounds are enough, and a column that others foretell exactly overflows the regression's own precision
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
         imputer.fit(sample[:, used] / scale)
 
     def full(rows: np.ndarray) -> np.ndarray:
         filled = np.where(np.isfinite(rows), rows, constants).astype(np.float64)
         usable = np.where(np.isfinite(rows[:, used]), rows[:, used], np.nan)
-        filled[:, used] = imputer.transform(usable / scale) * scale
+        with np.errstate(all="ignore"):
+            told = imputer.transform(usable / scale) * scale
+        filled[:, used] = np.where(np.isfinite(told), told, filled[:, used])
         return filled
 
     return full
 
 
-def _sklearn(module: str) -> Any:
+def require() -> None:
+    """Raises HoraeError where scikit-learn is not installed."""
     if find_spec("sklearn") is None:
         raise HoraeError("imputation needs the package scikit-learn", hint="pip install 'horae[learning]'")
+
+
+def _sklearn(module: str) -> Any:
+    require()
     return import_module(module)

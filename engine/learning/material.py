@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -58,10 +58,17 @@ def read_material(snapshot: Snapshot, now: datetime, goal_name: str, *, newest_o
         raise TooLittleData(f"there is no event of type {goal_name} to learn from")
     chosen = _timeline(events, now)
     instants = (chosen.test, now) if newest_only else (*chosen.instants, now)
-    items = {instant.timestamp(): read_items(snapshot, instant) for instant in instants}
+    items = {instant.timestamp(): items_to_learn_from(snapshot, instant) for instant in instants}
     if len(items[now.timestamp()]) < 2:
         raise TooLittleData("there are fewer than two items: nothing to choose between")
     return Material(now, goal, goal_name, events, share, chosen, items)
+
+
+def items_to_learn_from(snapshot: Snapshot, instant: datetime) -> Items:
+    """The items as they were. Where all are known from events alone, each counts as on offer: what may be pushed is
+    for the catalogue to say, what users take next can be learned without one."""
+    items = read_items(snapshot, instant)
+    return replace(items, stub=np.zeros(len(items), bool)) if items.stub.all() else items
 
 
 def goal_of(snapshot: Snapshot, name: str) -> int:

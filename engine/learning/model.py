@@ -1,8 +1,8 @@
 """A trained model as a value, and its artifact: a zip of UBJSON, npz and JSON, never pickle.
 
 The artifact carries everything that a decision depends on: the booster, the share of negatives it was trained on, the
-item-to-item neighbours, the blend of sources and the window model. It is refused unless its SHA-256, its feature schema
-and its own arrays check out.
+item-to-item neighbours, the blend of sources, the window model and, once a shop has clicks, the click head. It is
+refused unless its SHA-256, its feature schema and its own arrays check out.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from engine.errors import ModelRefused
 from engine.features import schema
 from engine.learning import tastes, windows
 from engine.learning.candidates import Blend
+from engine.learning.head import Head
+from engine.learning.odds import NO_CALIBRATION, calibrated, corrected
+from engine.learning.order import Order, chance
 from engine.learning.related import Related, sparse
 from engine.learning.tastes import Tastes
 from engine.learning.windows import WindowModel
 
 FORMAT = 3
-REGIMES = ("goal", "click")
+"""3: with a click head, window rates by pushes; 2 had neither."""
+
 LIBRARIES = ("numpy", "scipy", "xgboost")
 _ARRAYS = ("related_ids", "related_start", "related_item", "related_score", *windows.ARRAYS)
 _UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, ValueError, TypeError)
@@ -38,28 +42,15 @@ _LARGEST = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
-    """Trees grown on top of the chances to order what one user chooses among (LambdaMART).
-
-    The log-odds of the sampled rows become slope · (log-odds + what these trees add) + intercept, which keeps the
-    chances' level and spread.
-    """
-
-    booster: xgboost.Booster
-    slope: float
-    intercept: float
-
-
-@dataclass(frozen=True, eq=False)
 class Model:
     """What was learned, as of an instant.
 
     negative_share: share of the negatives that training kept · calibration: (slope, intercept) on the logit after that
     is made up for, (1, 0): none · constants: float32[F], what stands for missing values, NaN keeps them; None: all NaN
-    · order: trees that order within the user, None where there are none.
+    · head: scores clicks by window; None while the shop has too few · order: trees that order within the user, None
+    where there are none.
     """
 
-    regime: str
     booster: xgboost.Booster
     negative_share: float
     related: Related
@@ -67,12 +58,18 @@ class Model:
     windows: WindowModel
     as_of: datetime
     tastes: Tastes = field(default_factory=tastes.unknown)
-    calibration: tuple[float, float] = (1.0, 0.0)
+    calibration: tuple[float, float] = NO_CALIBRATION
     constants: np.ndarray | None = None
+    head: Head | None = None
     order: Order | None = None
 
+    @property
+    def regime(self) -> str:
+        """goal: the score is P(goal) times the window's rate · click: the head's P(click) in the window."""
+        return "goal" if self.head is None else "click"
+
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """P(label) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives, calibrated."""
+        """P(goal) of feature rows float32[n, F]: float32[n], corrected for the sampling of negatives, calibrated."""
         raw = chance(self.booster, self.order, self.filled(rows))
         return calibrated(corrected(raw, self.negative_share), self.calibration)
 
@@ -81,32 +78,6 @@ class Model:
         if self.constants is None:
             return rows
         return np.where(np.isnan(rows), self.constants, rows)
-
-
-def chance(booster: xgboost.Booster, order: Order | None, rows: np.ndarray) -> np.ndarray:
-    """P(label) of feature rows float32[n, F] among rows sampled as in training: float32[n]."""
-    if order is None:
-        return np.asarray(booster.inplace_predict(rows, validate_features=False), np.float32)
-    odds = booster.inplace_predict(rows, predict_type="margin", validate_features=False)
-    odds = odds + order.booster.inplace_predict(rows, predict_type="margin", validate_features=False)
-    odds = np.float32(order.slope) * odds + np.float32(order.intercept)
-    return np.asarray(1 / (1 + np.exp(-odds)), np.float32)
-
-
-def corrected(probability: np.ndarray, negative_share: float) -> np.ndarray:
-    """p / (p + (1 − p)/w): the chance before only a share w of the negatives was kept (float32 in, float32 out)."""
-    if negative_share == 1.0:
-        return probability
-    return np.asarray(probability / (probability + (1 - probability) / np.float32(negative_share)), np.float32)
-
-
-def calibrated(probability: np.ndarray, calibration: tuple[float, float]) -> np.ndarray:
-    """σ(slope · logit p + intercept), float32[n]; `probability` itself for (1, 0)."""
-    if calibration == (1.0, 0.0):
-        return probability
-    p = np.clip(probability, np.float32(1e-7), np.float32(1 - 1e-7))
-    logit = np.float32(calibration[0]) * np.log(p / (1 - p)) + np.float32(calibration[1])
-    return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
 
 def set_threads(booster: xgboost.Booster, threads: int) -> xgboost.Booster:
@@ -118,6 +89,7 @@ def set_threads(booster: xgboost.Booster, threads: int) -> xgboost.Booster:
 def pack(model: Model) -> bytes:
     """The artifact of a model; equal models give equal bytes."""
     related = model.related.neighbours
+    head = None if model.head is None else model.head.numbers()
     arrays = io.BytesIO()
     parts: dict[str, Any] = {**tastes.to_arrays(model.tastes), **model.windows.arrays()}
     if model.constants is not None:
@@ -132,7 +104,7 @@ def pack(model: Model) -> bytes:
     )
     manifest = {
         "format": FORMAT,
-        "regime": model.regime,
+        "head": head,
         "features": list(schema.NAMES),
         "schema": schema.fingerprint(),
         "negative_share": model.negative_share,
@@ -150,6 +122,8 @@ def pack(model: Model) -> bytes:
     ]
     if model.order is not None:
         members.append(("order.ubj", bytes(model.order.booster.save_raw("ubj"))))
+    if model.head is not None and model.head.trees is not None:
+        members.append(("head.ubj", bytes(model.head.trees.save_raw("ubj"))))
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
@@ -171,13 +145,10 @@ def unpack(artifact: bytes, sha256: str) -> Model:
             _check_manifest(manifest)
             arrays = np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False)
             booster = xgboost.Booster(model_file=bytearray(archive.read("booster.ubj")))
-            order = None
-            if manifest["order"] is not None:
-                slope, intercept = (float(number) for number in manifest["order"])
-                order = Order(xgboost.Booster(model_file=bytearray(archive.read("order.ubj"))), slope, intercept)
-            return _assembled(manifest, booster, order, {name: arrays[name] for name in arrays.files})
+            head, order = _head(manifest["head"], archive), _order(manifest["order"], archive)
+            return _assembled(manifest, booster, head, order, {name: arrays[name] for name in arrays.files})
     except (*_UNREADABLE, xgboost.core.XGBoostError) as error:
-        raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="run horae train") from error
+        raise ModelRefused(f"the model's artifact cannot be read: {error}", hint="train again: horae train") from error
 
 
 def digest(artifact: bytes) -> str:
@@ -192,20 +163,61 @@ def libraries() -> dict[str, str]:
 
 
 def _check_manifest(manifest: dict[str, Any]) -> None:
-    if manifest["format"] != FORMAT:
-        raise ModelRefused(f"the model's artifact has format {manifest['format']}, this version reads {FORMAT}")
-    if manifest["regime"] not in REGIMES:
-        raise ModelRefused(f"the model's regime {manifest['regime']!r} is not one of {', '.join(REGIMES)}")
+    made_as = manifest["format"]
+    if made_as != FORMAT:
+        older = isinstance(made_as, int) and made_as < FORMAT
+        raise ModelRefused(
+            f"the model was made by {'an older' if older else 'a newer'} version of Horae (format {made_as}, this one"
+            f" reads {FORMAT})",
+            hint="train again: horae train" if older else "update this installation, or train again: horae train",
+        )
+    newer, here = manifest["libraries"]["xgboost"], xgboost.__version__
+    if _release(newer) > _release(here):
+        raise ModelRefused(
+            f"the model was made with XGBoost {newer}, newer than the {here} here, which may read it wrongly",
+            hint="install that version or a newer one, or train again: horae train",
+        )
     if manifest["schema"] != schema.fingerprint():
         theirs, ours = set(manifest["features"]), set(schema.NAMES)
         differs = ", ".join(sorted(theirs ^ ours)[:5]) or "their order or types differ"
-        raise ModelRefused(
-            f"the model was trained on other features ({differs})", hint="run horae train with this version"
-        )
+        raise ModelRefused(f"the model was trained on other features ({differs})", hint="train again: horae train")
+
+
+def _release(number: str) -> tuple[int, int]:
+    major, minor = number.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _head(numbers: dict[str, Any] | None, archive: zipfile.ZipFile) -> Head | None:
+    if numbers is None:
+        return None
+    trees = None
+    if numbers["trees"]:
+        trees = set_threads(xgboost.Booster(model_file=bytearray(archive.read("head.ubj"))), 1)
+    bias, taste, hour = (float(numbers[name]) for name in ("bias", "taste", "hour"))
+    slope, intercept = (float(number) for number in numbers["calibration"])
+    sound = np.isfinite([bias, taste, hour, intercept]).all() and min(taste, hour) >= 0 and 0 < slope < 10
+    if not sound or (trees is not None and trees.num_features() != schema.COUNT):
+        raise ModelRefused("the model's click head contradicts itself", hint="train again: horae train")
+    return Head(bias, taste, hour, trees, (slope, intercept))
+
+
+def _order(numbers: list[float] | None, archive: zipfile.ZipFile) -> Order | None:
+    if numbers is None:
+        return None
+    slope, intercept = (float(number) for number in numbers)
+    trees = set_threads(xgboost.Booster(model_file=bytearray(archive.read("order.ubj"))), 1)
+    if trees.num_features() != schema.COUNT or not 0 < slope < 10 or not -10 < intercept < 10:
+        raise ModelRefused("the model's trees that order contradict themselves", hint="train again: horae train")
+    return Order(trees, slope, intercept)
 
 
 def _assembled(
-    manifest: dict[str, Any], booster: xgboost.Booster, order: Order | None, arrays: dict[str, np.ndarray]
+    manifest: dict[str, Any],
+    booster: xgboost.Booster,
+    head: Head | None,
+    order: Order | None,
+    arrays: dict[str, np.ndarray],
 ) -> Model:
     ids, start = arrays["related_ids"], arrays["related_start"]
     item, score = arrays["related_item"], arrays["related_score"]
@@ -222,17 +234,12 @@ def _assembled(
         and 0 < slope < 10
         and -10 < intercept < 10
     )
-    if order is not None:
-        fits = order.booster.num_features() == schema.COUNT and 0 < order.slope < 10 and -10 < order.intercept < 10
-        consistent = consistent and fits
-        set_threads(order.booster, 1)
     constants = arrays.get("constants")
     consistent = consistent and (constants is None or constants.shape == (schema.COUNT,))
     if curves is None or not consistent:
-        raise ModelRefused("the model's artifact contradicts itself", hint="run horae train")
+        raise ModelRefused("the model's artifact contradicts itself", hint="train again: horae train")
     neighbours = sparse.csr_array((score, item, start), shape=(len(ids), len(ids)))
     return Model(
-        regime=manifest["regime"],
         booster=set_threads(booster, 1),
         negative_share=share,
         related=Related(ids, neighbours),
@@ -242,5 +249,6 @@ def _assembled(
         tastes=tastes.from_arrays(arrays),
         calibration=(slope, intercept),
         constants=constants,
+        head=head,
         order=order,
     )

@@ -20,7 +20,7 @@ from engine.features.habits import Habits
 from engine.features.prices import REMEMBERED_DAYS, PriceChanges
 from engine.features.promotions import AHEAD_DAYS, KINDS, Promotions
 from engine.features.readings import positions, take
-from engine.features.state import HOUR_120D, Profiles, State, build_state
+from engine.features.state import HOUR_120D, PUSHED, Profiles, State, build_state
 from engine.learning.history import item_profiles, read_events, user_profiles
 from engine.store.database import Snapshot
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
@@ -96,7 +96,8 @@ def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
         ours = np.isin(past.hours.keys[0], late)
         hours = _joined(take(hours, ~np.isin(hours.keys[0], late)), take(past.hours, ours))
     weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, HOUR_120D]
-    return np.bincount(hours.keys[2], weight, minlength=48)
+    acted = hours.keys[1] != PUSHED
+    return np.bincount(hours.keys[2][acted], weight[acted], minlength=48)
 
 
 def _late_users(profiles: Profiles, tau: float) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The model registry: artifacts and metrics in the table `models`, at most one of them champion."""
+"""The model registry: artifacts and metrics in the table `models`, at most one of them champion.
+
+Whoever decides asks for the champion's version; a run keeps the version it was opened with. So a promotion swaps models
+in running workers without a restart: the next run has the new one, what is under way ends with its own.
+"""
 
 from __future__ import annotations
 
@@ -23,15 +27,15 @@ class Entry:
     regime: str
     as_of: datetime
     created_at: datetime
+    promoted_at: datetime | None
     sha256: str
     size: int
     metrics: dict[str, Any]
     libraries: dict[str, str]
 
 
-_ENTRY = (
-    "SELECT version, state, regime, as_of, created_at, sha256, length(artifact) AS size, metrics, libraries FROM models"
-)
+_COLUMNS = "version, state, regime, as_of, created_at, promoted_at, sha256, metrics, libraries"
+_ENTRY = f"SELECT {_COLUMNS}, length(artifact) AS size FROM models"
 
 
 def register(connection: Connection, model: Model, metrics: dict[str, Any]) -> int:
@@ -63,30 +67,63 @@ def promote(connection: Connection, version: int) -> None:
     Raises UnknownName for no such version, ModelRefused where its artifact fails its checks.
     """
     load(connection, version)
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('horae.models'))"))
-    connection.execute(
-        text("UPDATE models SET state = 'retired' WHERE state = 'champion' AND version <> :version"),
-        {"version": version},
-    )
-    connection.execute(text("UPDATE models SET state = 'champion' WHERE version = :version"), {"version": version})
+    _lock(connection)
+    _crown(connection, version, "promoted_at = clock_timestamp()")
 
 
 def rollback(connection: Connection) -> int:
-    """Promote the newest retired model that was champion before the present one; its version.
+    """Make the champion before the present one champion again; its version. Doing so twice goes back two.
 
-    Raises UnknownName where there is none, ModelRefused where its artifact fails its checks.
+    The one that is left is forgotten as a champion: only promoting it again brings it back. Raises UnknownName where
+    there was none before, ModelRefused where the earlier one's artifact fails its checks.
     """
+    _lock(connection)
     version = connection.execute(
         text(
-            "SELECT version FROM models WHERE state = 'retired'"
-            " AND version < coalesce((SELECT version FROM models WHERE state = 'champion'), 2147483647)"
-            " ORDER BY version DESC LIMIT 1"
+            "SELECT version FROM models WHERE state = 'retired' AND promoted_at IS NOT NULL"
+            " ORDER BY promoted_at DESC, version DESC LIMIT 1"
         )
     ).scalar()
     if version is None:
         raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
-    promote(connection, int(version))
+    load(connection, int(version))
+    connection.execute(text("UPDATE models SET promoted_at = NULL WHERE state = 'champion'"))
+    _crown(connection, int(version), "promoted_at = promoted_at")
     return int(version)
+
+
+def _lock(connection: Connection) -> None:
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('horae.models'))"))
+
+
+def _crown(connection: Connection, version: int, when: str) -> None:
+    connection.execute(
+        text("UPDATE models SET state = 'retired' WHERE state = 'champion' AND version <> :version"),
+        {"version": version},
+    )
+    query = text(f"UPDATE models SET state = 'champion', {when} WHERE version = :version")
+    connection.execute(query, {"version": version})
+
+
+KEPT = 20
+"""Models that are kept besides those that runs were planned with: six warm updates a day would fill a disk."""
+
+
+def prune(connection: Connection) -> int:
+    """Delete models older than the newest KEPT that never decided, or whose runs are forgotten; how many.
+
+    The champion, the one before it, and every model that a run refers to stay.
+    """
+    return connection.execute(
+        text(
+            "DELETE FROM models m WHERE m.state <> 'champion'"
+            " AND m.version NOT IN (SELECT version FROM models ORDER BY version DESC LIMIT :kept)"
+            " AND m.version NOT IN (SELECT version FROM models WHERE state = 'retired' AND promoted_at IS NOT NULL"
+            " ORDER BY promoted_at DESC LIMIT 2)"
+            " AND NOT EXISTS (SELECT 1 FROM runs r WHERE r.model_version = m.version)"
+        ),
+        {"kept": KEPT},
+    ).rowcount
 
 
 def champion(connection: Connection) -> int | None:

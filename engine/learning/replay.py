@@ -119,7 +119,8 @@ class Replay:
     def _active(self, tau: float, most: int, days: float) -> np.ndarray:
         assert self._profiles is not None
         folded = self._profiles.users
-        active = np.unique(folded.keys[0][folded.last_at >= tau - days * DAY_SECONDS])
+        acted = (folded.last_at >= tau - days * DAY_SECONDS) & (folded.keys[1] != EVENT_TYPES["push_sent"])
+        active = np.unique(folded.keys[0][acted])
         if len(active) > most:
             active = np.sort(active[np.argsort(scrambled(active), kind="stable")[:most]])
         return active

@@ -25,7 +25,6 @@ from engine.features.matrix import WindowCurves
 from engine.features.state import P_120D, State
 from engine.learning import reading, registry, related, tastes, windows
 from engine.learning.candidates import Blend, Candidates, Proposer
-from engine.learning.explaining import Explanation, explain_rows
 from engine.learning.model import Model
 from engine.learning.tastes import Collaborative, Tastes
 from engine.learning.windows import WindowModel
@@ -92,7 +91,7 @@ class Scorer(ABC):
     def goal(
         self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: in the user's favourite window."""
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the best window."""
 
     def windows(self, state: State) -> np.ndarray:
         """p(cell | user), float32[U, 16]: each row sums to 1. cell = day type × 8 + local hour // 3."""
@@ -112,7 +111,7 @@ class Scorer(ABC):
         """
         first, of_row = runs(user, item)
         goal = self.goal(state, user[first], item[first], None if related_scores is None else related_scores[first])
-        relative = windows.rate(self.windows(state)[user[first]])
+        relative = self._window_curves(state).rate[user[first]]
         return np.asarray(goal[of_row] * relative[of_row, cell], np.float32)
 
     def _proposer(self, catalogue: Catalogue) -> Proposer:
@@ -141,6 +140,11 @@ class Scorer(ABC):
         if state not in self._curves:
             self._curves[state] = windows.curves(self._window_model(state.catalogue), state.hours, len(state))
         return self._curves[state]
+
+    @property
+    def model(self) -> Model | None:
+        """What was learned; None for the baseline."""
+        return self._learned
 
 
 class Baseline(Scorer):
@@ -179,29 +183,26 @@ def runs(user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Learned(Scorer):
-    """A registered model. Regime goal: labels know no window; regime click: the model scores (offer, window) itself."""
+    """A registered model, in its own regime: goal, as above; click, whose head scores (offer, window) itself."""
 
     def __init__(self, version: int, model: Model) -> None:
         super().__init__(version, model)
-        self._model = model
+        self._model, self._head = model, model.head
 
     def goal(
         self, state: State, user: np.ndarray, item: np.ndarray, related_scores: np.ndarray | None = None
     ) -> np.ndarray:
-        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: in the user's favourite window."""
+        """Stage 1, float32[n] in [0, 1]: P(goal | user, item); click regime: P(click) in the best window."""
         scores = np.empty(len(user), np.float32)
-        favourite = windows.rate(self.windows(state)).argmax(axis=1) if self.regime == "click" else None
+        favourite = None if self._head is None else self._window_curves(state).rate.argmax(axis=1)
         for part in _parts(len(user)):
-            cell = None if favourite is None else favourite[user[part]]
             given = None if related_scores is None else related_scores[part]
-            scores[part] = self._model.predict(self.features(state, user[part], item[part], cell, given))
+            rows = self.features(state, user[part], item[part], None, given)
+            scores[part] = self._model.predict(rows)
+            if self._head is not None and favourite is not None:
+                rows = matrix.with_windows(rows, user[part], favourite[user[part]], self._window_curves(state))
+                scores[part] = self._head.predict(rows, scores[part])
         return scores
-
-    def explain(
-        self, state: State, user: np.ndarray, item: np.ndarray, cell: np.ndarray | None = None, most: int = 5
-    ) -> list[Explanation]:
-        """Why each (user, item[, window cell]) scores as it does: exact contributions in sentences."""
-        return explain_rows(self._model, self.features(state, user, item, cell), most)
 
     def offers(
         self,
@@ -212,7 +213,7 @@ class Learned(Scorer):
         related_scores: np.ndarray | None = None,
     ) -> np.ndarray:
         """Stage 2, float32[n] in [0, 1]: the score of (user, item, window); equal (user, item) best side by side."""
-        if self.regime != "click":
+        if self._head is None:
             return super().offers(state, user, item, cell, related_scores)
         scores = np.empty(len(user), np.float32)
         curves = self._window_curves(state)
@@ -221,7 +222,7 @@ class Learned(Scorer):
             given = None if related_scores is None else related_scores[part][first]
             pairs = self.features(state, user[part][first], item[part][first], None, given)
             rows = matrix.with_windows(pairs[of_row], user[part], cell[part], curves)
-            scores[part] = self._model.predict(rows)
+            scores[part] = self._head.predict(rows, self._model.predict(pairs)[of_row])
         return scores
 
 

@@ -18,11 +18,13 @@ from sqlalchemy import Connection
 from engine.clock import monotonic
 from engine.errors import ModelRefused
 from engine.learning import ctr, factors, measuring, registry
+from engine.learning.clicking import with_clicks
 from engine.learning.dataset import Proposals, Sample
 from engine.learning.gate import calibrate, judge
 from engine.learning.imputing import Imputer, complete, fit_imputer
 from engine.learning.material import Material, TooLittleData, read_material
 from engine.learning.model import Model, set_threads
+from engine.learning.pushes import read_pushes
 from engine.learning.related import Related
 from engine.learning.replay import scrambled
 from engine.learning.timeline import ATTRIBUTION
@@ -83,11 +85,15 @@ def train(
         with database.snapshot() as snapshot:
             material = read_material(snapshot, now, options.goal)
             champion = champion_of(snapshot.connection)
+            pushes = read_pushes(snapshot, now, material.goal)
         walked = Walk(material, options.seed, tell, options.threads).run(_READ, _WALKED)
         model, metrics = _learn(material, walked, options, tell)
     except TooLittleData as too_little:
         return TrainReport(None, False, str(too_little))
-    reason = _objection(model, metrics, walked.test, champion)
+    tell("learning clicks", 0.97)
+    clicks = with_clicks(model, pushes, champion, options.seed, options.threads)
+    model, metrics["clicks"] = clicks.model, clicks.report
+    reason = _objection(model, metrics, walked.test, champion) or clicks.objection
     metrics["seconds"] = round(monotonic() - started, 3)
     tell("registering", 0.99)
     with database.begin() as connection:
@@ -113,7 +119,7 @@ def _objection(model: Model, metrics: dict[str, Any], test: Proposals, champion:
     ours, theirs = metrics["model"]["ndcg_10"], metrics["popularity"]["ndcg_10"]
     if ours is None or ours < theirs:
         return "the model ranks no better than popularity: registered, not promoted"
-    rival = None if champion is None or champion.regime != model.regime else predict(champion, test)
+    rival = None if champion is None else predict(champion, test)
     verdict = judge(test.labels, predict(model, test), rival)
     metrics["gate"] = {"passed": verdict.passed, "reason": verdict.reason}
     return None if verdict.passed else f"{verdict.reason}: registered, not promoted"
@@ -130,12 +136,11 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
     tell("fitting send windows", _GROWN)
     state = walked.final.state
     model = Model(
-        regime="goal",
         booster=set_threads(fitted.booster, options.threads),
         negative_share=walked.negative_share,
         related=Related(state.catalogue.ids, walked.final.neighbours),
         blend=walked.blend,
-        windows=fit(state.hours, len(state), walked.lessons),
+        windows=fit(state.hours, len(state), walked.lessons, walked.answers),
         as_of=material.now,
         tastes=walked.tastes,
         constants=imputer.constants if np.isfinite(imputer.constants).any() else None,
@@ -195,10 +200,10 @@ def _measured(model: Model, walked: Walked) -> dict[str, Any]:
     return {
         "users": len(test.state),
         "candidate_recall": _finite(test.recall),
-        "model": _all_finite(measuring.measure_model(test, predict(model, test))),
-        "popularity": _all_finite(measuring.measure_popularity(test)),
-        "own_history": _all_finite(measuring.measure_own_history(test)),
-        "windows": {name: _all_finite(values) for name, values in found.items()},
+        "model": finite(measuring.measure_model(test, predict(model, test))),
+        "popularity": finite(measuring.measure_popularity(test)),
+        "own_history": finite(measuring.measure_own_history(test)),
+        "windows": {name: finite(values) for name, values in found.items()},
     }
 
 
@@ -209,7 +214,8 @@ def predict(model: Model, proposals: Proposals) -> np.ndarray:
     return np.concatenate([model.predict(proposals.rows(part)) for part in parts] or [np.zeros(0, np.float32)])
 
 
-def _all_finite(values: Mapping[str, float]) -> dict[str, float | None]:
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Measures as JSON values: what could not be measured is None."""
     return {name: _finite(value) for name, value in values.items()}
 
 

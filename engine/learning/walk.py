@@ -8,7 +8,8 @@ from datetime import datetime
 
 import numpy as np
 
-from engine.learning import ctr, dataset, tastes
+from engine.learning import crediting, ctr, dataset, tastes
+from engine.learning.answering import Answers, Tally
 from engine.learning.blending import fit_blend
 from engine.learning.candidates import Blend, Proposer
 from engine.learning.dataset import Proposals, Sample
@@ -33,7 +34,7 @@ class Walked:
     """What the walk collected.
 
     final: what is known now · test, visits: the test week · lessons, for the window model · blend, of the sources ·
-    negative_share, of the samples · tastes, as of now.
+    negative_share, of the samples · tastes, as of now · answers: what pushes met with.
     """
 
     train: Sample
@@ -45,6 +46,7 @@ class Walked:
     negative_share: float
     final: Moment
     tastes: Tastes
+    answers: Answers
 
 
 class Walk:
@@ -57,6 +59,7 @@ class Walk:
         self._rng = np.random.default_rng(seed)
         self._blend: Blend | None = None
         self._negative_share = 1.0
+        self._sent = crediting.sent_pushes(material.events, material.now.timestamp())
 
     def run(self, done_from: float, done_until: float) -> Walked:
         """Walk; progress goes from `done_from` to `done_until`."""
@@ -68,7 +71,8 @@ class Walk:
             proposals = self._propose(moment, instant)
             samples.append(dataset.sample(proposals, self._negative_share, self._rng))
             if number > len(line.train) - LESSONS:
-                lessons.append(lesson(moment.state.hours, len(moment.state), self._visits(moment, instant)))
+                visits, answers = self._visits(moment, instant), self._answers(moment, instant)
+                lessons.append(lesson(moment.state.hours, len(moment.state), visits, answers))
         self._announce(line.test, done_until - (done_until - done_from) * 2 / (len(line.instants) + 1))
         moment = self._moment(line.test)
         test, visits = self._propose(moment, line.test), self._visits(moment, line.test)
@@ -84,6 +88,7 @@ class Walk:
             negative_share=self._negative_share,
             final=final,
             tastes=tastes.learn(final, self._seed, self._threads),
+            answers=crediting.everybodys(self._sent, self._material.now.timestamp()),
         )
 
     def _moment(self, instant: datetime) -> Moment:
@@ -103,6 +108,10 @@ class Walk:
             self._blend = fit_blend(first.state, first.candidates, first.labels)
             self._negative_share = ctr.negative_share(int(first.labels.sum()), len(first.labels))
         return dataset.propose(moment, Proposer(moment.neighbours, self._blend), collaborative, taken)
+
+    def _answers(self, moment: Moment, instant: datetime) -> Tally:
+        since = instant.timestamp()
+        return crediting.tally_of(self._sent, moment.state.users, since, since + ATTRIBUTION.total_seconds())
 
     def _visits(self, moment: Moment, instant: datetime) -> Visits:
         return dataset.visits_after(self._material.events, moment.state, (instant + ATTRIBUTION).timestamp())

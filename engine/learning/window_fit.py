@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.features.state import Hours
-from engine.learning import windows
+from engine.features.state import PUSHED, Hours
+from engine.learning import answering, windows
+from engine.learning.answering import Answers, Tally
 from engine.learning.windows import FAST, MEMBERS, RUNGS, SLOW, WEEK_HOURS, Mixture, WindowModel
 from engine.localtime import WINDOWS_A_DAY
 
@@ -35,7 +36,7 @@ _MOST_VISITS = 40.0
 """Visits of one user that count towards a typical curve."""
 
 _ROUNDS = 40
-_SCALES = np.array([0.25, 0.5, 1.0, 2.0, 4.0, 16.0, 256.0])
+_SCALES = np.array([0.25, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 16.0, 256.0])
 """Factors tried on a rung's concentrations; the last passes the rung over."""
 
 _LEAST_GAIN = 5e-4
@@ -62,10 +63,16 @@ class Visits:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What was known of U users at an instant, float64[U, KINDS, RUNGS, 48], and their visits in the week after."""
+    """What was known of U users at an instant, and what they did in the week after.
+
+    counts: float64[U, KINDS, RUNGS, 48] · visits: after · sent: float64[U, KINDS, 48], pushes · later: the pushes
+    after, None where there were none.
+    """
 
     counts: np.ndarray
     visits: Visits
+    sent: np.ndarray
+    later: Tally | None = None
 
 
 def first_of_visits(user: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -76,25 +83,43 @@ def first_of_visits(user: np.ndarray, at: np.ndarray) -> np.ndarray:
     return order[begins]
 
 
-def lesson(hours: Hours, users: int, visits: Visits) -> Lesson:
+def lesson(hours: Hours, users: int, visits: Visits, later: Tally | None = None) -> Lesson:
     """A lesson for `fit` from the state at an instant and what came after it, of the first LESSON_USERS users."""
     kept = min(users, LESSON_USERS)
     told = visits.user < kept
-    return Lesson(windows.hourly(hours, 0, kept), Visits(visits.user[told], visits.hour[told]))
+    answers = None if later is None or not later.sent.any() else Tally(later.sent[:kept], later.answered[:kept])
+    return Lesson(
+        windows.hourly(hours, 0, kept),
+        Visits(visits.user[told], visits.hour[told]),
+        windows.pushes(hours, 0, kept),
+        answers,
+    )
 
 
-def fit(hours: Hours, users: int, lessons: Sequence[Lesson], exposure: np.ndarray | None = None) -> WindowModel:
+def fit(hours: Hours, users: int, lessons: Sequence[Lesson], answers: Answers | None = None) -> WindowModel:
     """The model of what is known now (`hours` of `users` users), whose trust in users makes the lessons most likely.
 
     Concentrations are scaled rung by rung, the pool weighed after them, with typical curves of the first lesson's
     instant, which knows none of the lessons' visits. A rung that no user of the lessons has keeps its default, and so
-    do all with fewer than LEAST_VISITS visits. exposure: float64[48], see WindowModel.
+    do all with fewer than LEAST_VISITS visits. answers: what pushes to everybody met with; where any did, visits are
+    only those that no push prompted, and the lessons' pushes say how far a user's own answers are trusted.
     """
-    counts = windows.hourly(hours, 0, min(users, MOST_USERS))
-    everybody = np.bincount(hours.hour, hours.weight, minlength=WEEK_HOURS)
-    model = windows.with_everybody(everybody)
-    if exposure is not None:
-        model = replace(model, exposure=exposure)
+    kept = min(users, MOST_USERS)
+    counts = windows.hourly(hours, 0, kept)
+    model = windows.with_everybody(_everybody(hours))
+    if answers is not None and answers.known:
+        model = replace(model, answers=answers)
+        counts = _of_themselves(model, counts, windows.pushes(hours, 0, kept))
+        model = replace(model, curve=windows.everybodys_curve(counts[:, 1].sum(axis=(0, 1))))
+        told = list(lessons)
+        lessons = [replace(each, counts=_of_themselves(model, each.counts, each.sent)) for each in told]
+        model = _windows_of(model, counts, lessons)
+        return replace(model, answers=answering.taught(answers, _answer_lessons(model, told)))
+    return _windows_of(model, counts, lessons)
+
+
+def _windows_of(model: WindowModel, counts: np.ndarray, lessons: Sequence[Lesson]) -> WindowModel:
+    """`model` with the trust in users that makes the lessons' visits likeliest, and typical curves of `counts`."""
     if sum(len(taught.visits.user) for taught in lessons) >= LEAST_VISITS:
         model = _taught(model, lessons)
     return with_curves_of(model, counts)
@@ -102,9 +127,35 @@ def fit(hours: Hours, users: int, lessons: Sequence[Lesson], exposure: np.ndarra
 
 def relearned(model: WindowModel, hours: Hours, users: int) -> WindowModel:
     """`model` with the curves of another instant: what it would have been then, given the same trust in users."""
-    everybody = np.bincount(hours.hour, hours.weight, minlength=WEEK_HOURS)
-    fresh = replace(model, curve=windows.everybodys_curve(everybody))
-    return with_curves_of(fresh, windows.hourly(hours, 0, min(users, MOST_USERS)))
+    kept = min(users, MOST_USERS)
+    counts = windows.hourly(hours, 0, kept)
+    everybody = _everybody(hours)
+    if model.answers.known:
+        counts = _of_themselves(model, counts, windows.pushes(hours, 0, kept))
+        everybody = counts[:, 1].sum(axis=(0, 1))
+    return with_curves_of(replace(model, curve=windows.everybodys_curve(everybody)), counts)
+
+
+def _everybody(hours: Hours) -> np.ndarray:
+    acted = hours.rung != PUSHED
+    return np.asarray(np.bincount(hours.hour[acted], hours.weight[acted], minlength=WEEK_HOURS), np.float64)
+
+
+def _of_themselves(model: WindowModel, counts: np.ndarray, sent: np.ndarray) -> np.ndarray:
+    if not model.answers.known:
+        return counts
+    return windows.of_themselves(model, counts, answering.prompted(counts[:, :, 0], sent))
+
+
+def _answer_lessons(model: WindowModel, lessons: Sequence[Lesson]) -> list[answering.Lesson]:
+    found = []
+    for each in lessons:
+        if each.later is not None:
+            prompted = answering.prompted(each.counts[:, :, 0], each.sent)
+            activity = windows.pooled(model, windows.of_themselves(model, each.counts, prompted))
+            known = answering.tally(prompted[:, 1], each.sent[:, 1])
+            found.append(answering.Lesson(activity, model.activity(), known, each.later))
+    return found
 
 
 def with_curves_of(model: WindowModel, counts: np.ndarray) -> WindowModel:
@@ -166,8 +217,7 @@ def _burst(lessons: Sequence[Lesson]) -> np.ndarray:
     visits = sum(len(taught.visits.user) for taught in lessons)
     recent = sum((taught.counts[:, 2].sum(axis=(0, 2)) for taught in lessons), np.zeros(RUNGS))
     a_week = recent * np.log(2) * _LESSON_DAYS / _BURST_DAYS
-    burst: np.ndarray = np.maximum(a_week / visits, 1.0)
-    return burst
+    return np.asarray(np.maximum(a_week / visits, 1.0), np.float64)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ any activity over app sessions to responses to pushes: a lesser rung's curve is 
 Two members see the same events differently: the slow one counts a whole history, the fast one the last month
 (half-life 30 days). Their curves are pooled geometrically. Without events a user has the mixture's mean curve.
 
-Numbers of events are turned into numbers of visits (a basket of ten lines is one visit, and would pass for certainty);
-responses to pushes are weighed by how rarely pushes were sent at that hour, or the shop would learn its own habits.
+Numbers of events are turned into numbers of visits (a session of ten views is one visit, and would pass for certainty).
+
+Responses follow when the shop used to send. So where pushes were sent, those that a push can have prompted are no
+visits but answers, and count per push sent: see `answering`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.features.matrix import WindowCurves
-from engine.features.state import Hours
+from engine.features.state import PUSHED, Hours
+from engine.learning import answering
+from engine.learning.answering import Answers
 from engine.localtime import CELLS, WINDOWS_A_DAY
 
 RUNGS = 3
@@ -53,7 +57,6 @@ TEMPER = 0.6
 _REACH_HOURS = 5
 _BLOCK_USERS = 2048
 _ENOUGH = 0.5
-_LEAST_EXPOSURE, _MOST_EXPOSURE = 0.2, 5.0
 
 DEFAULT_CONCENTRATION = np.array(
     [
@@ -63,7 +66,7 @@ DEFAULT_CONCENTRATION = np.array(
 )
 """Before anything is fitted, by member, rung and level: how many visits outweigh what they are shrunk to."""
 
-DEFAULT_BURST = np.array([1.0, 2.0, 4.0])
+DEFAULT_BURST = np.array([1.0, 2.0, 1.0])
 DEFAULT_POOL = np.array([0.565, 0.41])
 
 CURVE_PRIOR = 50.0
@@ -84,8 +87,7 @@ class WindowModel:
 
     curve: float64[48], everybody's share of activity by day type × 24 + local hour, positive, sums to 1 ·
     mixtures: one per member · concentration: float64[MEMBERS, RUNGS, 3], of hours, hours by day type, day types ·
-    burst: float64[RUNGS], events of a visit · pool: float64[MEMBERS], exponents · exposure: float64[48], how often
-    pushes were sent at each hour of the week over the average, 1 where unknown.
+    burst: float64[RUNGS], events of a visit · pool: float64[MEMBERS], exponents · answers: what pushes met with.
     """
 
     curve: np.ndarray
@@ -93,7 +95,7 @@ class WindowModel:
     concentration: np.ndarray = field(default_factory=DEFAULT_CONCENTRATION.copy)
     burst: np.ndarray = field(default_factory=DEFAULT_BURST.copy)
     pool: np.ndarray = field(default_factory=DEFAULT_POOL.copy)
-    exposure: np.ndarray = field(default_factory=lambda: np.ones(WEEK_HOURS))
+    answers: Answers = field(default_factory=answering.none)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The model as arrays, by the names of ARRAYS; `from_arrays` takes them back."""
@@ -105,13 +107,17 @@ class WindowModel:
             "window_concentration": self.concentration,
             "window_burst": self.burst,
             "window_pool": self.pool,
-            "window_exposure": self.exposure,
+            "window_answers": self.answers.array(),
         }
 
     def cells(self) -> np.ndarray:
         """The share by cell of a user without events, float64[16], sums to 1."""
         nothing = np.zeros((1, KINDS, RUNGS, WEEK_HOURS))
         return np.asarray(posterior(self, nothing)[0][0], np.float64)
+
+    def activity(self) -> np.ndarray:
+        """The same as it would be if no push had ever been sent: when people come of themselves."""
+        return np.asarray(pooled(self, np.zeros((1, KINDS, RUNGS, WEEK_HOURS)))[0], np.float64)
 
 
 ARRAYS = (
@@ -122,13 +128,14 @@ ARRAYS = (
     "window_concentration",
     "window_burst",
     "window_pool",
-    "window_exposure",
+    "window_answers",
 )
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> WindowModel | None:
     """The model that `WindowModel.arrays` gave; None where the arrays are not those of one."""
-    curve, *parts, concentration, burst, pool, exposure = (arrays[name] for name in ARRAYS)
+    curve, *parts, concentration, burst, pool, told = (arrays[name] for name in ARRAYS)
+    answers = answering.from_array(told)
     curves, shares, sizes = parts
     sound = (
         curve.shape == (WEEK_HOURS,)
@@ -139,17 +146,17 @@ def from_arrays(arrays: Mapping[str, np.ndarray]) -> WindowModel | None:
         and concentration.shape == (MEMBERS, RUNGS, 3)
         and burst.shape == (RUNGS,)
         and pool.shape == (MEMBERS,)
-        and exposure.shape == (WEEK_HOURS,)
-        and all(bool((part > 0).all()) for part in (curve, curves, shares, concentration, burst, exposure))
+        and answers is not None
+        and all(bool((part > 0).all()) for part in (curve, curves, shares, concentration, burst))
         and bool((pool >= 0).all() and pool.sum() > 0)
         and np.allclose(curves.sum(axis=1), 1)
         and abs(float(curve.sum()) - 1) < 1e-6
     )
-    if not sound:
+    if not sound or answers is None:
         return None
     cut = int(sizes[0])
     mixtures = (Mixture(curves[:cut], shares[:cut]), Mixture(curves[cut:], shares[cut:]))
-    return WindowModel(curve, mixtures, concentration, burst, pool, exposure)
+    return WindowModel(curve, mixtures, concentration, burst, pool, answers)
 
 
 def with_everybody(counts: np.ndarray) -> WindowModel:
@@ -172,14 +179,15 @@ def curves(model: WindowModel, hours: Hours, users: int) -> WindowCurves:
     evidence = np.empty(users, np.float32)
     for first in range(0, users, _BLOCK_USERS):
         last = min(first + _BLOCK_USERS, users)
-        preference[first:last], evidence[first:last] = posterior(model, hourly(hours, first, last))
-    return WindowCurves(preference, np.log(preference / everybody.astype(np.float32)), evidence)
+        counts, sent = hourly(hours, first, last), pushes(hours, first, last)
+        preference[first:last], evidence[first:last] = posterior(model, counts, sent)
+    return WindowCurves(preference, np.log(preference / everybody.astype(np.float32)), rate(preference), evidence)
 
 
 def hourly(hours: Hours, first: int, last: int) -> np.ndarray:
-    """Counts of users first … last−1: float64[users, KINDS, RUNGS, 48]."""
+    """Counts of what users first … last−1 did: float64[users, KINDS, RUNGS, 48]."""
     low, high = np.searchsorted(hours.user, (first, last))
-    part = slice(int(low), int(high))
+    part = int(low) + np.flatnonzero(hours.rung[low:high] != PUSHED)
     key = ((hours.user[part].astype(np.int64) - first) * RUNGS + hours.rung[part]) * WEEK_HOURS + hours.hour[part]
     size = (last - first) * RUNGS * WEEK_HOURS
     kinds = [
@@ -189,24 +197,60 @@ def hourly(hours: Hours, first: int, last: int) -> np.ndarray:
     return np.stack(kinds, axis=1).astype(np.float64)
 
 
-def posterior(model: WindowModel, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pushes(hours: Hours, first: int, last: int) -> np.ndarray:
+    """Pushes sent to users first … last−1, counted as `hourly` counts: float64[users, KINDS, 48]."""
+    low, high = np.searchsorted(hours.user, (first, last))
+    part = int(low) + np.flatnonzero(hours.rung[low:high] == PUSHED)
+    key = (hours.user[part].astype(np.int64) - first) * WEEK_HOURS + hours.hour[part]
+    size = (last - first) * WEEK_HOURS
+    kinds = [
+        np.bincount(key, weights[part], minlength=size).reshape(last - first, WEEK_HOURS)
+        for weights in (hours.count, hours.weight, hours.recent)
+    ]
+    return np.stack(kinds, axis=1).astype(np.float64)
+
+
+def posterior(model: WindowModel, counts: np.ndarray, sent: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Shares by cell, float64[users, 16], and the evidence behind them, float64[users].
 
-    counts: float64[users, KINDS, RUNGS, 48], as `hourly` gives them. Evidence is decayed events (half-life 120 days).
+    counts: float64[users, KINDS, RUNGS, 48], as `hourly` gives them · sent: float64[users, KINDS, 48], as `pushes`
+    does. Evidence is decayed events (half-life 120 days).
+
+    Where the model knows what pushes met with, a share is that of answers to pushes sent evenly over the week.
     """
+    evidence = counts[:, 1].sum(axis=(1, 2))
+    if not model.answers.known:
+        return pooled(model, counts), evidence
+    if sent is None:
+        sent = np.zeros((len(counts), KINDS, WEEK_HOURS))
+    prompted = answering.prompted(counts[:, :, 0], sent)
+    activity = pooled(model, of_themselves(model, counts, prompted))
+    rates = answering.posterior(model.answers, activity, model.activity(), answering.tally(prompted[:, 1], sent[:, 1]))
+    share = rates * DAYS_OF_TYPE
+    return share / share.sum(axis=1, keepdims=True), evidence
+
+
+def of_themselves(model: WindowModel, counts: np.ndarray, prompted: np.ndarray) -> np.ndarray:
+    """Counts without the responses that pushes prompted (float64[users, KINDS, 48]) and the sessions they began."""
+    free = counts.copy()
+    free[:, :, 0] -= prompted
+    free[:, :, 1] = np.maximum(free[:, :, 1] - prompted * model.burst[1], 0)
+    return free
+
+
+def pooled(model: WindowModel, counts: np.ndarray) -> np.ndarray:
+    """Shares of activity by cell, float64[users, 16], of counts as `posterior` takes them."""
     visits = as_visits(model, counts)
-    pooled = np.zeros((len(counts), CELLS))
+    logs = np.zeros((len(counts), CELLS))
     for member in range(MEMBERS):
-        pooled += model.pool[member] * np.log(to_cells(member_share(model, visits, member)))
-    share = np.exp(pooled - pooled.max(axis=1, keepdims=True))
-    return share / share.sum(axis=1, keepdims=True), counts[:, 1].sum(axis=(1, 2))
+        logs += model.pool[member] * np.log(to_cells(member_share(model, visits, member)))
+    share = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return np.asarray(share / share.sum(axis=1, keepdims=True), np.float64)
 
 
 def as_visits(model: WindowModel, counts: np.ndarray) -> np.ndarray:
-    """Counts of events as visits, of the same shape: over the events of a visit; responses over exposure."""
-    visits = counts / model.burst[:, None]
-    visits[:, :, 0] /= np.clip(model.exposure, _LEAST_EXPOSURE, _MOST_EXPOSURE)
-    return np.asarray(visits, np.float64)
+    """Counts of events as visits, of the same shape: over the events of a visit."""
+    return np.asarray(counts / model.burst[:, None], np.float64)
 
 
 def member_share(model: WindowModel, visits: np.ndarray, member: int) -> np.ndarray:

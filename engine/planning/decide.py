@@ -33,8 +33,8 @@ class Terms:
     """What is the same for all users of a run; arrays over its occurrences.
 
     campaigns int64[O]; holdout float64[O] (NaN: transactional, none), exploration float64[O], once bool[O] (an item
-    once per period). `model`, `policy`, `library` (this code's version) and versions
-    int32[O] (of the campaigns) go into receipts.
+    once per period). `model`, `regime` (of features.logged), `policy`, `library` (this code's
+    version) and versions int32[O] (of the campaigns) go into receipts.
     """
 
     secret: bytes
@@ -48,6 +48,7 @@ class Terms:
     rules: Rules
     prices: Prices
     model: int
+    regime: int
     policy: int
     library: tuple[int, int, int]
 

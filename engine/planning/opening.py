@@ -17,6 +17,7 @@ from sqlalchemy import Connection, bindparam, text
 from engine import __version__, clock
 from engine.campaigns import store
 from engine.campaigns.policy_store import policy_version
+from engine.features.logged import REGIMES
 from engine.learning.scoring import load_scorer
 from engine.planning import chance
 from engine.planning.decide import Terms
@@ -92,6 +93,7 @@ def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec) ->
         rules=caps.rules,
         prices=free(read_capacities(connection, spec, as_of)),
         model=spec.model_version or 0,
+        regime=REGIMES.index(scorer.regime),
         policy=spec.policy_version,
         library=LIBRARY,
     )

@@ -1,8 +1,8 @@
 """Receipts: what a decision stored about itself, as compact bytes (pure).
 
-A receipt is HEADER, then `features` float32 values (the feature row of the choice, or none), then `alternatives`
-records ALTERNATIVE; all little-endian. It holds what cannot be had again later; `horae explain` recomputes the rest and
-says whether it agrees. A reader refuses a version it does not know.
+A receipt is the feature row of the choice as `features.logged` packs it (or an empty one), then HEADER, then
+`alternatives` records ALTERNATIVE; all little-endian. It holds what cannot be had again later; `horae explain`
+recomputes the rest and says whether it agrees. A reader refuses a version it does not know.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import BadInput
-
-VERSION = 1
+from engine.features import logged
+from engine.features.logged import REGIMES, ROW, VERSION
 
 HEADER = np.dtype(
     [
-        ("version", "u1"),
         ("alternatives", "u1"),
-        ("features", "<u2"),
+        ("regime", "u1"),  # index into features.logged.REGIMES
         ("library", "u1", (3,)),  # major, minor, patch
         ("code", "u1"),  # what stood in the way of the nearest miss; FREE where something was chosen
         ("as_of", "<f8"),  # epoch seconds: the shard's snapshot
@@ -58,7 +57,10 @@ FIRST_CAP = 16
 
 @dataclass(frozen=True)
 class Receipt:
-    """A decoded receipt: header fields, features float32[F], alternatives as a numpy array of ALTERNATIVE."""
+    """A decoded receipt: header fields, features float32[F], alternatives as a numpy array of ALTERNATIVE.
+
+    regime: how the score came about, one of features.logged.REGIMES · schema: which features, see logged.schema_code.
+    """
 
     library: str
     code: int
@@ -69,14 +71,15 @@ class Receipt:
     options: int
     exploit_item: int
     exploit_slot: float
+    regime: str
+    schema: int
     features: np.ndarray
     alternatives: np.ndarray
 
 
 def headers(count: int, **fields: Any) -> np.ndarray:
-    """`count` headers of this version with `fields` set; each a scalar or an array of that length."""
+    """`count` headers with `fields` set; each a scalar or an array of that length."""
     out = np.zeros(count, HEADER)
-    out["version"] = VERSION
     for name, values in fields.items():
         out[name] = values
     return out
@@ -86,17 +89,22 @@ def encode(head: np.ndarray, features: np.ndarray, has: np.ndarray, alternatives
     """Receipts of n decisions as a pyarrow large_binary array.
 
     head HEADER[n]; features float32[n, F], written where has bool[n]; alternatives ALTERNATIVE[n, A], of which the
-    first head["alternatives"] are written. head["features"] is filled in here.
+    first head["alternatives"] are written.
     """
     n, width = features.shape
-    head = head.copy()
-    head["features"] = np.where(has, width, 0)
+    row = logged.heads(np.where(has, width, 0))
     parts = [
-        head.view(np.uint8).reshape(n, HEADER.itemsize),
+        row.view(np.uint8).reshape(n, ROW.itemsize),
         np.ascontiguousarray(features.astype("<f4")).view(np.uint8).reshape(n, width * 4),
+        np.ascontiguousarray(head).view(np.uint8).reshape(n, HEADER.itemsize),
         np.ascontiguousarray(alternatives).view(np.uint8).reshape(n, -1),
     ]
-    sizes = [np.full(n, HEADER.itemsize), np.where(has, width * 4, 0), head["alternatives"] * ALTERNATIVE.itemsize]
+    sizes = [
+        np.full(n, ROW.itemsize),
+        np.where(has, width * 4, 0),
+        np.full(n, HEADER.itemsize),
+        head["alternatives"] * ALTERNATIVE.itemsize,
+    ]
     keep = np.concatenate([np.arange(p.shape[1]) < s[:, None] for p, s in zip(parts, sizes, strict=True)], axis=1)
     flat = np.concatenate(parts, axis=1)[keep]
     offsets = np.zeros(n + 1, np.int64)
@@ -106,12 +114,15 @@ def encode(head: np.ndarray, features: np.ndarray, has: np.ndarray, alternatives
 
 def decode(stored: bytes) -> Receipt:
     """The receipt in `stored`. Raises BadInput for another version or broken bytes."""
-    if len(stored) < HEADER.itemsize or stored[0] != VERSION:
+    if len(stored) < ROW.itemsize + HEADER.itemsize or stored[0] != VERSION:
         raise BadInput("this receipt was written by another version of Horae and cannot be read")
-    head = np.frombuffer(stored, HEADER, 1)[0]
-    begin = HEADER.itemsize
-    middle = begin + 4 * int(head["features"])
-    if len(stored) != middle + int(head["alternatives"]) * ALTERNATIVE.itemsize:
+    row = np.frombuffer(stored, ROW, 1)[0]
+    begin = ROW.itemsize + 4 * int(row["features"])
+    middle = begin + HEADER.itemsize
+    if len(stored) < middle:
+        raise BadInput("this receipt is broken: it is shorter than its header says")
+    head = np.frombuffer(stored, HEADER, 1, begin)[0]
+    if head["regime"] >= len(REGIMES) or len(stored) != middle + int(head["alternatives"]) * ALTERNATIVE.itemsize:
         raise BadInput("this receipt is broken: its length is not what its header says")
     return Receipt(
         library=".".join(str(part) for part in head["library"]),
@@ -123,6 +134,8 @@ def decode(stored: bytes) -> Receipt:
         options=int(head["options"]),
         exploit_item=int(head["exploit_item"]),
         exploit_slot=float(head["exploit_slot"]),
-        features=np.frombuffer(stored, "<f4", int(head["features"]), begin).copy(),
+        regime=REGIMES[int(head["regime"])],
+        schema=int(row["schema"]),
+        features=np.frombuffer(stored, "<f4", int(row["features"]), ROW.itemsize).copy(),
         alternatives=np.frombuffer(stored, ALTERNATIVE, int(head["alternatives"]), middle).copy(),
     )

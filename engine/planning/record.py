@@ -117,6 +117,7 @@ def _head(
         code=code,
         as_of=as_of,
         model=terms.model,
+        regime=terms.regime,
         policy=terms.policy,
         library=terms.library,
         campaign=terms.versions[occurrence],

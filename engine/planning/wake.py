@@ -14,6 +14,7 @@ QUEUES = {
     "horae.dispatch_due": "dispatch",
     "horae.fold": "ingest",
     "horae.train": "train",
+    "horae.warm_update": "train",
     "horae.upkeep": "upkeep",
 }
 """The queue of every task, the same as the workers' own routes: a message in any other queue would reach nobody."""

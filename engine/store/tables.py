@@ -67,8 +67,20 @@ EVENT_TYPES = {
     "push_click": 8,
     "push_dismiss": 9,
     "unsubscribe": 10,
+    "push_sent": 11,
 }
-"""The known event types and their fixed ids; other types get ids from 100 as they appear."""
+"""The known event types and their fixed ids; other types get ids from 100 as they appear.
+
+`push_sent` is a push that a provider accepted. Those of Horae's own pushes are rows of `deliveries`, not of `events`
+(HAPPENED joins them); events of that type are pushes that something else sent.
+"""
+
+HAPPENED = """(
+    SELECT key, user_id, item_id, event_type, occurred_at, value FROM events
+    UNION ALL
+    SELECT id, user_id, item_id, 11::smallint, at, NULL FROM deliveries WHERE state = 'accepted' AND NOT test
+)"""
+"""SQL of everything that profiles are folded from: events, and the pushes that were sent."""
 
 HALF_LIVES_DAYS: dict[str, tuple[float, ...]] = {
     "user_profiles": (1 / 24, 1.0, 7.0, 30.0, 120.0),
@@ -286,11 +298,25 @@ user_hour_profiles = Table(
     metadata,
     Column("slot", SmallInteger, nullable=False),
     Column("user_id", BigInteger, nullable=False),
-    Column("rung", SmallInteger, nullable=False, comment="0 push response, 1 app session, 2 any other activity"),
+    Column(
+        "rung",
+        SmallInteger,
+        nullable=False,
+        comment="0 push response, 1 app session, 2 other activity, 3 push sent",
+    ),
     Column("hour", SmallInteger, nullable=False, comment="day type (0 workday, 1 weekend) x 24 + local hour"),
     *_profile_columns("user_hour_profiles"),
     PrimaryKeyConstraint("slot", "user_id", "rung", "hour"),
     postgresql_partition_by="RANGE (slot)",
+)
+
+user_visits = Table(
+    "user_visits",
+    metadata,
+    Column("user_id", BigInteger, nullable=False),
+    _instant("at", nullable=False),
+    PrimaryKeyConstraint("user_id", "at"),
+    comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
 )
 
 changed_users = Table(
@@ -315,6 +341,7 @@ models = Table(
     Column("libraries", JSONB, nullable=False, comment="versions it was trained with"),
     _instant("as_of", nullable=False, comment="business time of its newest training row"),
     _created(),
+    _instant("promoted_at", comment="machine time; NULL: never champion, or rolled back"),
     CheckConstraint("state IN ('champion', 'challenger', 'retired')", name="known_state"),
     Index("uq_models_one_champion", "state", unique=True, postgresql_where=text("state = 'champion'")),
 )

@@ -1,7 +1,7 @@
 """Promotions that a shop announces beforehand.
 
 Revision ID: 2026_11_24_promotions
-Revises: 2026_11_24_half_lives
+Revises: 2026_11_24_pushes_sent
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_promotions"
-down_revision = "2026_11_24_half_lives"
+down_revision = "2026_11_24_pushes_sent"
 branch_labels = None
 depends_on = None
 

@@ -319,7 +319,28 @@ def test_hours_are_local_by_day_type_and_rung(database, tmp_path) -> None:
     assert rows_of(
         database,
         "SELECT external_id, rung, hour, n FROM user_hour_profiles JOIN users ON users.id = user_id ORDER BY 1, 2",
-    ) == [("u", 0, 29, 1), ("u", 1, 29, 1), ("u", 2, 29, 2), ("v", 0, 20, 1), ("v", 1, 20, 1), ("v", 2, 20, 2)]
+    ) == [("u", 0, 29, 1), ("u", 1, 29, 1), ("u", 2, 29, 1), ("v", 0, 20, 1), ("v", 1, 20, 1), ("v", 2, 20, 1)]
+
+
+def test_a_basket_of_many_lines_is_one_visit_however_its_lines_arrive(database) -> None:
+    log = [
+        [f"{user}{day}{line}", f"u{user}", f"i{line}", "purchase", f"2026-02-{day:02}T10:00:00Z", "1"]
+        for user in range(3)
+        for day in range(1, 9)
+        for line in range(6)
+    ]
+    shuffled = [log[at] for at in np.random.default_rng(6).permutation(len(log))]
+
+    for start in range(0, len(log), 25):  # files and HTTP by turns, the folder behind or not
+        recorded(database, shuffled[start : start + 25], fold=start % 2 == 0)
+        if start % 75 == 0:
+            fold_all(database)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: fold_all(database), range(3)))
+
+    assert rows_of(database, "SELECT sum(n) FROM user_hour_profiles") == [(3 * 8,)]
+    assert rows_of(database, "SELECT sum(n) FROM user_profiles") == [(len(log),)]
+    assert replay(database, rebuild=False).differing == 0
 
 
 def test_late_and_shuffled_events_give_the_same_profiles(database, empty_database, tmp_path) -> None:

@@ -11,6 +11,7 @@ import xgboost
 from engine.features.schema import NAMES
 from engine.learning import registry
 from engine.learning.candidates import Blend
+from engine.learning.head import Head
 from engine.learning.model import Model
 from engine.learning.related import nothing
 from engine.learning.scoring import load_scorer
@@ -84,7 +85,8 @@ def clicks(database: Database) -> Shop:
     settings = {"objective": "binary:logistic", "max_depth": 6, "eta": 0.1, "nthread": 1, "seed": 1}
     booster = xgboost.train(settings, xgboost.DMatrix(rows, labels), 100)
     windows = with_everybody(catalogue.hours)
-    model = Model("click", booster, 1.0, nothing(catalogue.ids), Blend(), windows, shop.end)
+    click_head = Head(-0.5, 1.0, 0.8, booster)
+    model = Model(booster, 1.0, nothing(catalogue.ids), Blend(), windows, shop.end, head=click_head)
     with database.begin() as connection:
         registry.promote(connection, registry.register(connection, model, {}))
     return shop

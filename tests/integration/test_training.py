@@ -11,7 +11,8 @@ from sqlalchemy import text
 from engine.errors import ModelRefused, UnknownName
 from engine.features import schema
 from engine.learning import ctr, registry
-from engine.learning.scoring import Learned, load_scorer
+from engine.learning.explaining import explain_rows
+from engine.learning.scoring import load_scorer
 from engine.learning.training import Options, train
 from engine.learning.warm import warm_update
 from engine.store.database import Database
@@ -210,10 +211,10 @@ def test_a_score_is_explained_in_the_words_of_the_schema(database: Database, sho
     train(database, shop.end, options=ONE_THREAD)
     with database.snapshot() as snapshot:
         scorer = load_scorer(snapshot.connection)
-        assert isinstance(scorer, Learned)
+        assert scorer.model is not None
         state = scorer.state(snapshot, ALL, shop.end, scorer.catalogue(snapshot, shop.end))
         found = scorer.candidates(state, 1)
-        told = scorer.explain(state, found.user[:3], found.item[:3])
+        told = explain_rows(scorer.model, scorer.features(state, found.user[:3], found.item[:3]))
         scores = scorer.goal(state, found.user[:3], found.item[:3])
 
     assert [explanation.score for explanation in told] == scores.tolist()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from engine.features.state import Hours
 from engine.learning import windows
+from engine.learning.answering import Answers
 from engine.learning.window_fit import Visits, first_of_visits, fit, lesson, with_curves_of
 from engine.learning.windows import RUNGS, WEEK_HOURS, posterior, to_cells, with_everybody
 from engine.localtime import local_hours
@@ -110,14 +111,15 @@ def test_a_user_is_likened_to_those_who_live_like_them() -> None:
 
 
 def test_opens_at_hours_with_many_pushes_tell_less_of_preference() -> None:
-    exposure = np.full(WEEK_HOURS, 0.5)
-    exposure[9] = 4.0
-    model = replace(with_everybody(np.zeros(WEEK_HOURS)), exposure=exposure)
+    # 200 pushes at nine and 20 at eighteen: 16 opens of many are less than 8 of few
+    told = hours([(0, 0, 9, 16.0), (0, 0, 18, 8.0), (0, 3, 9, 200.0), (0, 3, 18, 20.0)])
+    sent, answered = np.bincount([3, 6], [200.0, 20.0], 16), np.bincount([3, 6], [16.0, 8.0], 16)
+    model = replace(with_everybody(np.zeros(WEEK_HOURS)), answers=Answers(sent, answered))
 
-    found = windows.curves(model, hours([(0, 0, 9, 16.0), (0, 0, 18, 8.0)]), 1)
+    found = windows.curves(model, told, 1)
 
     assert found.preference[0, 6] > found.preference[0, 3]
-    naive = windows.curves(with_everybody(np.zeros(WEEK_HOURS)), hours([(0, 0, 9, 16.0), (0, 0, 18, 8.0)]), 1)
+    naive = windows.curves(with_everybody(np.zeros(WEEK_HOURS)), told, 1)
     assert naive.preference[0, 6] < naive.preference[0, 3]
 
 
@@ -125,7 +127,7 @@ def test_typical_curves_are_found_among_users_and_known_again_from_arrays() -> N
     rng = np.random.default_rng(1)
     counts = np.zeros((200, windows.KINDS, RUNGS, WEEK_HOURS))
     for user in range(200):
-        counts[user, :, 1] += np.bincount((9 if user < 100 else 19) + rng.integers(0, 2, 30), minlength=WEEK_HOURS)
+        counts[user, :, 1] = np.bincount((9 if user < 100 else 19) + rng.integers(0, 2, 30), minlength=WEEK_HOURS)
     model = with_curves_of(replace(with_everybody(np.ones(WEEK_HOURS)), burst=np.ones(RUNGS)), counts)
 
     prior = windows.prior_curves(model.mixtures[0], counts[[0, 150], 0, 1])

@@ -25,7 +25,8 @@ from engine.learning.blending import fit_blend
 from engine.learning.candidates import SOURCES, Blend, Proposer
 from engine.learning.dataset import Sample
 from engine.learning.history import item_profiles, user_profiles
-from engine.learning.model import Model, corrected, digest, pack, unpack
+from engine.learning.model import Model, digest, pack, unpack
+from engine.learning.odds import corrected
 from engine.learning.related import Counter, Related
 from engine.learning.replay import Replay
 from engine.learning.windows import WEEK_HOURS, with_everybody
@@ -383,9 +384,7 @@ def a_model(features: int = schema.COUNT) -> Model:
     )
     table = sparse.csr_array(np.array([[0, 0.5], [0.25, 0]], np.float32))
     windows = with_everybody(np.ones(WEEK_HOURS))
-    return Model(
-        "goal", booster, 0.1, Related(np.array([4, 9]), table), Blend(), windows, datetime(2026, 1, 1, tzinfo=UTC)
-    )
+    return Model(booster, 0.1, Related(np.array([4, 9]), table), Blend(), windows, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def test_a_model_comes_back_from_its_artifact_as_it_was() -> None:
@@ -423,12 +422,18 @@ def pickled_arrays() -> bytes:
     return out.getvalue()
 
 
+HEAD = {"bias": 0.0, "taste": 1.0, "hour": 1.0, "trees": 0, "calibration": [1.0, 0.0]}
+
+
 @pytest.mark.parametrize(
     ("member", "content", "says"),
     [
         ("manifest.json", lambda a: manifest(a, schema="other", features=["tides"]), "other features"),
-        ("manifest.json", lambda a: manifest(a, regime="oracle"), "regime 'oracle'"),
-        ("manifest.json", lambda a: manifest(a, format=99), "format 99"),
+        ("manifest.json", lambda a: manifest(a, head={"trees": 1}), "cannot be read"),
+        ("manifest.json", lambda a: manifest(a, head=HEAD | {"taste": -1}), "click head contradicts itself"),
+        ("manifest.json", lambda a: manifest(a, format=99), "by a newer version of Horae"),
+        ("manifest.json", lambda a: manifest(a, format=2), "by an older version of Horae"),
+        ("manifest.json", lambda a: manifest(a, libraries={"xgboost": "99.1.0"}), "XGBoost 99.1.0, newer than"),
         ("manifest.json", lambda a: manifest(a, negative_share=0), "contradicts itself"),
         ("manifest.json", lambda a: b"{", "cannot be read"),
         ("booster.ubj", lambda a: b"nonsense", "cannot be read"),

@@ -15,7 +15,9 @@ from engine.learning.candidates import Blend
 from engine.learning.dataset import Sample
 from engine.learning.explaining import explain_rows
 from engine.learning.imputing import STRATEGIES, complete, fit_imputer
-from engine.learning.model import Model, calibrated, chance, digest, pack, unpack
+from engine.learning.model import Model, digest, pack, unpack
+from engine.learning.odds import NO_CALIBRATION, calibrated
+from engine.learning.order import chance
 from engine.learning.related import nothing
 from engine.learning.replay import Moment, Replay, scrambled
 from engine.learning.windows import with_everybody
@@ -181,7 +183,7 @@ def test_a_calibration_is_kept_only_where_it_helps_users_it_has_not_seen() -> No
     honest = rng.random(len(chances)) < chances
     lower = rng.random(len(chances)) < calibrated(chances, (1.0, -0.7))
 
-    assert gate.calibrate(honest, chances, half) == gate.NO_CALIBRATION
+    assert gate.calibrate(honest, chances, half) == NO_CALIBRATION
     slope, intercept = gate.calibrate(lower, chances, half)
     assert slope == pytest.approx(1, abs=0.1)
     assert intercept == pytest.approx(-0.7, abs=0.15)
@@ -215,7 +217,7 @@ def model_of(moment: Moment) -> tuple[Model, np.ndarray]:
     now = datetime(2026, 9, 1, tzinfo=UTC)
     windows = with_everybody(np.zeros(48))
     related = nothing(state.catalogue.ids)
-    model = Model("goal", fitted.booster, 0.5, related, Blend(), windows, now, learned, (1.1, -0.2), order=fitted.order)
+    model = Model(fitted.booster, 0.5, related, Blend(), windows, now, learned, (1.1, -0.2), order=fitted.order)
     return model, rows
 
 
@@ -267,12 +269,11 @@ def test_nan_everywhere_and_unseen_categories_get_a_score(moment: Moment) -> Non
 def test_contributions_add_up_to_the_score_and_are_told_in_words(moment: Moment) -> None:
     model, rows = model_of(moment)
     told = explain_rows(model, rows[:40], most=3)
-    raw = chance(model.booster, model.order, rows[:40])
-    margins = np.log(raw / (1 - raw))
 
-    for explanation, margin, score in zip(told, margins, model.predict(rows[:40]), strict=True):
+    for explanation, score in zip(told, model.predict(rows[:40]), strict=True):
         parts = explanation.base + explanation.rest + sum(reason.contribution for reason in explanation.reasons)
-        assert parts == pytest.approx(float(margin), abs=1e-3)
-        assert explanation.score == score
-        assert all(schema.FEATURES[schema.NAMES.index(r.feature)].meaning in r.sentence for r in explanation.reasons)
+        assert parts == pytest.approx(explanation.margin, abs=1e-3)
+        assert explanation.margin == pytest.approx(np.log(score / (1 - score)), abs=1e-3)
+        assert (explanation.score, explanation.regime, explanation.window) == (score, "goal", None)
+        assert all(schema.FEATURES[schema.NAMES.index(r.feature)].meaning in r.text for r in explanation.reasons)
     assert explain_rows(model, rows[:0]) == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.errors import BadInput
+from engine.features import logged
 from engine.planning import arms, chance, offers, receipt, windows
 from engine.planning.offers import MISSING
 from engine.planning.prices import Capacities, Prices, Sample, free, solve_prices
@@ -187,7 +188,7 @@ def test_prices_are_stored_exactly_and_read_by_instant() -> None:
 
 def test_a_receipt_reads_back_as_it_was_written() -> None:
     head = receipt.headers(
-        2, as_of=1.5, model=3, options=[4, 1], alternatives=[2, 0], library=(1, 2, 3), exploit_slot=7.0
+        2, as_of=1.5, model=3, regime=2, options=[4, 1], alternatives=[2, 0], library=(1, 2, 3), exploit_slot=7.0
     )
     features = np.array([[1.0, np.nan], [0.0, 0.0]], np.float32)
     alternatives = np.zeros((2, 5), receipt.ALTERNATIVE)
@@ -196,12 +197,13 @@ def test_a_receipt_reads_back_as_it_was_written() -> None:
 
     full, bare = map(receipt.decode, stored)
     assert (full.library, full.model, full.options, full.as_of) == ("1.2.3", 3, 4, 1.5)
+    assert (full.regime, full.schema) == ("click", logged.schema_code())
     assert full.features.tobytes() == features[0].tobytes()
     assert full.alternatives["item"].tolist() == [7, 8]
     assert (len(bare.features), len(bare.alternatives), bare.exploit_slot) == (0, 0, 7.0)
 
 
-@pytest.mark.parametrize("stored", [b"", b"\x00" * 60, b"\x01" + b"\x07" * 70])
+@pytest.mark.parametrize("stored", [b"", b"\x00" * 60, b"\x01" + b"\x07" * 90, b"\x02" + b"\x07" * 90])
 def test_a_receipt_of_another_version_or_broken_is_refused(stored: bytes) -> None:
     with pytest.raises(BadInput, match="receipt"):
         receipt.decode(stored)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 
 from engine.learning import dataset
-from engine.learning.backtest import resampling, sending
-from engine.learning.backtest.run import window_report
+from engine.learning.backtest import sending
+from engine.learning.backtest.resampling import Draws
 from engine.learning.history import read_events
 from engine.learning.reading import read_items
 from engine.learning.replay import Replay
-from engine.learning.walk import LESSONS, MOST_USERS
+from engine.learning.walk import LESSONS, MOST_USERS, Progress
 from engine.learning.window_fit import Visits, fit, lesson
 from engine.store.database import Database
 
 FOREVER_DAYS = 3650.0
 
 
-def measure(database: Database, since: datetime, until: datetime, tell: Callable[[str, float], None]) -> dict[str, Any]:
+def measure(database: Database, since: datetime, until: datetime, tell: Progress) -> dict[str, Any]:
     """Measures of curves as of `since` on the visits in [since, until), of every user who was known by then."""
     tell("reading events", 0.0)
     with database.snapshot() as snapshot:
@@ -42,9 +41,4 @@ def measure(database: Database, since: datetime, until: datetime, tell: Callable
     known = np.zeros(len(state), bool)
     known[state.hours.user] = True
     came = Visits(came.user[known[came.user]], came.hour[known[came.user]])
-    weights = resampling.draws(len(state))
-    who = np.arange(len(state))
-    sums, total = {}, np.zeros(weights.shape[1])
-    for name, preference in sending.curves(model, state.hours, len(state)).items():
-        sums[name], total = sending.samples(preference, came, who, weights)
-    return window_report(sums, total)
+    return sending.report([sending.judge(model, state, came)], Draws(state.users, np.random.default_rng(1)))

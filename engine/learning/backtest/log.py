@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+from sqlalchemy import text
 
 from engine.features.catalogue import Items
 from engine.ingest.identities import default_zone
@@ -16,10 +17,11 @@ from engine.learning.backtest.calendar import Weeks
 from engine.learning.dataset import CANDIDATES
 from engine.learning.history import read_events
 from engine.learning.material import TooLittleData
-from engine.learning.reading import read_items
 from engine.localtime import zone
 from engine.store.database import Snapshot
 from engine.store.tables import SLOTS
+
+STALE = (0, 1, 7, 28)
 
 
 @dataclass(frozen=True)
@@ -28,22 +30,27 @@ class Spec:
 
     goal: event type of a success · first, last: bounds of the weekly instants (None: the newest thirteen) ·
     candidates: per user · stale: ages in days of the features to compare · new_only: only items that the user has not
-    bought for NEW_DAYS · seed, threads: for training.
+    bought for NEW_DAYS · impute: compare what may stand for missing values · seed, threads: for training.
     """
 
     goal: str = "purchase"
     first: date | None = None
     last: date | None = None
     candidates: int = CANDIDATES
-    stale: tuple[int, ...] = ()
+    stale: tuple[int, ...] = STALE
     new_only: bool = False
+    impute: bool = False
     seed: int = 1
     threads: int = 2
 
 
 @dataclass(frozen=True)
 class Log:
-    """A log in memory. goal: id of the event type · items: by instant (epoch seconds) · share: of users read."""
+    """A log in memory.
+
+    goal: id of the event type · items: by instant (epoch seconds) · share: of users read · lacking: why items cannot be
+    ranked (a mailer's log has opens, but no items), None where they can; send windows are tested either way.
+    """
 
     spec: Spec
     goal: int
@@ -51,6 +58,7 @@ class Log:
     share: float
     weeks: Weeks
     items: dict[float, Items]
+    lacking: str | None
 
     @property
     def ids(self) -> np.ndarray:
@@ -66,22 +74,34 @@ def read_log(snapshot: Snapshot, now: datetime, spec: Spec) -> Log:
     events = read_events(snapshot, until=now, where=where)
     if not len(events):
         raise TooLittleData("there are no events yet")
-    if not np.any(events.event_type == goal):
-        raise TooLittleData(f"there is no event of type {spec.goal}: name another goal with --goal")
     if not np.any(events.user >= 0):
         raise TooLittleData("no event names a user")
     # one stray stamp must not make a history long
     begin, end = (datetime.fromtimestamp(float(at), UTC) for at in np.quantile(events.at, (0.01, 1.0)))
-    tz = zone(default_zone(snapshot.connection))
-    weeks = calendar.weeks((begin, end), tz, spec.first, spec.last)
+    weeks = calendar.weeks((begin, end), zone(default_zone(snapshot.connection)), spec.first, spec.last)
     if weeks is None:
+        asked = "".join(f" {name} {day}" for name, day in (("from", spec.first), ("to", spec.last)) if day)
         raise TooLittleData(
-            f"the history from {begin:%Y-%m-%d} to {end:%Y-%m-%d} holds no week to test on"
-            " whose outcomes are known and that history precedes"
+            f"the history from {begin:%Y-%m-%d} to {end:%Y-%m-%d} holds no week{asked} to test on:"
+            " one needs a week of history before it and seven days of outcomes after it"
         )
     ages = {timedelta(days=age) for age in spec.stale}
     instants = {*weeks.instants} | {instant - age for instant in weeks.test for age in ages}
-    read: dict[float, Items] = {instant.timestamp(): read_items(snapshot, instant) for instant in sorted(instants)}
-    if not len(next(iter(read.values()))):
-        raise TooLittleData("there are no items")
-    return Log(spec, goal, events, share, weeks, read)
+    read = {instant.timestamp(): material.items_to_learn_from(snapshot, instant) for instant in sorted(instants)}
+    lacking = _lacking(snapshot, events, goal, spec.goal, len(next(iter(read.values()))))
+    return Log(spec, goal, events, share, weeks, read, lacking)
+
+
+def _lacking(snapshot: Snapshot, events: FoldRows, goal: int, goal_name: str, items: int) -> str | None:
+    """Why items cannot be ranked, with the event types that could be a goal instead."""
+    if not items:
+        return "there are no items to choose from"
+    taken = events.event_type[(events.user >= 0) & (events.item >= 0)]
+    if np.any(taken == goal):
+        return None
+    names = {
+        int(row.id): str(row.name) for row in snapshot.connection.execute(text("SELECT id, name FROM event_types"))
+    }
+    types, counts = np.unique(taken, return_counts=True)
+    others = ", ".join(names[int(types[at])] for at in np.argsort(-counts)[:5])
+    return f"no event of type {goal_name} names a user and an item" + (f" (--goal could be {others})" if others else "")

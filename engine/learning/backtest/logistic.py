@@ -1,4 +1,4 @@
-"""Logistic regression on the feature rows: the simplest model that a complicated one must beat (pure)."""
+"""Logistic regression on the feature rows: the simplest model that a complicated one must beat."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: tables, and charts as inline SVG (pure)."""
+"""The report as one page that needs nothing else: tables, and charts as inline SVG."""
 
 from __future__ import annotations
 
@@ -8,33 +8,59 @@ from typing import Any
 
 import numpy as np
 
+from engine.learning.backtest import drawing
+from engine.learning.backtest.drawing import Axes, Line
 from engine.learning.backtest.run import Result
 
 _STYLE = """
-:root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6675;--line:#d9dee5;--main:#0b6bcb;--other:#c2611f;--paper:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#e8ecf1;--soft:#a3adba;--line:#39424e;--main:#62aef5;--other:#f0a06a;
---paper:#161b22}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2rem auto;max-width:64rem;
-padding:0 1rem}h1{font-size:1.6rem;margin:0}h2{font-size:1.15rem;margin:2rem 0 .5rem}p{color:var(--soft);margin:.3rem 0}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th:first-child,td:first-child{text-align:left;padding-left:0}th{color:var(--soft);font-weight:600}
-tr.best td{font-weight:650}small{color:var(--soft)}.charts{display:flex;flex-wrap:wrap;gap:2rem}figure{margin:0}
-figcaption{color:var(--soft);max-width:26rem}svg text{fill:var(--soft);font:11px system-ui,sans-serif}
+:root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6675;--line:#e1e5ea;--main:#0b6bcb;--other:#c2611f;--paper:#fff;
+--band:#f4f7fa}
+@media(prefers-color-scheme:dark){:root{--ink:#e8ecf1;--soft:#a3adba;--line:#2f3844;--main:#62aef5;--other:#f0a06a;
+--paper:#161b22;--band:#1e252e}}
+*{box-sizing:border-box}
+body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2.5rem auto;max-width:74rem;
+padding:0 1.25rem}h1{font-size:1.6rem;margin:0 0 .5rem}h2{font-size:1.15rem;margin:2.5rem 0 .4rem}
+p{color:var(--soft);margin:.2rem 0 .7rem;max-width:48rem}p strong{color:var(--ink)}
+.wide{overflow-x:auto;margin-bottom:1rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .8rem .3rem 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
+vertical-align:top}
+th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
+tr.best td{font-weight:650;background:var(--band)}td small{display:block;color:var(--soft);font-weight:400;
+font-size:.78rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:2rem 2.5rem}
+figure{margin:0}figcaption,.legend{color:var(--soft);font-size:.85rem}.legend span{margin-right:1rem}
+.legend i{display:inline-block;width:1rem;height:.2rem;margin-right:.35rem;vertical-align:middle;background:var(--main)}
+.legend i.other{background:var(--other)}.legend i.soft{background:var(--soft)}.legend i.faint{background:var(--main);
+opacity:.35}
+svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:12px system-ui,sans-serif}
+.grid{stroke:var(--line);fill:none}.line{fill:none;stroke:var(--main);stroke-width:2}.dot,rect{fill:var(--main)}
+.line.other{stroke:var(--other)}.dot.other{fill:var(--other)}
+.line.soft{stroke:var(--soft);stroke-width:1;stroke-dasharray:4 4}.line.faint{opacity:.35}
 """
 
-_COLUMNS = (
+_RANKING = (
     ("ndcg_10", "NDCG@10"),
     ("hr_10", "HR@10"),
     ("ap", "AP"),
     ("auc", "AUC"),
-    ("ne", "NE"),
-    ("ece", "ECE"),
-    ("logloss", "log-loss"),
-    ("rmse", "RMSE"),
     ("precision", "precision"),
     ("recall", "recall"),
     ("f1", "F1"),
+    ("accuracy", "accuracy"),
+)
+_CHANCES = (
+    ("ne", "NE"),
+    ("ece", "ECE"),
+    ("logloss", "log-loss"),
+    ("brier", "Brier = MSE"),
+    ("rmse", "RMSE"),
+    ("predicted_per_actual", "predicted / actual"),
+)
+_PAIRED = (("ndcg_10", "NDCG@10"), ("hr_10", "HR@10"), ("ap", "AP"), ("auc", "AUC"), ("ne", "NE"))
+_WINDOWS = (
+    ("log_likelihood", "log-likelihood per visit"),
+    ("top_1", "in the best one"),
+    ("top_3", "in the best three"),
 )
 _NAMES = {
     "popularity": "popularity, all time",
@@ -50,23 +76,25 @@ _NAMES = {
     "median_hour": "median hour",
     "most_frequent_hour": "most frequent hour",
 }
-WIDTH, HEIGHT, MARGIN = 400, 280, 44
 
 
 def page(result: Result) -> str:
     """HTML of a backtest."""
-    report, charts = result.report, result.charts
+    report = result.report
     parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Horae backtest</title><style>{_STYLE}</style><h1>Horae backtest</h1>{_lead(report)}",
+        "<!doctype html><html lang=en><head><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width,initial-scale=1'>"
+        f"<title>Horae backtest</title><style>{_STYLE}</style></head><body><h1>Horae backtest</h1>{_lead(report)}",
         _models(report),
         _differences(report),
-        f"<h2>Charts</h2><div class=charts>{''.join(_charts(report, charts))}</div>",
+        _charts(report, result.charts),
+        _staleness(report),
         _windows(report),
+        _imputation(report),
         _figures(report),
         _snapshots(report),
     ]
-    return "".join(parts) + "</html>\n"
+    return "".join(parts) + "</body></html>\n"
 
 
 def _lead(report: dict[str, Any]) -> str:
@@ -78,70 +106,123 @@ def _lead(report: dict[str, Any]) -> str:
         f"{note}<p>Goal: {escape(report.get('goal', ''))} within 7 days. {len(tests)} test weeks from"
         f" {tests[0]['instant'][:10]} to {tests[-1]['instant'][:10]},"
         f" {sum(week['rows'] for week in tests):,} proposals."
-        " Missed candidates count as misses. Every model orders the same proposals.</p>"
+        " Every model orders the same proposals; what was bought without having been proposed counts as a miss.</p>"
     )
 
 
 def _models(report: dict[str, Any]) -> str:
-    rows = []
-    for name, found in report["models"].items():
-        if found is None:
-            rows.append([_NAMES[name], *["not trained"][:1], *[""] * (len(_COLUMNS) - 1)])
-            continue
-        rows.append([_NAMES[name], *(_with_interval(found, key) for key, _ in _COLUMNS)])
-    head = ["model", *(title for _, title in _COLUMNS)]
-    note = "<p>Mean of the test weeks; in brackets the 95 % interval from drawing users again.</p>"
-    return f"<h2>Models</h2>{note}{_table(head, rows, best=_NAMES['full'])}"
+    if not any(report["models"].values()):
+        return ""
+    note = (
+        "<p>Mean of the test weeks; below it the 95 % interval from drawing users again. Precision, recall and F1 are"
+        " at the capacity threshold: as many proposals chosen as were taken in the validation week.</p>"
+    )
+    return f"<h2>Models</h2>{note}{_measures(report['models'], _NAMES['full'])}"
+
+
+def _measures(found: dict[str, Any], best: str) -> str:
+    """How models rank, and below it how true the chances are of those that give any."""
+    ranking = [[_NAMES.get(name, name), *_cells(measured, _RANKING)] for name, measured in found.items()]
+    chances = [
+        [_NAMES.get(name, name), *_cells(measured, _CHANCES)]
+        for name, measured in found.items()
+        if measured and measured["ne"] is not None
+    ]
+    tables = _table(["", *(title for _, title in _RANKING)], ranking, best=best)
+    return tables + (_table(["", *(title for _, title in _CHANCES)], chances, best=best) if chances else "")
+
+
+def _cells(found: dict[str, Any] | None, columns: Sequence[tuple[str, str]]) -> list[str]:
+    if found is None:
+        return ["not trained", *[""] * (len(columns) - 1)]
+    return [_with_interval(found, key) for key, _ in columns]
 
 
 def _with_interval(found: dict[str, Any], key: str) -> str:
-    value = found.get(key)
+    value, low, high = (found.get(f"{key}{end}") for end in ("", "_lo", "_hi"))
     if value is None:
         return "–"
-    digits = 4
-    low, high = found.get(f"{key}_lo"), found.get(f"{key}_hi")
-    inside = f" <small>[{low:.{digits}f}, {high:.{digits}f}]</small>" if low is not None and high is not None else ""
-    return f"{value:.{digits}f}{inside}"
+    inside = f"<small>{low:.4f} to {high:.4f}</small>" if low is not None and high is not None else ""
+    return f"{value:.4f}{inside}"
 
 
 def _differences(report: dict[str, Any]) -> str:
-    rows = []
-    keys = ("ndcg_10", "hr_10", "ap", "auc")
-    for name, found in report["differences"].items():
-        best, _, other = name.partition(" - ")
-        cells = [_difference(found.get(key)) for key in keys]
-        rows.append([f"{_NAMES[best]} − {_NAMES[other]}", *cells])
-    if not rows:
+    if not report["differences"]:
         return ""
     note = "<p>In the same draws of users. Where the interval holds 0 the difference is noise.</p>"
-    return f"<h2>Paired differences</h2>{note}{_table(['', 'NDCG@10', 'HR@10', 'AP', 'AUC'], rows)}"
+    return f"<h2>Paired differences</h2>{note}{_differing(report['differences'], _PAIRED)}"
+
+
+def _differing(found: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str:
+    rows = []
+    for name, measured in found.items():
+        best, _, other = name.partition(" - ")
+        title = f"{_NAMES.get(best, best)} − {_NAMES.get(other, other)}"
+        rows.append([title, *(_difference(measured.get(key)) for key, _ in columns)])
+    return _table(["", *(title for _, title in columns)], rows)
 
 
 def _difference(found: dict[str, Any] | None) -> str:
-    if not found or found["difference"] is None:
+    if not found or found["difference"] is None or found["difference_lo"] is None:
         return "–"
-    told = f"{found['difference']:+.4f} <small>[{found['difference_lo']:+.4f}, {found['difference_hi']:+.4f}]</small>"
-    return told + (" <small>noise</small>" if found.get("noise") else "")
+    noise = " noise" if found["noise"] else ""
+    inside = f"{found['difference_lo']:+.4f} to {found['difference_hi']:+.4f}{noise}"
+    return f"{found['difference']:+.4f}<small>{inside}</small>"
+
+
+def _staleness(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{age} days",
+            *(_with_interval(found, key) for key in ("ndcg_10", "ap", "ne")),
+            "" if age == "0" else _difference(found["differences"]["ndcg_10"]),
+        ]
+        for age, found in report["staleness"].items()
+    ]
+    if not rows:
+        return ""
+    note = "<p>The same model, fed with features and candidates that are some days old.</p>"
+    head = ["age of the features", "NDCG@10", "AP", "NE", "NDCG@10 less the freshest"]
+    return f"<h2>Staleness</h2>{note}{_table(head, rows)}"
 
 
 def _windows(report: dict[str, Any]) -> str:
-    told = report.get("sending") or report["windows"]
+    told = report["windows"]
     rows = [
-        [_NAMES[name], *(_with_interval(told[name], key) for key in ("log_likelihood", "top_1", "top_3"))]
+        [_NAMES[name], *(_with_interval(told[name], key) for key, _ in _WINDOWS)]
         for name in ("model", "global", "median_hour", "most_frequent_hour")
         if name in told
     ]
     if not rows:
         return ""
-    head = ["16 windows of local time", "log-likelihood per visit", "in the best one", "in the best three"]
-    return f"<h2>Send windows</h2><p>{told['visits']:,} visits that came later.</p>{_table(head, rows)}"
+    note = f"<p>{told['visits']:,} visits of {told['users']:,} users, later than anything the curves were made of.</p>"
+    head = ["16 windows of local time", *(title for _, title in _WINDOWS)]
+    differ = _differing(told["differences"], _WINDOWS)
+    return f"<h2>Send windows</h2>{note}{_table(head, rows, best=_NAMES['model'])}{differ}"
+
+
+def _imputation(report: dict[str, Any]) -> str:
+    if "imputation" not in report:
+        return ""
+    note = (
+        "<p>Trees on the same rows, missing values filled in different ways; served is a constant per column. “none”"
+        " leaves them to the trees, as Horae does. Fewer rows and users than above: neighbours are slow.</p>"
+    )
+    found = report["imputation"]
+    differ = _differing(found["differences"], _PAIRED)
+    return f"<h2>Missing values</h2>{note}{_measures(found['strategies'], 'none')}{differ}"
 
 
 def _figures(report: dict[str, Any]) -> str:
     if "figures" not in report:
         return ""
     rows = [[escape(name), "–" if value is None else f"{value:,.4f}"] for name, value in report["figures"].items()]
-    return f"<h2>Figures</h2>{_table(['figure', 'value'], rows)}"
+    note = (
+        "<p>Of the published protocol. ece: over the four test weeks together; ece_weekly: the mean of each week's"
+        " own, which holds a week's chance too. Times and memory: of a training and a warm update, each in a process"
+        " of its own.</p>"
+    )
+    return f"<h2>Figures</h2>{note}{_table(['figure', 'value'], rows)}"
 
 
 def _snapshots(report: dict[str, Any]) -> str:
@@ -169,97 +250,47 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: str = "") -
     return f"<div class=wide><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _charts(report: dict[str, Any], charts: dict[str, Any]) -> list[str]:
+def _charts(report: dict[str, Any], charts: dict[str, Any]) -> str:
     drawn = []
     if charts.get("calibration"):
         told = [(p, o) for p, o, _ in charts["calibration"]]
         top = max(max(pair) for pair in told)
         drawn.append(
-            _lines(
-                "Calibration: predicted and observed rate, 15 bins of equal size; on the line is exact",
-                [[(0.0, 0.0), (top, top)], told],
-                ("predicted", "observed"),
+            drawing.lines(
+                "Calibration: predicted and observed rate in 15 bins of equal size",
+                [Line([(0.0, 0.0), (top, top)], "exact", "soft"), Line(told, "Horae's model", dots=True)],
+                Axes("predicted", "observed", percent_x=True, percent_y=True),
             )
         )
     stale = report.get("staleness") or {}
     if len(stale) > 1:
         told = [(float(age), found["ndcg_10"]) for age, found in stale.items()]
-        drawn.append(
-            _lines("Staleness: NDCG@10 by age of the features", [[], told], ("days old", "NDCG@10"), zero=False)
-        )
+        between = [(found["ndcg_10_lo"], found["ndcg_10_hi"]) for found in stale.values()]
+        axes = Axes("days old", "NDCG@10", ticks=[age for age, _ in told], zero=False)
+        caption = "Staleness: NDCG@10 by age of the features, with 95 % intervals (see the table for paired ones)"
+        drawn.append(drawing.lines(caption, [Line(told, intervals=between, dots=True)], axes))
     if charts.get("importance"):
-        drawn.append(_bars("Importance: share of the gain, twenty strongest features", charts["importance"]))
-    if charts.get("hours"):
-        curve = np.array(charts["hours"])
-        series = [
-            [(float(h), float(curve[d * 24 + h] / curve[d * 24 : d * 24 + 24].sum())) for h in range(24)]
-            for d in (1, 0)
-        ]
-        drawn.append(
-            _lines("Hours: everybody's visits; blue workdays, orange weekends", series, ("local hour", "share"))
-        )
-    if len(charts.get("shares", [])) > 1:
+        drawn.append(drawing.bars("Importance: share of the gain, the strongest features", charts["importance"]))
+    drawn += _hours(charts)
+    return f"<h2>Charts</h2><div class=charts>{''.join(drawn)}</div>" if drawn else ""
+
+
+def _hours(charts: dict[str, Any]) -> list[str]:
+    if not charts.get("hours"):
+        return []
+    axes = Axes("local hour", "share of visits", percent_y=True, ticks=range(0, 24, 3))
+    curve = np.array(charts["hours"]).reshape(2, 24)
+    curve /= curve.sum(axis=1, keepdims=True)
+    days = [
+        Line(list(enumerate(curve[day].tolist())), label, style)
+        for day, label, style in ((0, "workdays", "main"), (1, "weekends", "other"))
+    ]
+    drawn = [drawing.lines("Hours: when everybody comes", days, axes)]
+    if len(charts["shares"]) > 1:
         order = np.argsort(charts["shares"])[::-1][:6]
-        typical = np.array(charts["typical"])[order]
-        series = [[(float(h), float(row[h] + row[24 + h])) for h in range(24)] for row in typical]
-        drawn.append(_lines("Hours: the six commonest habits among users", [[], *series], ("local hour", "share")))
+        typical = np.array(charts["typical"])[order].reshape(-1, 2, 24).sum(axis=1)
+        habits = [
+            Line(list(enumerate(row.tolist())), "", "faint" if number else "main") for number, row in enumerate(typical)
+        ]
+        drawn.append(drawing.lines("Hours: six typical habits of users, the commonest in full colour", habits, axes))
     return drawn
-
-
-def _lines(
-    caption: str, series: Sequence[Sequence[tuple[float, float]]], axes: tuple[str, str], zero: bool = True
-) -> str:
-    points = [point for line in series for point in line]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    low_x, high_x = min(xs), max(*xs, min(xs) + 1e-9)
-    low_y = 0.0 if zero else min(ys) - 0.1 * (max(ys) - min(ys) + 1e-4)
-    high_y = max(max(ys) * 1.02 if zero else max(ys) + 0.1 * (max(ys) - min(ys) + 1e-4), low_y + 1e-9)
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        return (
-            MARGIN + (WIDTH - MARGIN - 8) * (x - low_x) / (high_x - low_x),
-            HEIGHT - MARGIN - (HEIGHT - MARGIN - 8) * (y - low_y) / (high_y - low_y),
-        )
-
-    drawn = []
-    for number, line in enumerate(series):
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*point) for point in line))
-        colour = "var(--other)" if number == 0 else "var(--main)"
-        fade = 1 if number < 2 else 0.75
-        drawn.append(f"<polyline points='{path}' fill=none stroke='{colour}' stroke-width=2 opacity={fade} />")
-        if number == 1 and len(line) <= 15:
-            drawn += [f"<circle cx={x:.1f} cy={y:.1f} r=3 fill='var(--main)' />" for x, y in (at(*p) for p in line)]
-    for share in (0.0, 0.5, 1.0):
-        x, y = low_x + share * (high_x - low_x), low_y + share * (high_y - low_y)
-        px, py = at(x, y)
-        drawn.append(f"<text x={px:.1f} y={HEIGHT - MARGIN + 15} text-anchor=middle>{x:.3g}</text>")
-        drawn.append(f"<text x={MARGIN - 6} y={py + 4:.1f} text-anchor=end>{y:.3g}</text>")
-    return _figure(caption, drawn, axes)
-
-
-def _figure(caption: str, drawn: Sequence[str], axes: tuple[str, str]) -> str:
-    frame = (
-        f"<path d='M{MARGIN},8V{HEIGHT - MARGIN}H{WIDTH - 8}' fill=none stroke='var(--line)' />"
-        f"<text x={WIDTH / 2} y={HEIGHT - 8} text-anchor=middle>{escape(axes[0])}</text>"
-        f"<text x={MARGIN + 6} y=18>{escape(axes[1])}</text>"
-    )
-    return (
-        f"<figure><svg width={WIDTH} height={HEIGHT} role=img aria-label='{escape(caption, quote=True)}'>{frame}"
-        f"{''.join(drawn)}</svg><figcaption>{escape(caption)}</figcaption></figure>"
-    )
-
-
-def _bars(caption: str, shares: Sequence[tuple[str, float]]) -> str:
-    top, step = max(share for _, share in shares), 17
-    drawn = []
-    for row, (name, share) in enumerate(shares):
-        y = 4 + row * step
-        drawn.append(f"<text x=178 y={y + 11} text-anchor=end>{escape(name)}</text>")
-        drawn.append(f"<rect x=184 y={y} width={170 * share / top:.1f} height=12 fill='var(--main)' />")
-        drawn.append(f"<text x={188 + 170 * share / top:.1f} y={y + 11}>{100 * share:.1f} %</text>")
-    height = 8 + step * len(shares)
-    label = escape(caption, quote=True)
-    return (
-        f"<figure><svg width={WIDTH} height={height} role=img aria-label='{label}'>{''.join(drawn)}</svg>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )

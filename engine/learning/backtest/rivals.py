@@ -13,14 +13,15 @@ from engine.learning import ctr
 from engine.learning.backtest.logistic import Logistic
 from engine.learning.backtest.snapshots import Taken
 from engine.learning.dataset import Sample
-from engine.learning.model import corrected
+from engine.learning.odds import corrected
 
 UNTRAINED = ("popularity", "decayed_popularity", "own_history", "item_to_item", "als")
 TRAINED = ("counts_xgboost", "logistic", "full")
 MODELS = (*UNTRAINED, *TRAINED)
 
 _OWN, _LATENT = (schema.NAMES.index(name) for name in ("pair_purchases", "related_latent"))
-_PART = 16_384
+PART = 16_384
+"""Rows made at a time: bounds memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,8 @@ def trained(models: Trained, taken: Taken) -> dict[str, np.ndarray]:
     """Chances of the proposals by the trained models, float32[n] each; rows are made a part at a time."""
     n = len(taken.proposals.labels)
     chances = {name: np.empty(n, np.float32) for name in TRAINED}
-    for start in range(0, n, _PART):
-        part = np.arange(start, min(start + _PART, n))
+    for start in range(0, n, PART):
+        part = np.arange(start, min(start + PART, n))
         rows = taken.proposals.rows(part)
         few = count_columns(taken, rows, part)
         for name, raw in (

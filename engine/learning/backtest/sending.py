@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 
-from engine.features.state import Hours
+from engine.features.state import State
 from engine.learning import windows
+from engine.learning.backtest.resampling import Draws, interval, paired, ratio
 from engine.learning.window_fit import Visits
 from engine.learning.windows import HOURS_A_DAY, WindowModel
 from engine.localtime import WINDOWS_A_DAY
@@ -16,8 +21,34 @@ TRUST = 0.25
 """Share of a user's mass that a one-hour rule puts on its hour; the rest follows everybody's curve."""
 
 
-def curves(model: WindowModel, hours: Hours, users: int) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Sent:
+    """Visits of some users after an instant, and how each way of choosing windows foretold them.
+
+    ids: int64[U] · visits: float64[U], how many each · sums: float64[3, U] by way of choosing, of MEASURES.
+    """
+
+    ids: np.ndarray
+    visits: np.ndarray
+    sums: Mapping[str, np.ndarray]
+
+
+def judge(model: WindowModel, state: State, visits: Visits) -> Sent:
+    """How the model's curves, everybody's and two one-hour rules, as of the state's instant, foretold `visits`."""
+    users, cell = len(state), visits.cell
+    sums = {}
+    for name, preference in curves(model, state).items():
+        chosen = preference[visits.user]
+        own = chosen[np.arange(len(cell)), cell]
+        better = (chosen > own[:, None]).sum(axis=1)
+        measured = (np.log(np.maximum(own, 1e-12)), better < 1, better < 3)
+        sums[name] = np.stack([np.bincount(visits.user, values, minlength=users) for values in measured])
+    return Sent(state.users, np.bincount(visits.user, minlength=users).astype(np.float64), sums)
+
+
+def curves(model: WindowModel, state: State) -> dict[str, np.ndarray]:
     """p(cell | user) by each way of choosing, float64[users, 16]: the model's, everybody's, and two one-hour rules."""
+    users, hours = len(state), state.hours
     own = windows.curves(model, hours, users).preference.astype(np.float64)
     everybody = windows.to_cells(model.curve[None])[0]
     visits = windows.habits(windows.as_visits(model, windows.hourly(hours, 0, users))[:, 1])
@@ -31,6 +62,34 @@ def curves(model: WindowModel, hours: Hours, users: int) -> dict[str, np.ndarray
     return found
 
 
+def report(weeks: Sequence[Sent], draws: Draws) -> dict[str, Any]:
+    """`windows` of the report: measures per visit with intervals, and how the model differs; {} without a visit."""
+    visits = sum((draws.sums(week.visits[None], week.ids)[0] for week in weeks), np.zeros(draws.count))
+    if not visits[0]:
+        return {}
+    found = {
+        name: ratio(
+            sum((draws.sums(week.sums[name], week.ids) for week in weeks), np.zeros((len(MEASURES), draws.count))),
+            np.broadcast_to(visits, (len(MEASURES), draws.count)),
+        )
+        for name in ("model", *RIVALS)
+    }
+    told: dict[str, Any] = {}
+    for name, measured in found.items():
+        told[name] = {}
+        for key, values in zip(MEASURES, measured, strict=True):
+            told[name] |= interval(key, values)
+    told["visits"] = int(visits[0])
+    told["users"] = len(np.unique(np.concatenate([week.ids[week.visits > 0] for week in weeks])))
+    told["differences"] = {
+        f"model - {name}": {
+            key: paired(ours, theirs) for key, ours, theirs in zip(MEASURES, found["model"], found[name], strict=True)
+        }
+        for name in RIVALS
+    }
+    return told
+
+
 def _one_hour(hour: np.ndarray, everybody: np.ndarray) -> np.ndarray:
     """TRUST on the window of `hour` (int64[users]), on workdays and weekends as everybody shares them."""
     share = np.repeat((1 - TRUST) * everybody[None], len(hour), axis=0)
@@ -39,35 +98,3 @@ def _one_hour(hour: np.ndarray, everybody: np.ndarray) -> np.ndarray:
         cell = day * WINDOWS_A_DAY + hour // (HOURS_A_DAY // WINDOWS_A_DAY)
         share[np.arange(len(hour)), cell] += TRUST * everybody[part].sum()
     return share
-
-
-def samples(
-    preference: np.ndarray, visits: Visits, user: np.ndarray, weights: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Sums over visits of each measure in every draw, and the number of visits: divide after adding weeks.
-
-    preference: float64[U, 16] · user: int64[U], each one's row in `weights` (float64[users, draws]).
-    """
-    cell = visits.cell
-    chosen = preference[visits.user]
-    own = chosen[np.arange(len(cell)), cell]
-    better = (chosen > own[:, None]).sum(axis=1)
-    measured = (np.log(np.maximum(own, 1e-12)), better < 1, better < 3)
-    who = user[visits.user]
-    sums = {
-        name: np.bincount(who, values, minlength=len(weights)) @ weights
-        for name, values in zip(MEASURES, measured, strict=True)
-    }
-    return sums, np.bincount(who, minlength=len(weights)) @ weights
-
-
-def interval(name: str, draws: np.ndarray) -> dict[str, float | None]:
-    """A measure with its 95 % interval: `draws` float64[draws + 1], draw 0 being the log itself."""
-    tail = draws[1:][np.isfinite(draws[1:])]
-    low, high = np.percentile(tail, [2.5, 97.5]) if len(tail) else (np.nan, np.nan)
-    return {name: rounded(draws[0]), f"{name}_lo": rounded(low), f"{name}_hi": rounded(high)}
-
-
-def rounded(value: float) -> float | None:
-    """JSON has no NaN: what could not be measured is null."""
-    return round(float(value), 6) if np.isfinite(value) else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from engine.features import schema
+from engine.features.readings import positions
 from engine.features.state import State
 from engine.learning import ctr, dataset, sources, tastes
 from engine.learning.backtest.log import Log
@@ -17,6 +17,7 @@ from engine.learning.blending import fit_blend
 from engine.learning.candidates import Blend, Candidates, Proposer
 from engine.learning.dataset import Proposals
 from engine.learning.replay import Moment, Replay
+from engine.learning.tastes import Collaborative
 from engine.learning.timeline import ATTRIBUTION
 from engine.learning.walk import MOST_USERS
 from engine.learning.window_fit import Visits
@@ -24,17 +25,14 @@ from engine.learning.window_fit import Visits
 NEW_DAYS = 30.0
 """An item is new to a user who has not bought it for so long."""
 
-SOURCE_DEPTH = 50
-"""Items a user that each source is asked for where its recall is told."""
-
 _RECENCY = schema.group_names("pair").index("pair_hours_since_purchase")
 
 
 @dataclass(frozen=True, eq=False)
 class Taken:
-    """A snapshot: proposals with outcomes.
+    """A snapshot: proposals with outcomes, and visits. Without anything to rank there are no proposals.
 
-    sold: float64[I], goal events of each item so far · spent: float64[U] · neighbours: of items, as of then.
+    sold: float64[I], goal events of each item so far · spent: float64[U], of each user.
     """
 
     instant: datetime
@@ -42,13 +40,17 @@ class Taken:
     visits: Visits
     sold: np.ndarray
     spent: np.ndarray
-    neighbours: Any
+    neighbours: object
 
-    def recall_by_source(self) -> dict[str, float]:
-        """Share of what was taken that each source alone proposes, SOURCE_DEPTH items a user."""
-        state, found = self.proposals.state, self.proposals
-        every = sources.standard(self.neighbours, found.collaborative)
-        return sources.recall_by_source(state, every, SOURCE_DEPTH, state.catalogue.available, found.taken)
+    @property
+    def state(self) -> State:
+        """What was known at the instant."""
+        return self.proposals.state
+
+    def recall_by_source(self, k: int) -> dict[str, float]:
+        """Share of what was taken that each candidate source alone proposes among its k best; NaN of nothing."""
+        state, found = self.state, sources.standard(self.neighbours, self.proposals.collaborative)
+        return sources.recall_by_source(state, found, k, state.catalogue.available, self.proposals.taken)
 
 
 class Steps:
@@ -70,29 +72,45 @@ class Steps:
         tau, until = instant.timestamp(), (instant + ATTRIBUTION).timestamp()
         moment = self._replay.at(tau, log.items[tau], MOST_USERS)
         state = moment.state
-        collaborative = tastes.learn(moment, log.spec.seed).collaborate(state)
-        wanted = dataset.taken_after(log.events, state, log.goal, until)
-        recent = recently_bought(state) if log.spec.new_only else np.zeros(0, np.int64)
-        wanted = np.setdiff1d(wanted, recent, assume_unique=True)
-        if self.blend is None:
-            first = self._candidates(moment, Blend(), recent)
-            labels = np.isin(_keys(state, first), wanted)
-            self.blend = fit_blend(state, first, labels)
-            self.negative_share = ctr.negative_share(int(labels.sum()), len(labels))
-        found = self._candidates(moment, self.blend, recent)
-        labels = np.isin(_keys(state, found), wanted)
         before = (log.events.at < tau) & (log.events.event_type == log.goal)
         return Taken(
             instant,
-            Proposals(state, found, collaborative, labels, wanted),
+            self._proposed(moment, until),
             dataset.visits_after(log.events, state, until),
             _count(state.catalogue.positions(log.events.item[before]), len(state.catalogue)),
-            _count(_positions(state.users, log.events.user[before]), len(state)),
+            _count(positions(state.users, log.events.user[before]), len(state)),
             moment.neighbours,
         )
 
-    def _candidates(self, moment: Moment, blend: Blend, recent: np.ndarray) -> Candidates:
-        return Proposer(moment.neighbours, blend).propose(moment.state, self._log.spec.candidates, without=recent)
+    def _proposed(self, moment: Moment, until: float) -> Proposals:
+        log, state = self._log, moment.state
+        if log.lacking or not len(state):
+            none = Candidates(*(np.zeros(0, dtype) for dtype in (np.int32, np.int32, np.int8, np.float32, np.float32)))
+            blank = tastes.nothing(state.catalogue.ids).collaborate(state)
+            return Proposals(state, none, blank, np.zeros(0, bool), np.zeros(0, np.int64))
+        collaborative = tastes.learn(moment, log.spec.seed, log.spec.threads).collaborate(state)
+        wanted = wanted_after(log, state, until)
+        if self.blend is None:
+            first = self._proposals(moment, Blend(), collaborative, wanted)
+            self.blend = fit_blend(state, first.candidates, first.labels)
+            self.negative_share = ctr.negative_share(int(first.labels.sum()), len(first.labels))
+        return self._proposals(moment, self.blend, collaborative, wanted)
+
+    def _proposals(self, moment: Moment, blend: Blend, known: Collaborative, wanted: np.ndarray) -> Proposals:
+        state = moment.state
+        recent = recently_bought(state) if self._log.spec.new_only else None
+        found = Proposer(moment.neighbours, blend).propose(state, self._log.spec.candidates, without=recent)
+        return Proposals(state, found, known, np.isin(_keys(state, found), wanted), wanted)
+
+
+def wanted_after(log: Log, state: State, until: float, since: float | None = None) -> np.ndarray:
+    """user · I + item of what the state's users took in [since, until) and could have been offered: int64, sorted.
+
+    `since`: the state's instant where not given.
+    """
+    events = log.events if since is None else log.events.where(log.events.at >= since)
+    taken = dataset.taken_after(events, state, log.goal, until)
+    return np.setdiff1d(taken, recently_bought(state), assume_unique=True) if log.spec.new_only else taken
 
 
 def recently_bought(state: State) -> np.ndarray:
@@ -104,11 +122,6 @@ def recently_bought(state: State) -> np.ndarray:
 def _keys(state: State, found: Candidates) -> np.ndarray:
     keys: np.ndarray = found.user.astype(np.int64) * len(state.catalogue) + found.item
     return keys
-
-
-def _positions(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    at = np.minimum(np.searchsorted(ids, wanted), max(len(ids) - 1, 0))
-    return np.where(ids[at] == wanted, at, -1) if len(ids) else np.full(len(wanted), -1)
 
 
 def _count(at: np.ndarray, size: int) -> np.ndarray:
