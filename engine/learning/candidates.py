@@ -74,6 +74,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.user)
 
+    def at(self, rows: np.ndarray) -> Candidates:
+        """The candidates at `rows` (positions)."""
+        return Candidates(*(getattr(self, name)[rows] for name in Candidates.__dataclass_fields__))
+
 
 class Proposer:
     """Proposes items of one catalogue: item-to-item neighbours and popularity, ready for many states and campaigns."""

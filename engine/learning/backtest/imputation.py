@@ -17,11 +17,11 @@ from engine.clock import monotonic
 from engine.learning import ctr, imputing
 from engine.learning.backtest import verdict
 from engine.learning.backtest.rivals import PART
-from engine.learning.backtest.snapshots import Taken, only
+from engine.learning.backtest.snapshots import Taken
 from engine.learning.backtest.verdict import Board
 from engine.learning.dataset import Proposals, Sample
 from engine.learning.imputing import STRATEGIES, Imputer
-from engine.learning.model import corrected
+from engine.learning.odds import corrected
 from engine.learning.replay import scrambled
 
 MOST_ROWS = 20_000
@@ -101,4 +101,4 @@ def _of_some(proposals: Proposals) -> Proposals:
     chosen[order[:MOST_USERS]] = True
     rows = np.flatnonzero(chosen[proposals.candidates.user])
     wanted = proposals.taken[chosen[proposals.taken // max(len(proposals.state.catalogue), 1)]]
-    return replace(proposals, candidates=only(proposals.candidates, rows), labels=proposals.labels[rows], taken=wanted)
+    return replace(proposals, candidates=proposals.candidates.at(rows), labels=proposals.labels[rows], taken=wanted)
