@@ -111,19 +111,20 @@ def _neighbourly(
     else:
         _sklearn("sklearn.experimental.enable_iterative_imputer")
         imputer = _sklearn("sklearn.impute").IterativeImputer(
-            random_state=seed, max_iter=3, n_nearest_features=COLUMNS_A_MODEL
+            # its own choice, a Bayesian ridge, overflows where some columns foretell another exactly
+            _sklearn("sklearn.linear_model").Ridge(),
+            random_state=seed,
+            max_iter=3,
+            n_nearest_features=COLUMNS_A_MODEL,
         )
-    # three rounds are enough, and a column that others foretell exactly overflows the regression's own precision
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Early stopping criterion not reached")  # three rounds are enough
         imputer.fit(sample[:, used] / scale)
 
     def full(rows: np.ndarray) -> np.ndarray:
         filled = np.where(np.isfinite(rows), rows, constants).astype(np.float64)
         usable = np.where(np.isfinite(rows[:, used]), rows[:, used], np.nan)
-        with np.errstate(all="ignore"):
-            told = imputer.transform(usable / scale) * scale
-        filled[:, used] = np.where(np.isfinite(told), told, filled[:, used])
+        filled[:, used] = imputer.transform(usable / scale) * scale
         return filled
 
     return full

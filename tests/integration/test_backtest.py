@@ -99,13 +99,8 @@ def test_the_page_needs_no_network_and_the_progress_goes_to_stderr(asked: Asked)
     assert "features as of" in asked.progress
 
 
-def test_the_same_log_gives_the_same_figures_whatever_the_order_of_its_columns(
-    asked: Asked, database: Database, tmp_path: Path
-) -> None:
-    events = odd_shops.SHOPS["a hundred users"]()
-    odd_shops.write(database, events[events.columns[::-1]], tmp_path)
-
-    again = backtest(database, END, ONE_THREAD, _quiet).report
+def test_the_same_store_and_seed_give_the_same_figures(asked: Asked, shared_database: Database) -> None:
+    again = backtest(shared_database, END, ONE_THREAD, _quiet).report
 
     for part in ("snapshots", "models", "differences", "windows", "staleness"):
         assert again[part] == asked.report[part]

@@ -1,4 +1,4 @@
-"""From scores of test weeks to the tables of the report: measures, intervals, paired differences (pure)."""
+"""From scores of test weeks to the tables of the report: measures, intervals, paired differences."""
 
 from __future__ import annotations
 
