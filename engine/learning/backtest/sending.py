@@ -1,4 +1,4 @@
-"""What the send windows are worth: the model's curves beside what vendors do, on visits that came later (pure)."""
+"""What the send windows are worth: the model's curves beside what vendors do, on visits that came later."""
 
 from __future__ import annotations
 
