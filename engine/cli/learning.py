@@ -206,10 +206,25 @@ def _show_metrics(metrics: Mapping[str, Any]) -> None:
         f" window of 16 with {_number(windows['model']['top_1'])}, into everybody's with"
         f" {_number(windows['everybody']['top_1'])}"
     )
+    _show_answers(metrics.get("answers"))
     _show_trade_off("trees", metrics["trees"], metrics["trade_off"])
     _show_clicks(metrics.get("clicks"))
     if reason := metrics.get("gate", {}).get("reason"):
         out.print(f"the gate refused it: {reason}")
+
+
+def _show_answers(answers: Mapping[str, Any] | None) -> None:
+    """Pushes answered within three hours, by the window they were sent in: workdays, then weekends."""
+    if not answers or not any(answers["answered"]):
+        return
+    for day, first in (("workdays", 0), ("weekends", 8)):
+        rates = [
+            f"{3 * number:02}–{3 * number + 3:02} {answered / sent:.1%}"
+            for number in range(8)
+            for sent, answered in ((answers["sent"][first + number], answers["answered"][first + number]),)
+            if sent >= 1
+        ]
+        out.print(f"pushes answered within 3 hours, on {day}: " + (" · ".join(rates) or "none sent"))
 
 
 def _show_warm(metrics: Mapping[str, Any]) -> None:

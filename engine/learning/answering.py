@@ -13,6 +13,7 @@ same hour or of the two before, as far as there were pushes; what is left was no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -65,6 +66,12 @@ class Answers:
     def known(self) -> bool:
         """Whether any push was answered: without that rates say nothing."""
         return bool(self.answered.any())
+
+    def told(self) -> dict[str, Any]:
+        """What is known as JSON values, by cell of the week."""
+        counts = {"sent": self.sent, "answered": self.answered}
+        rounded = {name: [round(float(count), 3) for count in values] for name, values in counts.items()}
+        return rounded | {"strength": self.strength, "power": self.power}
 
     def array(self) -> np.ndarray:
         """All of it as float64[34]; `from_array` takes it back."""

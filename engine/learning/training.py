@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 
 from engine.clock import monotonic
 from engine.errors import ModelRefused
-from engine.learning import ctr, factors, measuring, registry
+from engine.learning import answering, ctr, factors, measuring, registry
 from engine.learning.clicking import with_clicks
 from engine.learning.dataset import Proposals, Sample
 from engine.learning.gate import calibrate, judge
@@ -166,6 +166,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
         "trade_off": fitted.trade_off(),
         "calibration": list(model.calibration),
         "factors": factors.installed(),
+        "answers": model.windows.answers.told(),
         "negative_share": round(walked.negative_share, 6),
     }
     return model, described | metrics
@@ -195,7 +196,9 @@ def _require_positives(walked: Walked, goal: str) -> None:
 
 def _measured(model: Model, walked: Walked) -> dict[str, Any]:
     test = walked.test
-    curve_then = relearned(model.windows, test.state.hours, len(test.state))
+    # visits are foretold by when people come of themselves, not by what pushes meet with
+    came = replace(model.windows, answers=answering.none())
+    curve_then = relearned(came, test.state.hours, len(test.state))
     found = measuring.measure_windows(curve_then, test.state, walked.visits)
     return {
         "users": len(test.state),

@@ -186,28 +186,24 @@ def curves(model: WindowModel, hours: Hours, users: int) -> WindowCurves:
 
 def hourly(hours: Hours, first: int, last: int) -> np.ndarray:
     """Counts of what users first … last−1 did: float64[users, KINDS, RUNGS, 48]."""
-    low, high = np.searchsorted(hours.user, (first, last))
-    part = int(low) + np.flatnonzero(hours.rung[low:high] != PUSHED)
-    key = ((hours.user[part].astype(np.int64) - first) * RUNGS + hours.rung[part]) * WEEK_HOURS + hours.hour[part]
-    size = (last - first) * RUNGS * WEEK_HOURS
-    kinds = [
-        np.bincount(key, weights[part], minlength=size).reshape(last - first, RUNGS, WEEK_HOURS)
-        for weights in (hours.count, hours.weight, hours.recent)
-    ]
-    return np.stack(kinds, axis=1).astype(np.float64)
+    return np.ascontiguousarray(_counted(hours, first, last)[:, :, :RUNGS])
 
 
 def pushes(hours: Hours, first: int, last: int) -> np.ndarray:
     """Pushes sent to users first … last−1, counted as `hourly` counts: float64[users, KINDS, 48]."""
+    return np.ascontiguousarray(_counted(hours, first, last)[:, :, PUSHED])
+
+
+def _counted(hours: Hours, first: int, last: int) -> np.ndarray:
     low, high = np.searchsorted(hours.user, (first, last))
-    part = int(low) + np.flatnonzero(hours.rung[low:high] == PUSHED)
-    key = (hours.user[part].astype(np.int64) - first) * WEEK_HOURS + hours.hour[part]
-    size = (last - first) * WEEK_HOURS
+    part, rungs = slice(int(low), int(high)), PUSHED + 1
+    key = ((hours.user[part].astype(np.int64) - first) * rungs + hours.rung[part]) * WEEK_HOURS + hours.hour[part]
     kinds = [
-        np.bincount(key, weights[part], minlength=size).reshape(last - first, WEEK_HOURS)
+        np.bincount(key, weights[part], minlength=(last - first) * rungs * WEEK_HOURS)
         for weights in (hours.count, hours.weight, hours.recent)
     ]
-    return np.stack(kinds, axis=1).astype(np.float64)
+    stacked: np.ndarray = np.stack([kind.reshape(last - first, rungs, WEEK_HOURS) for kind in kinds], axis=1)
+    return stacked.astype(np.float64)
 
 
 def posterior(model: WindowModel, counts: np.ndarray, sent: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

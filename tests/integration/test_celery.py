@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from engine import clock, embedded
 from engine.store.database import Database
-from engine.store.ticks import once_a_day
+from engine.store.ticks import once_a_day, once_in
 from tests.running import CELERY, run, start, wait_for
 
 MORNING = datetime(2026, 3, 1, 3, 17, tzinfo=UTC)
@@ -88,6 +88,12 @@ def test_a_daily_task_is_done_once_a_day_whoever_asks(database):
     assert once_a_day(database, "train", MORNING.replace(day=2), lambda: "done") == "done"
 
 
+def test_a_task_of_every_few_hours_is_done_once_in_each_stretch_of_the_day(database):
+    done = [once_in(database, "warm", MORNING.replace(hour=hour), lambda: "done", hours=4) for hour in (3, 4, 7, 8, 23)]
+
+    assert done == ["done", "done", None, "done", "done"]
+
+
 def test_a_daily_task_that_failed_or_had_nothing_to_do_is_tried_again(database):
     with pytest.raises(ZeroDivisionError):
         once_a_day(database, "train", MORNING, lambda: 1 / 0)
@@ -107,11 +113,11 @@ def test_a_daily_task_runs_in_one_place_at_a_time(database):
 def test_training_waits_for_the_driver_of_a_virtual_clock(database, redis_url, tmp_path):
     with database.begin() as connection:
         clock.start_virtual(connection, MORNING)
-    code = "from tasks.learning import train; print(train.run())"
+    code = "from tasks.learning import train, warm_update; print(train.run(), warm_update.run())"
     servers = {"HORAE_DATABASE_URL": database.libpq_url, "HORAE_REDIS_URL": redis_url}
 
     done = run(sys.executable, "-c", code, home=tmp_path, **servers)
 
-    assert done.stdout == "{}\n", done.stderr
+    assert done.stdout == "{} {}\n", done.stderr
     with database.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM ticks")).scalar_one() == 0

@@ -7,21 +7,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import xgboost
 
-from engine.features import schema
 from engine.learning import registry
-from engine.learning.candidates import Blend
 from engine.learning.head import Head
-from engine.learning.model import Model
-from engine.learning.related import nothing
-from engine.learning.windows import WEEK_HOURS, with_everybody
 from engine.planning import receipt
 from engine.planning.run import tick_campaigns
 from engine.planning.wake import ignore
 from engine.runtime import Runtime
+from tests.models import small_model
 from tests.planning_shop import NOW, create, daily, fill_shop, rows
 from tests.running import PROJECT, environment
 
@@ -68,19 +62,12 @@ def plan(worker: subprocess.Popen[str], run: int, shard: int) -> int:
     return pid
 
 
-def a_model(head: Head | None) -> Model:
-    data = np.random.default_rng(2).random((200, schema.COUNT)).astype(np.float32)
-    labels = (data[:, 0] > 0.5).astype(np.float32)
-    booster = xgboost.train({"objective": "binary:logistic", "nthread": 1}, xgboost.DMatrix(data, labels), 3)
-    return Model(booster, 1.0, nothing(np.array([1])), Blend(), with_everybody(np.ones(WEEK_HOURS)), NOW, head=head)
-
-
 def test_a_promoted_model_plans_the_next_run_of_a_running_worker_and_no_shard_of_the_one_before(
     runtime: Runtime, worker: subprocess.Popen[str]
 ) -> None:
     shop = fill_shop(runtime)
     with shop.database.begin() as connection:
-        first, second = (registry.register(connection, a_model(head), {}) for head in (None, Head(-1.0, 1.0, 1.0)))
+        first, second = (registry.register(connection, small_model(head), {}) for head in (None, Head(-1.0, 1.0, 1.0)))
         registry.promote(connection, first)
     create(shop, daily())
     before = tick_campaigns(shop, NOW, ignore)["run"]
