@@ -1,7 +1,7 @@
 """Pushes sent are an event type and folded like any other; visits count once for hours; when a model was promoted.
 
 Revision ID: 2026_11_24_pushes_sent
-Revises: 2026_11_24_first_schema
+Revises: 2026_11_24_half_lives
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_pushes_sent"
-down_revision = "2026_11_24_first_schema"
+down_revision = "2026_11_24_half_lives"
 branch_labels = None
 depends_on = None
 
@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "at", name=op.f("pk_user_visits")),
         comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
     )
-    # hour profiles made before count lines: `horae ingest replay` counts them anew
+    # hour profiles made before count lines: `horae migrate` computes them again, as their recipe is another one
     op.execute("""
         INSERT INTO user_visits (user_id, at)
         SELECT DISTINCT user_id, occurred_at FROM events
