@@ -27,7 +27,7 @@ from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
 TOLERANCE = 1e-9
 """Relative difference up to which sums in another order are the same."""
 
-RECIPE = json.dumps({"rules": 1} | HALF_LIVES_DAYS)
+RECIPE = json.dumps({"rules": 2} | HALF_LIVES_DAYS)
 """How profiles are computed: `rules` grows where the same half-lives count something else."""
 
 SLICE_SLOTS = PROFILE_PARTITION_SLOTS

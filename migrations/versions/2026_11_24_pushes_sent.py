@@ -48,7 +48,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("user_id", "at", name=op.f("pk_user_visits")),
         comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
     )
-    # hour profiles made before count lines: `horae ingest replay` counts them anew
+    # hour profiles made before count lines: `horae migrate` computes them again, as their recipe is another one
     op.execute("""
         INSERT INTO user_visits (user_id, at)
         SELECT DISTINCT user_id, occurred_at FROM events
