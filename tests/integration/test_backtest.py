@@ -160,7 +160,7 @@ def test_what_cannot_be_asked_is_refused_before_any_work(
 
 
 @pytest.mark.parametrize("bounds", [{"first": date(2030, 1, 1)}, {"last": date(2001, 1, 1)}])
-def test_weeks_outside_the_log_are_named(database: Database, tmp_path: Path, bounds: dict[str, date]) -> None:
+def test_weeks_outside_the_log_are_named(database: Database, tmp_path: Path, bounds: dict[str, Any]) -> None:
     odd_shops.write(database, odd_shops.SHOPS["one user"](), tmp_path)
 
     result = backtest(database, END, replace(ONE_THREAD, **bounds), _quiet)
