@@ -1,9 +1,10 @@
 """Who answers a campaign: 6,589 pairs of household and coupon campaign of Complete Journey, 792 of them redeemed.
 
-Read as a shop's own log would be: a campaign's start is a delivery to each of its households, a first redemption its
-conversion, a basket with a coupon an event `coupon_use`. Counters are the profiles' own (`features.decay`), as of the
-campaign's start; the model is the backtest's logistic regression, since trees lose below a thousand successes (AUC .754
-beside .801 on the campaigns it was chosen on). Trained on campaigns that ended before the tested one began.
+Read as a shop's own log would be, from the package's tables: a campaign's start is a delivery to each of its
+households, a first redemption its conversion, a basket with a coupon an event. Counters are the profiles' own
+(`features.decay`), as of the campaign's start. The model is the backtest's logistic regression on campaign features,
+not a registered model: those score items. Linear, since trees lose below a thousand successes (AUC .754 beside .801 on
+the campaigns it was chosen on). Trained on campaigns that ended before the tested one began.
 """
 
 from __future__ import annotations
