@@ -24,10 +24,10 @@ LAST_CALL = timedelta(minutes=15)
 """A push is due at least this long before its window closes: dispatch may be late, a virtual clock steps that far."""
 
 SPREAD = timedelta(hours=1)
-"""A push is due within so much of its window's beginning. Chosen on *Complete Journey*, August and September 2017, weeks
-before those of the demo: a push a day in each household's favourite window (as known before August) is followed by a
-trip within 3 hours in 5.3 % of cases, spread over the whole window in 4.7 % (tests/unit/test_planning_spread.py). A
-quarter of an hour would reach 5.4 % and concentrate the load four times more."""
+"""A push is due within so much of its window's beginning. Chosen on *Complete Journey*, August and September 2017, long
+before the demo's days: a push a day in each household's favourite window (as known before August) is followed by a trip
+within 3 hours in 5.3 % of cases, spread over the whole window in 4.7 % (tests/unit/test_planning_spread.py). A quarter
+of an hour would reach 5.4 % and concentrate the load four times more."""
 
 AT_ONCE = timedelta(hours=1)
 """How long a push that is to leave at once may still leave."""
