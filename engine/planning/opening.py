@@ -238,7 +238,7 @@ _INCUMBENTS = text("""
     FROM pushes p JOIN occurrences o ON o.id = p.occurrence_id
     JOIN campaign_versions v ON v.campaign_id = o.campaign_id AND v.version = o.version
     WHERE p.state = 'planned' AND NOT p.explored AND p.run_id <> :run AND p.send_at > :frozen
-      AND v.definition->>'class_' = 'marketing'
+      AND v.definition->>'class' = 'marketing'
       AND (p.campaign_id = ANY(:campaigns) OR p.gateway = ANY(:gateways) OR p.item_id = ANY(:items))
     ORDER BY p.occurrence_id, p.user_id
 """)
