@@ -105,7 +105,8 @@ def test_a_push_that_dispatch_has_taken_stands_and_its_successor_is_too_late(sho
     create(shop, sale(horizon="16h"))
     opened = run.tick_campaigns(shop, NOW, workers.wake)["run"]
     while workers.queue and workers.queue[0][0] == "horae.plan_shard":
-        run.plan_shard(shop, *workers.queue.popleft()[1], workers.wake)
+        _, (run_id, shard) = workers.queue.popleft()
+        run.plan_shard(shop, run_id, shard, workers.wake)
     wanted = rows(shop, "SELECT DISTINCT rival_id, user_id FROM displacements ORDER BY user_id")
     with shop.database.begin() as connection:
         taken = "UPDATE pushes SET state = 'claimed' WHERE occurrence_id = :rival AND user_id = :user"
