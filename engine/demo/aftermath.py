@@ -10,7 +10,7 @@ import pandas as pd
 from engine.demo import outcomes
 from engine.demo.campaigns import POLICY
 from engine.demo.data import TIMEZONE, Journey
-from engine.demo.report import Aftermath
+from engine.demo.report import Aftermath, LateBinding
 
 RECENT = pd.Timedelta(days=30)
 """How far back an item's popularity looks."""
@@ -34,6 +34,19 @@ def look_back(journey: Journey, journal: pd.DataFrame, start: datetime, rng: np.
         popular_hour=hour,
         example=_example(journal[bought & shopped], events),
     )
+
+
+def late_binding(
+    journey: Journey, changed: tuple[pd.DataFrame, dict[str, int]], rng: np.random.Generator
+) -> LateBinding:
+    """What late binding changed (`ledger.rebound`), and how often the new items and those planned first were bought."""
+    sent, counts = changed
+    bought = None
+    if len(sent):
+        events = _frame(journey)
+        new, first = (_bought(sent.assign(item=sent[name]), events) for name in ("item", "first"))
+        bought = outcomes.compare(sent["user"], new, first, rng)
+    return LateBinding(**counts, bought=bought)
 
 
 def _frame(journey: Journey) -> pd.DataFrame:
