@@ -42,9 +42,10 @@ _REBOUND = text("""
     SELECT u.external_id AS user_id, f.revision, f.send_at IS NOT NULL AS planned, c.changes, c.ended,
            c.changes > 0 AND l.item_id IS DISTINCT FROM f.item_id AND l.send_at IS NOT NULL AS other_item,
            c.changes > 0 AND l.window_start IS DISTINCT FROM f.window_start AND l.send_at IS NOT NULL AS other_window,
-           i.external_id AS item, j.external_id AS first_item, x.at AS sent_at
+           i.external_id AS item, j.external_id AS first_item, x.at AS sent_at,
+           r.as_of AS planned_at
     FROM first f JOIN changes c USING (occurrence_id, user_id) JOIN last l USING (occurrence_id, user_id)
-    JOIN users u ON u.id = f.user_id LEFT JOIN items i ON i.id = l.item_id LEFT JOIN items j ON j.id = f.item_id
+    JOIN runs r ON r.id = f.run_id JOIN users u ON u.id = f.user_id LEFT JOIN items i ON i.id = l.item_id LEFT JOIN items j ON j.id = f.item_id
     LEFT JOIN deliveries x ON x.push_id = f.push_id AND x.state = 'accepted' AND NOT x.test
     WHERE f.send_at IS NOT NULL ORDER BY 1
 """)
@@ -146,8 +147,8 @@ def chance(connection: Connection, occurrences: Sequence[int], asked: tuple[floa
 
 
 def rebound(connection: Connection, occurrences: Sequence[int]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The pushes sent with another item than was planned first: `user`, `item`, `first` (str), `at` (UTC); and how many
-    planned pushes there were, `changed`, of those `items` and `windows`, and `ended` by late binding."""
+    """The pushes sent with another item than was planned first: `user`, `item`, `first` (str), `planned`, `at` (UTC);
+    and how many planned pushes there were, `changed`, of those `items` and `windows`, and `ended` by late binding."""
     rows = connection.execute(_REBOUND, {"over": list(occurrences), "refresh": REFRESHED}).all()
     counts = {
         "planned": sum(row.revision == 0 and row.planned for row in rows),
@@ -162,6 +163,7 @@ def rebound(connection: Connection, occurrences: Sequence[int]) -> tuple[pd.Data
             "user": [row.user_id for row in sent],
             "item": [row.item for row in sent],
             "first": [row.first_item for row in sent],
+            "planned": pd.to_datetime([row.planned_at for row in sent], utc=True),
             "at": pd.to_datetime([row.sent_at for row in sent], utc=True),
         }
     )

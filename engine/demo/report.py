@@ -85,14 +85,17 @@ class Aftermath:
 @dataclass(frozen=True)
 class LateBinding:
     """What new purchases changed about planned pushes. changed: pushes that were planned again, of which `items` got
-    another item and `windows` another window; ended: closed by it. bought: of those sent with another item, how often
-    it was bought, beside the item that was planned first (None: there are none)."""
+    another item and `windows` another window; ended: closed by it. saved: sent with another item since theirs was bought
+    meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item, how
+    often it was bought, beside the item that was planned first (None: there are none)."""
 
     planned: int
     changed: int
     items: int
     windows: int
     ended: int
+    saved: int
+    saved_bought: int
     bought: Comparison | None
 
 
@@ -213,9 +216,14 @@ def _late(report: Report) -> list[str]:
         f"  {late.changed:,} of {late.planned:,} planned pushes changed ({late.items:,} their item, {late.windows:,} their"
         f" window), {late.ended:,} ended",
     ]
+    if late.saved:
+        lines += [
+            f"  {late.saved:,} had an item that was bought meanwhile: they left with another (else: not at all),",
+            f"    which {late.saved_bought / late.saved:.1%} bought within 7 days",
+        ]
     if late.bought is not None:
         lines.append(f"  {'':<42}{'Horae':>22}{'baseline':>22}")
-        lines += _compared("bought the pushed item within 7 days", late.bought, "the item planned first, same pushes")
+        lines += _compared("bought the new item within 7 days", late.bought, "the item planned first, same pushes")
     return lines
 
 

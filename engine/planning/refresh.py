@@ -1,4 +1,4 @@
-"""Late binding: users with new events are planned again, alone, for their pushes that are due in the next hours.
+"""Late binding: users with new events are planned again, alone, for their pushes that are due before long.
 
 Ingest marks users with new events. Every few seconds a refresh takes those whose events are folded and weighs their
 planned pushes anew, on what is known now: the item and the window may change, each change is a new revision of the
@@ -39,8 +39,8 @@ from engine.store.tables import EVENT_TYPES, PROFILE_PARTITION_SLOTS
 if TYPE_CHECKING:
     from engine.runtime import Runtime
 
-AHEAD = timedelta(hours=12)
-"""Pushes due so soon are planned again; later ones still have time to change once they come closer."""
+AHEAD = timedelta(hours=48)
+"""Pushes due so soon are planned again. Of later ones the next events decide, and dispatch looks at each in the end."""
 
 MOST_USERS = 2_000
 """Users of one refresh; the rest wait for the next, seconds later."""
