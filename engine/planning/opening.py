@@ -17,7 +17,8 @@ from sqlalchemy import Connection, text
 from engine import __version__, clock
 from engine.campaigns import store
 from engine.campaigns.policy_store import policy_version
-from engine.learning.scoring import load_scorer
+from engine.errors import ModelRefused
+from engine.learning.scoring import Baseline, Scorer, load_scorer
 from engine.planning import chance
 from engine.planning.allotment import Incumbents
 from engine.planning.decide import Terms
@@ -83,7 +84,7 @@ def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec, kn
     connection = snapshot.connection
     as_of = max(spec.as_of, clock.business_now(connection))
     policy = policy_version(connection, spec.policy_version)
-    scorer = load_scorer(connection, spec.model_version) if known is None else known.scorer
+    scorer, refused = (known.scorer, known.refused) if known is not None else _scorer(connection, spec.model_version)
     catalogue = scorer.catalogue(snapshot, as_of) if known is None else known.catalogue
     caps = run_rules(policy, spec.occasions, catalogue.items.categories)
     definitions = [occasion.definition for occasion in spec.occasions]
@@ -120,7 +121,16 @@ def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec, kn
         scorer=scorer,
         catalogue=catalogue,
         allowed=tuple(read_allowed(snapshot, spec.occasions, catalogue)),
+        refused=refused,
     )
+
+
+def _scorer(connection: Connection, version: int | None) -> tuple[Scorer, str | None]:
+    """The scorer of a model, and why it cannot be used: then the baseline's reads the store, and nothing is scored."""
+    try:
+        return load_scorer(connection, version), None
+    except ModelRefused as error:
+        return Baseline(1), str(error)
 
 
 def at_prices(scene: Scene, prices: Prices) -> Scene:

@@ -65,7 +65,7 @@ class Again:
 class Scene:
     """A run on a snapshot. allowed: bool[I] per occurrence, the items it may be about (None: without item); waiting
     and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones. again:
-    only these pushes are planned (a refresh)."""
+    only these pushes are planned (a refresh); refused: why the model cannot be used, and so nobody gets anything."""
 
     snapshot: Snapshot
     as_of: datetime
@@ -81,6 +81,7 @@ class Scene:
     most_offers: int = offers.MOST_OFFERS
     stretches: dict[tuple[int, tuple[str, Hours | None]], Stretches] = field(default_factory=dict)
     again: Again | None = None
+    refused: str | None = None
 
 
 class Weighing(NamedTuple):
@@ -189,6 +190,8 @@ def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
     kept = None if scene.again is None else scene.again.kept(roster.users)
     people = People(roster.users, reason, roster.group, _table(scene, roster), sends, rivals, kept)
     people = decide.screen(scene.terms, people)
+    if scene.refused is not None:
+        people.reason[people.reason == OPEN] = REASON["failed_input"]
     wanted = roster.users[(people.reason == OPEN).any(1)]
     state = scene.scorer.state(scene.snapshot, slots, scene.as_of, scene.catalogue, wanted)
     rows = _rows(state, roster)

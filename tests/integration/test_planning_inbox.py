@@ -7,12 +7,14 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import text
 
 from engine.campaigns.policy import Cap, GatewayRule, Policy
 from engine.campaigns.policy_store import save_policy
-from engine.planning import run
+from engine.learning.scoring import Baseline
+from engine.planning import run, shards
 from engine.planning.opening import read_run
 from engine.planning.preview import preview
 from engine.runtime import Runtime
@@ -183,3 +185,48 @@ def test_a_providers_daily_quota_holds_for_campaigns_that_obey_no_caps(shop):
         " FROM pushes p JOIN users u ON u.id = p.user_id GROUP BY 1, 2",
     )
     assert max(day.n for day in days) == 1
+
+
+def test_a_model_that_is_refused_and_scores_that_are_no_numbers_end_in_a_reason(shop, monkeypatch):
+    create(shop, daily(exploration=0))
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            Baseline, "goal", lambda self, state, user, item, related=None: np.full(len(user), np.nan, "f4")
+        )
+        Workers(shop).tick()
+    assert {"failed_input", "no_consent", "not_eligible"} == set(latest(shop, "daily"))
+    with shop.database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO models (state, regime, artifact, sha256, feature_schema, metrics, libraries, as_of)"
+                " VALUES ('champion', 'goal', 'x', 'y', '[]', '{}', '{}', :now)"
+            ),
+            {"now": NOW},
+        )
+    create(shop, sale())
+    Workers(shop).tick()
+
+    assert {"failed_input", "no_consent", "not_eligible"} == set(latest(shop, "sale"))
+    assert "nobody was planned" in rows(shop, "SELECT error FROM runs ORDER BY id DESC")[0].error
+
+
+def test_nobody_one_user_no_items_and_an_item_that_goes_in_the_middle_end_in_reasons(shop):
+    create(
+        shop,
+        daily(name="nobody", audience={"field": "user_id", "in": ["none such"]}),
+        daily(name="one", audience={"field": "user_id", "in": ["u1"]}),
+        daily(name="empty", items={"kind": "personalised", "where": {"field": "category", "in": ["none such"]}}),
+        daily(name="gone", items={"kind": "fixed", "ids": ["i3"]}, cost_disturb=0),
+    )
+    opened = run.tick_campaigns(shop, NOW, lambda *_: None)["run"]
+    run.plan_shard(shop, opened, 0, lambda *_: None)
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE items SET stub = true WHERE external_id = 'i3'"))
+    shards._kept.clear()  # another worker
+    Workers(shop).recover()
+
+    assert latest(shop, "nobody") == {}
+    assert sum(latest(shop, "one").values()) == 1
+    assert {"no_candidate", "no_consent", "not_eligible"} == set(latest(shop, "empty"))
+    assert {"planned", "no_candidate"} < set(latest(shop, "gone"))
+    assert rows(shop, "SELECT state, error FROM runs") == [("published", None)]
