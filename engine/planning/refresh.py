@@ -52,7 +52,7 @@ ARRIVES_WITHIN = timedelta(days=1)
 """An event that is received later than this after it occurred changes no planned push."""
 
 GROUND_KEPT = timedelta(minutes=1)
-GROUND_AGE = timedelta(hours=1)
+GROUND_AGE = timedelta(hours=6)
 """How long (machine time), and for how much business time, a process plans on the same catalogue and capacities."""
 
 _CHANGED = text("""
