@@ -306,9 +306,9 @@ def contests(draw, occurrences: int):
     sends = sends_of(beside, rules_)
     worth = np.array([[draw(st.integers(1, 6)) + 0.5] if one else [-np.inf] for one in planned])
     whole = {name: np.zeros((users, 1), np.int64) for name in ("at", "day")}
-    for user, one in enumerate(planned):
-        if one:
-            whole["at"][user], whole["day"][user] = micros(one.at), one.local_day.toordinal()
+    for user, push in enumerate(planned):
+        if push:
+            whole["at"][user], whole["day"][user] = micros(push.at), push.local_day.toordinal()
     flags = rules_of(rules_, BASE, gap)
     rivals = Rivals(
         occurrence=np.zeros((users, 1), np.int64),
