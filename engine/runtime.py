@@ -73,11 +73,18 @@ def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> R
 
     Raises StoreUnavailable, RedisUnavailable, SchemaMismatch.
     """
-    from engine.store import schema  # noqa: PLC0415 - Alembic is slow to import; who only asks for addresses needs none
+    # Alembic and numpy are slow to import; who only asks for addresses needs neither.
+    from engine.ingest.replay import require_current_profiles  # noqa: PLC0415
+    from engine.store import schema  # noqa: PLC0415
 
     settings = settings or read_settings()
     database = Database(database_url(settings))
-    (schema.upgrade if migrate else schema.require_current)(database)
+    try:
+        (schema.upgrade if migrate else schema.require_current)(database)
+        require_current_profiles(database)
+    except BaseException:
+        database.dispose()
+        raise
     address = redis_url(settings)
     runtime = Runtime(settings, database, address, settings.broker_url or address, settings.caps_url or address)
     require_redis(runtime.redis_url)

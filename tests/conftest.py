@@ -16,6 +16,7 @@ from sqlalchemy import text
 
 from engine import embedded
 from engine.config import Settings
+from engine.ingest.replay import require_current_profiles
 from engine.runtime import Runtime
 from engine.store import schema
 from engine.store.database import Database
@@ -63,6 +64,7 @@ def template(servers: embedded.Addresses) -> str:
         connection.execute(text("CREATE DATABASE template_horae"))
     migrated = Database(str(admin.url.set(database="template_horae").render_as_string(hide_password=False)))
     schema.upgrade(migrated)
+    require_current_profiles(migrated)  # notes how they will be computed
     migrated.dispose()
     admin.dispose()
     return "template_horae"

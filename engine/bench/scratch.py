@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from sqlalchemy import text
 
 from engine.config import Settings
+from engine.ingest.replay import require_current_profiles
 from engine.runtime import database_url
 from engine.store import schema
 from engine.store.database import Database
@@ -26,6 +27,7 @@ def scratch_database(settings: Settings, bench: str) -> Iterator[Database]:
         database = Database(server.url.set(database=name).render_as_string(hide_password=False))
         try:
             schema.upgrade(database)
+            require_current_profiles(database)  # notes the recipe: loads write profiles without ingesting
             yield database
         finally:
             database.dispose()

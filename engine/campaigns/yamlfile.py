@@ -57,6 +57,8 @@ def parse(text: str, name: str) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
+        if "another document" in str(error):
+            raise BadInput(f"{name}{where}: a second document begins here", hint="one file, one campaign") from error
         raise BadInput(f"{name}{where}: not YAML: {error.problem or error.context}") from error
     except (yaml.YAMLError, RecursionError) as error:
         raise BadInput(f"{name}: not YAML: {str(error).splitlines()[0]}") from error

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.cli.asking import agreed
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -143,8 +145,8 @@ def cancel(
     as_json: bool = AsJson,
 ) -> None:
     """Cancel a campaign for good: what is planned is not sent, nothing more is planned."""
-    if not (yes or as_json):
-        typer.confirm(f"Cancel {name} for good?", abort=True)
+    if not (yes or as_json or agreed(f"Cancel {name} for good?")):
+        raise typer.Exit(1)
     _move(name, "cancelled", "cancelled for good: nothing more of it leaves", as_json=as_json)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -127,7 +127,7 @@ def replay(
 
     runtime = open_runtime()
     try:
-        with _bar("profiles", BarColumn(), MofNCompleteColumn(), TextColumn("slices")) as told:
+        with slices_bar() as told:
             replayed = run(runtime.database, told, rebuild=not check)
     finally:
         runtime.close()
@@ -200,6 +200,11 @@ def _show(summary: Summary, as_json: bool) -> None:
     out.print(table)
     for file in summary.rejects_files:
         out.print(f"rejected rows, with reasons: {file}")
+
+
+def slices_bar() -> AbstractContextManager[Callable[..., None]]:
+    """The progress of a replay."""
+    return _bar("profiles", BarColumn(), MofNCompleteColumn(), TextColumn("slices"))
 
 
 @contextmanager

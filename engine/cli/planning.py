@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from engine.cli.asking import agreed
 from engine.cli.campaigns import campaign_app, opened
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def trigger(
         expected = triggers.describe(runtime.database, now, name, request)
         if not as_json:
             _print_expected(expected)
-        if not (yes or as_json or expected.repeated):
-            typer.confirm("Send it?", abort=True)
+        if not (yes or as_json or expected.repeated or agreed("Send it?")):
+            raise typer.Exit(1)
         made = triggers.trigger(runtime.database, now, name, request)
         run_id = None if made.repeated else _open(runtime, now, made)
     _print_triggered(made, run_id, as_json=as_json)
@@ -126,7 +127,8 @@ def _print_expected(expected: Triggered) -> None:
     stdout.print(f"{expected.campaign}: {expected.asked:,} users ({counted or 'nobody'})", markup=False)
     if expected.unknown:
         shown = ", ".join(expected.unknown_ids) + (", …" if expected.unknown > len(expected.unknown_ids) else "")
-        stderr.print(f"warning: {expected.unknown:,} listed users are unknown: {shown}", style="yellow", markup=False)
+        who = "1 listed user is" if expected.unknown == 1 else f"{expected.unknown:,} listed users are"
+        stderr.print(f"warning: {who} unknown: {shown}", style="yellow", markup=False)
     if expected.unset:
         missing = ", ".join(f"data.{field}" for field in expected.unset)
         stderr.print(f"warning: the message mentions {missing}, not given by --data", style="yellow", markup=False)

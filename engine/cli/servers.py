@@ -80,8 +80,13 @@ def down() -> None:
 
 
 def migrate() -> None:
-    """Bring the database's schema up to date. Safe to repeat and to run from several hosts at once."""
+    """Bring the database's schema up to date. Safe to repeat and to run from several hosts at once.
+
+    Where this version keeps other decayed counters, all profiles are computed again from the events.
+    """
+    from engine.cli.ingest import slices_bar
     from engine.config import read_settings
+    from engine.ingest.replay import renew_profiles
     from engine.runtime import database_url
     from engine.store import schema
     from engine.store.database import Database
@@ -89,8 +94,12 @@ def migrate() -> None:
     database = Database(database_url(read_settings()))
     before = schema.version_state(database)
     schema.upgrade(database)
+    with slices_bar() as told:
+        renewed = renew_profiles(database, told)
     database.dispose()
     out.print("the schema was up to date" if before == "current" else f"the schema was {before} and is up to date now")
+    if renewed:
+        out.print("profiles computed again from the events; models trained before are of no use now: horae train")
 
 
 def status(as_json: bool = typer.Option(False, "--json", help="One JSON object.")) -> None:

@@ -43,7 +43,7 @@ def check_items(block: Block, options: Options) -> tuple[EntityRows, list[Reject
         columns[name] = convert.instants(block, name, refused, options.zone())
     if len(bounds) == 2:
         starts, ends = (np.asarray(columns[name]) for name in bounds)
-        refused.refuse(ends <= starts, "available_until: not after available_from", lambda row: ends[row])
+        refused.refuse(ends <= starts, "available_until: not after available_from", lambda row: f"{ends[row]}Z")
     if "stock" in block.columns:
         stock, known = convert.whole_numbers(block, "stock", refused)
         refused.refuse(stock < 0, "stock: negative", lambda row: stock[row])

@@ -8,12 +8,14 @@ in the queue (HTTP) and are folded afterwards, once. Readers see a slice's old r
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from sqlalchemy import Connection, text
 
+from engine.errors import SchemaMismatch
 from engine.features.decay import Folded, fold, merge
 from engine.ingest.hours import folded_events
 from engine.ingest.profiles import PROFILES, VALUED, add_profiles, fold_events, take_fold_lock
@@ -24,6 +26,9 @@ from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
 
 TOLERANCE = 1e-9
 """Relative difference up to which sums in another order are the same."""
+
+RECIPE = json.dumps({"rules": 1} | HALF_LIVES_DAYS)
+"""How profiles are computed: `rules` grows where the same half-lives count something else."""
 
 SLICE_SLOTS = PROFILE_PARTITION_SLOTS
 
@@ -60,6 +65,45 @@ def replay(database: Database, progress: Done | None = None, *, rebuild: bool = 
         if progress is not None:
             progress(number, len(slices))
     return Replayed(profiles, differing)
+
+
+def require_current_profiles(database: Database) -> None:
+    """Raise SchemaMismatch where the profiles were computed by another recipe than this code's."""
+    with database.begin() as connection:
+        current = _are_current(connection)
+    if not current:
+        raise SchemaMismatch(
+            "the profiles were computed by an older version of Horae, in another way",
+            hint="run: horae migrate (it computes them again from the events)",
+        )
+
+
+def renew_profiles(database: Database, progress: Done | None = None) -> bool:
+    """Compute the profiles again where they were computed by another recipe; whether they were. Idempotent."""
+    with database.begin() as connection:
+        if _are_current(connection):
+            return False
+    replay(database, progress)
+    with database.begin() as connection:
+        _note_recipe(connection)
+    return True
+
+
+def _are_current(connection: Connection) -> bool:
+    """Whether the profiles follow this code's recipe; where there are none yet, they will."""
+    noted = connection.execute(text("SELECT profile_recipe FROM workspace")).scalar_one_or_none()
+    if noted == RECIPE:
+        return True
+    if connection.execute(
+        text("SELECT EXISTS (SELECT FROM user_profiles) OR EXISTS (SELECT FROM item_profiles)")
+    ).scalar():
+        return False
+    _note_recipe(connection)
+    return True
+
+
+def _note_recipe(connection: Connection) -> None:
+    connection.execute(text("UPDATE workspace SET profile_recipe = :now"), {"now": RECIPE})
 
 
 def _of_users(connection: Connection, slots: str) -> dict[str, Folded]:

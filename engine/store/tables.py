@@ -104,6 +104,7 @@ workspace = Table(
     _instant("business_now", comment="the virtual clock; NULL: the machine's"),
     Column("cap_epoch", BigInteger, nullable=False, server_default=text("1")),
     Column("cap_store_id", Text, comment="run_id and key of the caps' Redis that cap_epoch belongs to"),
+    Column("profile_recipe", Text, comment="how the profiles were computed; NULL: as before recipes were noted"),
     _created(),
     CheckConstraint("id = 1", name="one_row"),
 )

@@ -126,7 +126,6 @@ def upgrade() -> None:
     sa.Column('s1', sa.Double(), nullable=False),
     sa.Column('s2', sa.Double(), nullable=False),
     sa.Column('s3', sa.Double(), nullable=False),
-    sa.Column('s4', sa.Double(), nullable=False),
     sa.PrimaryKeyConstraint('item_id', 'event_type', name=op.f('pk_item_profiles'))
     )
     op.create_table('items',
@@ -207,7 +206,6 @@ def upgrade() -> None:
     sa.Column('first_at', sa.Double(), nullable=False),
     sa.Column('last_at', sa.Double(), nullable=False),
     sa.Column('s0', sa.Double(), nullable=False),
-    sa.Column('s1', sa.Double(), nullable=False),
     sa.PrimaryKeyConstraint('slot', 'user_id', 'rung', 'hour', name=op.f('pk_user_hour_profiles')),
     postgresql_partition_by='RANGE (slot)'
     )
@@ -224,9 +222,6 @@ def upgrade() -> None:
     sa.Column('s1', sa.Double(), nullable=False),
     sa.Column('s2', sa.Double(), nullable=False),
     sa.Column('s3', sa.Double(), nullable=False),
-    sa.Column('s4', sa.Double(), nullable=False),
-    sa.Column('s5', sa.Double(), nullable=False),
-    sa.Column('s6', sa.Double(), nullable=False),
     sa.PrimaryKeyConstraint('slot', 'user_id', 'item_id', 'event_type', name=op.f('pk_user_item_profiles')),
     postgresql_partition_by='RANGE (slot)'
     )
@@ -242,7 +237,6 @@ def upgrade() -> None:
     sa.Column('s1', sa.Double(), nullable=False),
     sa.Column('s2', sa.Double(), nullable=False),
     sa.Column('s3', sa.Double(), nullable=False),
-    sa.Column('s4', sa.Double(), nullable=False),
     sa.PrimaryKeyConstraint('slot', 'user_id', 'event_type', name=op.f('pk_user_profiles')),
     postgresql_partition_by='RANGE (slot)'
     )

@@ -84,6 +84,9 @@ def test_campaigns_are_listed_paused_resumed_and_cancelled(horae, weekly):
     assert "weekly is paused" in horae("campaign", "pause", "weekly").stdout
     assert [row["state"] for row in printed(horae("campaign", "list", "--json"))] == ["paused"]
     assert "weekly is running" in horae("campaign", "resume", "weekly").stdout
+    with pytest.raises(BadInput, match="Nobody answered") as unasked:
+        horae("campaign", "cancel", "weekly", said="")
+    assert "--yes" in str(unasked.value.hint)
     assert horae("campaign", "cancel", "weekly", said="n\n").exit_code == 1
     assert "cancelled for good" in horae("campaign", "cancel", "weekly", said="y\n").stdout
     assert "cancelled" in horae("campaign", "list").stdout

@@ -15,13 +15,14 @@ import pytest
 from sqlalchemy import text
 
 from engine.campaigns.policy_store import save_policy
+from engine.errors import SchemaMismatch
 from engine.features.decay import DAY_SECONDS
 from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold, fold_all
 from engine.ingest.hours import refold_hours
 from engine.ingest.options import Options
 from engine.ingest.profiles import take_fold_lock
-from engine.ingest.replay import Replayed, replay
+from engine.ingest.replay import Replayed, renew_profiles, replay, require_current_profiles
 from engine.ingest.run import ingest_events, ingest_items, ingest_users
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
 from engine.store.database import Database
@@ -170,6 +171,28 @@ def test_the_same_file_by_four_at_once_is_ingested_once(database, tmp_path) -> N
     assert sum(summary.accepted for summary in summaries) == 500
     assert sum(summary.duplicates for summary in summaries) == 1500
     assert replay(database, rebuild=False).differing == 0
+
+
+# --- computed by another recipe ---------------------------------------------------------------------------------------
+
+
+def test_profiles_of_another_recipe_are_refused_until_they_are_computed_again(database, tmp_path) -> None:
+    require_current_profiles(database)
+    ingest_events(database, [written(tmp_path, a_log(200))], NOW)
+    require_current_profiles(database)
+    right = profiles(database)
+    with database.begin() as connection:
+        connection.execute(text("UPDATE workspace SET profile_recipe = NULL"))
+        connection.execute(text("UPDATE user_item_profiles SET s6 = 0"))
+
+    with pytest.raises(SchemaMismatch, match="older version") as refused:
+        require_current_profiles(database)
+    assert "horae migrate" in str(refused.value.hint)
+    assert renew_profiles(database)
+
+    require_current_profiles(database)
+    assert same_profiles(profiles(database), right)
+    assert not renew_profiles(database)
 
 
 # --- linked ----------------------------------------------------------------------------------------------------------
@@ -377,7 +400,7 @@ def test_replay_finds_and_repairs_what_differs(database, tmp_path) -> None:
     with database.begin() as connection:
         connection.execute(text("UPDATE user_profiles SET s0 = s0 * 1.001 WHERE event_type = 1"))
         connection.execute(text("DELETE FROM item_profiles WHERE event_type = 4"))
-        connection.execute(text("INSERT INTO item_profiles SELECT -5, 1, 1, 1, 0, 0, 1, 1, 1, 1"))
+        connection.execute(text("INSERT INTO item_profiles SELECT -5, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1"))
     expected = rows_of(database, "SELECT count(*) FROM user_profiles WHERE event_type = 1")[0][0] + 6 + 1
     assert replay(database, rebuild=False).differing == expected
 

@@ -88,7 +88,7 @@ def test_a_list_of_users_may_be_lines_or_a_column_and_unknown_ids_are_named(
     lines.write_text("u1\nu2\nnobody\nu1\n")
     table.write_text("name,user_id\nAda,u1\nBob,u3\n")
 
-    assert "1 listed users are unknown: nobody" in horae("campaign", "trigger", "daily", "--users", str(lines), "--yes")
+    assert "1 listed user is unknown: nobody" in horae("campaign", "trigger", "daily", "--users", str(lines), "--yes")
     made = horae.json("campaign", "trigger", "daily", "--users", str(table))
     assert sum(made["audience"].values()) == 2
     assert rows(shop, "SELECT count(*) FROM occurrence_users")[0][0] == 4

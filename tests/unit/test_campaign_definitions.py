@@ -180,6 +180,7 @@ def test_all_faults_of_a_file_are_said_at_once_with_their_lines(tmp_path):
         ("", "is empty"),
         ("# only a comment\n", "is empty"),
         ("- a\n- b\n", "not a mapping"),
+        ("name: a\n---\nname: b\n", ":2: a second document begins here"),
         ("name: [unclosed\n", "not YAML"),
         ("name: a\nname: b\n", ":2: name is given twice"),
         ("name: &a x\nclass: *a\n", ":1: an anchor or alias has no place"),

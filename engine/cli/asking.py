@@ -1,0 +1,18 @@
+"""Questions before what cannot be taken back."""
+
+from __future__ import annotations
+
+import typer
+
+from engine.errors import BadInput
+
+
+def agreed(question: str) -> bool:
+    """The person's answer. Raises BadInput where there is nobody to ask, as in a cron job."""
+    try:
+        answer: bool = typer.confirm(question, err=True)
+    except typer.Abort:
+        raise BadInput(f"{question} Nobody answered, so nothing was done", hint="give --yes to do it unasked") from None
+    if not answer:
+        typer.echo("nothing was done", err=True)
+    return answer
