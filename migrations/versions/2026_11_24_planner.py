@@ -1,7 +1,7 @@
 """The planner: which proposals would displace planned pushes, which pushes were drawn, when they were last planned.
 
 Revision ID: 2026_11_24_planner
-Revises: 2026_11_24_first_schema
+Revises: 2026_11_24_half_lives
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_planner"
-down_revision = "2026_11_24_first_schema"
+down_revision = "2026_11_24_half_lives"
 branch_labels = None
 depends_on = None
 
