@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tasks.app import app
-from tasks.runtime import worker_runtime
+from tasks.runtime import wake, worker_runtime
 
 
 @app.task(name="horae.fold")
@@ -12,4 +12,7 @@ def fold() -> dict:
     from engine.ingest.fold import fold_all
 
     with worker_runtime() as runtime:
-        return {"events": fold_all(runtime.database)}
+        events = fold_all(runtime.database)
+    if events:
+        wake("horae.refresh")  # what was folded may change what is planned
+    return {"events": events}

@@ -15,7 +15,7 @@ import numpy as np
 from engine.localtime import local_hours
 from engine.planning.allotment import Proposals, Terms, allot
 from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec, at_prices, read_capacities, set_scene
+from engine.planning.opening import RunSpec, at_prices, read_capacities, read_incumbents, set_scene
 from engine.planning.prices import Capacities
 from engine.planning.pricing import sampled_prices
 from engine.planning.scene import Block, Scene, blocks_of, plan_block
@@ -51,7 +51,7 @@ def preview(
         capacities = read_capacities(snapshot.connection, spec, scene.as_of)
         scene = at_prices(scene, sampled_prices(scene, capacities))
         kept = [_outline(block) for block in planned_blocks(scene, progress)]
-    return _settled(spec, scene, capacities, kept)
+        return _settled(spec, scene, capacities, kept)
 
 
 def planned_blocks(scene: Scene, progress: Progress | None = None) -> Iterator[Block]:
@@ -84,6 +84,7 @@ def _outline(block: Block) -> _Outline:
         np.zeros((len(at), 16), np.uint8),
         decided.occurrence[at],
         decided.user[at],
+        decided.item[at],
         *(getattr(decided, name)[at] for name in ("send_at", "value", "price")),
     )
     return _Outline(
@@ -101,11 +102,19 @@ def _settled(spec: RunSpec, scene: Scene, capacities: Capacities, kept: Sequence
     if capacities.bounded():
         alternatives = np.concatenate([outline.alternatives for outline in kept])
         terms = Terms(scene.terms.secret, spec.seed, spec.occasions)
-        result = allot(terms, capacities, proposals, lambda at: _known(alternatives[at]), scene.as_of)
+        connection, as_of = scene.snapshot.connection, scene.as_of
+        result = allot(
+            terms,
+            capacities,
+            proposals,
+            lambda at: _known(alternatives[at]),
+            lambda: read_incumbents(connection, spec, capacities, as_of),
+            as_of,
+        )
         send_at[result.moved], value[result.moved] = result.to["send_at"], result.to["value"]
         stays[result.refused] = False
         counted[REASON["planned"]] -= len(result.refused)
-        counted[REASON["capacity"]] += len(result.refused)
+        counted.update(result.reasons.tolist())
     zones, zone = np.unique(np.concatenate([outline.zone for outline in kept]), return_inverse=True)
     hours = local_hours(send_at[stays], zone.reshape(-1)[stays], zones.tolist()) % 24
     return Preview(

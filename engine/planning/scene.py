@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
-from sqlalchemy import select
 
-from engine.campaigns import store
-from engine.campaigns.audience import AudienceQuery, as_sql, audience_select, items_select
+from engine.campaigns.audience import as_sql, items_select
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Policy
-from engine.campaigns.rules import scopes_of
+from engine.features import schema
 from engine.features.catalogue import Catalogue
 from engine.features.state import State
 from engine.learning.scoring import Scorer
 from engine.localtime import Hours
-from engine.planning import decide, limits, offers, record, windows
-from engine.planning.decide import NOT_ASKED, OPEN, REASON, Goods, Options, People, Terms
+from engine.planning import decide, offers, record, standing, windows, worth
+from engine.planning.asking import who_is_asked
+from engine.planning.decide import OPEN, REASON, Choice, Goods, Options, People, Terms
 from engine.planning.occasions import Occasion, RunRules, look_back, stretches_of
 from engine.planning.offers import MISSING, NO_ITEM
 from engine.planning.record import Decided, Weighed
-from engine.planning.roster import Past, Roster, read_past, read_roster
+from engine.planning.roster import Look, Past, Roster, read_past, read_roster
 from engine.store.database import Snapshot
-from engine.store.tables import campaigns
 
 Stretches = tuple[list[windows.Open], str, datetime]
 
@@ -35,9 +33,39 @@ BLOCK_USERS = 6_000
 
 
 @dataclass(frozen=True)
+class Again:
+    """Planned pushes that are planned again, alone: user int64 ids, occurrence int64 (positions), slot, at float64, the
+    start of their window and their instant; no other instant before `earliest` (epoch seconds); still bool[O]: of these
+    occurrences the window stays; bought: pairs (user, item) of ids, int64[m, 2], bought since the first plan."""
+
+    user: np.ndarray
+    occurrence: np.ndarray
+    slot: np.ndarray
+    at: np.ndarray
+    earliest: float
+    still: np.ndarray
+    bought: np.ndarray
+
+    def of(self, o: int) -> np.ndarray:
+        """The users with a push of occurrence `o`."""
+        users: np.ndarray = self.user[self.occurrence == o]
+        return users
+
+    def kept(self, users: np.ndarray) -> decide.Kept:
+        """The same by user (int64, sorted, all of them) and occurrence."""
+        slot = np.full((len(users), len(self.still)), np.nan)
+        at = slot.copy()
+        here = np.isin(self.user, users)
+        place = np.searchsorted(users, self.user[here]), self.occurrence[here]
+        slot[place], at[place] = self.slot[here], self.at[here]
+        return decide.Kept(slot, at, self.earliest, self.still)
+
+
+@dataclass(frozen=True)
 class Scene:
     """A run on a snapshot. allowed: bool[I] per occurrence, the items it may be about (None: without item); waiting
-    and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones."""
+    and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones. again:
+    only these pushes are planned (a refresh); refused: why the model cannot be used, and so nobody gets anything."""
 
     snapshot: Snapshot
     as_of: datetime
@@ -52,6 +80,8 @@ class Scene:
     waiting: dict[int, Campaign] = field(default_factory=dict)
     most_offers: int = offers.MOST_OFFERS
     stretches: dict[tuple[int, tuple[str, Hours | None]], Stretches] = field(default_factory=dict)
+    again: Again | None = None
+    refused: str | None = None
 
 
 class Weighing(NamedTuple):
@@ -67,11 +97,13 @@ class Weighing(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """A planned block: its users with their slots, what was decided, and the feature rows of planned pushes."""
+    """A planned block: its users with their slots, what was decided, the feature rows of planned pushes, and, as
+    int64[d, 3], the user, the occurrence (position) and the occurrence (id) of the planned push it would displace."""
 
     roster: Roster
     decided: Decided
     features: np.ndarray
+    displaced: np.ndarray
 
 
 def read_allowed(snapshot: Snapshot, occasions: Sequence[Occasion], catalogue: Catalogue) -> list[np.ndarray | None]:
@@ -116,8 +148,13 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
     weighed = weigh_block(scene, slots)
     if weighed is None:
         return None
+    _, _, _, people, goods, options = weighed
+    return finish_block(scene, weighed, decide.choose(scene.terms, people, goods, options))
+
+
+def finish_block(scene: Scene, weighed: Weighing, choice: Choice) -> Block:
+    """The block that a choice makes."""
     roster, state, rows, people, goods, options = weighed
-    choice = decide.choose(scene.terms, people, options)
     decided = record.record(scene.terms, Weighed(people, goods, options, choice), scene.as_of.timestamp())
     at = np.flatnonzero(decided.planned & (decided.place >= 0))
     features = np.full((int(decided.planned.sum()), 0), np.nan, np.float32)
@@ -126,65 +163,40 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
         made = scene.scorer.features(state, user, decided.place[at], decided.cell[at], decided.related[at])
         features = np.full((len(features), made.shape[1]), np.nan, np.float32)
         features[(decided.place >= 0)[decided.planned]] = made
-    return Block(roster, decided, features)
+    return Block(roster, decided, features, _displaced(people, choice))
+
+
+def _displaced(people: People, choice: Choice) -> np.ndarray:
+    """Each planned push that gives way, beside every new push of its user: any of them needs its place."""
+    row, column = np.nonzero(choice.displaced)
+    number, occurrence = np.nonzero(choice.chosen[row] >= 0)
+    user, rival = people.users[row[number]], people.rivals.occurrence[row[number], column[number]]
+    return np.stack([user, occurrence.astype(np.int64), rival], axis=1)
 
 
 def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
     """Everything up to the choice: what could be sent to whom, when, and what it is worth."""
-    asked, reason = _audience(scene, slots)
+    asked, reason = who_is_asked(scene, slots)
     if not len(asked):
         return None
     roster = read_roster(scene.snapshot, slots, scene.policy.default_timezone, asked)
     since = scene.as_of - look_back(scene.policy, scene.occasions)
-    past = read_past(scene.snapshot, slots, roster, since, [o.occurrence_id for o in scene.occasions])
-    people = People(roster.users, reason, roster.group, _table(scene, roster), _sends(scene, past, len(roster)))
+    ids = np.array([occasion.occurrence_id for occasion in scene.occasions], np.int64)
+    again = None if scene.again is None else (ids[scene.again.occurrence], scene.again.user)
+    look = Look(since, scene.as_of, ids.tolist(), again)
+    past = read_past(scene.snapshot, slots, roster, look)
+    sends = standing.sends_of(scene, past, len(roster))
+    rivals = standing.rivals_of(scene, past, len(roster))
+    kept = None if scene.again is None else scene.again.kept(roster.users)
+    people = People(roster.users, reason, roster.group, _table(scene, roster), sends, rivals, kept)
     people = decide.screen(scene.terms, people)
+    if scene.refused is not None:
+        people.reason[people.reason == OPEN] = REASON["failed_input"]
     wanted = roster.users[(people.reason == OPEN).any(1)]
     state = scene.scorer.state(scene.snapshot, slots, scene.as_of, scene.catalogue, wanted)
     rows = _rows(state, roster)
     goods = _goods(scene, people, state, rows, past)
     return Weighing(roster, state, rows, people, goods, decide.weigh(scene.terms, people, goods))
-
-
-def _audience(scene: Scene, slots: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Who is asked for, int64[n] sorted, and reason int8[n, O] as far as it is known from the audience."""
-    found = [_asked(scene, o, slots) for o in range(len(scene.occasions))]
-    everyone = np.unique(np.concatenate([ids for ids, _ in found]))
-    reason = np.full((len(everyone), len(found)), NOT_ASKED, np.int8)
-    for o, (ids, refusals) in enumerate(found):
-        reason[np.searchsorted(everyone, ids), o] = refusals
-    return everyone, reason
-
-
-def _asked(scene: Scene, o: int, slots: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    occasion = scene.occasions[o]
-    query = AudienceQuery(
-        where=occasion.definition.audience,
-        now=scene.as_of,
-        gateway=occasion.definition.gateway,
-        needs_device=scene.needs_device[o],
-        default_timezone=scene.policy.default_timezone,
-        slots=slots,
-        listed=occasion.occurrence_id if occasion.listed and occasion.users is None else None,
-    )
-    if occasion.users is None:
-        return _select(scene.snapshot, query)
-    # A list that is not in the store (a preview's): everybody's refusals, and those the filter does not hold for.
-    ids, refusals = _select(scene.snapshot, replace(query, where=None))
-    fits = ids if query.where is None else _select(scene.snapshot, query)[0]
-    refusals = np.where(np.isin(ids, fits), refusals, REASON["not_eligible"])
-    listed = np.isin(ids, occasion.users)
-    return ids[listed], refusals[listed]
-
-
-def _select(snapshot: Snapshot, query: AudienceQuery) -> tuple[np.ndarray, np.ndarray]:
-    audience = audience_select(query).order_by(None).subquery()
-    rows = snapshot.arrow(as_sql(snapshot.connection, select(audience.c.id, audience.c.refusal)))
-    ids = np.asarray(rows["id"], np.int64)
-    refusal = rows["refusal"].combine_chunks().dictionary_encode()
-    codes = np.array([REASON[name] for name in refusal.dictionary.to_pylist()] + [OPEN], np.int8)
-    at = refusal.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)
-    return ids, codes[at]
 
 
 def _table(scene: Scene, roster: Roster) -> windows.Table:
@@ -200,40 +212,6 @@ def _table(scene: Scene, roster: Roster) -> windows.Table:
     return windows.table([[cell(o, group) for o in range(count)] for group in roster.groups], count)
 
 
-def _sends(scene: Scene, past: Past, users: int) -> limits.Sends:
-    """What counts toward each rule. Pending pushes have no scopes of their own yet: they are their campaign's."""
-    counts = np.zeros((len(scene.caps.caps), len(past)), bool)
-    binds = np.zeros_like(counts)
-    gap_counts, gap_binds = past.counts & ~past.pending, np.zeros(len(past), bool)
-    for r, cap in enumerate(scene.caps.caps):
-        counts[r] = (past.in_scope(cap.scope) if cap.scope != "all" else True) & past.counts & ~past.pending
-    place = scene.catalogue.positions(past.item)
-    category = np.append(scene.catalogue.items.category, -1)[place]  # the last place is nobody's: place −1
-    for campaign_id in np.unique(past.campaign[past.pending]).tolist():
-        definition = _definition(scene, campaign_id)
-        mine = past.pending & (past.campaign == campaign_id)
-        gap_counts |= mine & definition.counts_toward_caps
-        gap_binds |= mine & definition.obeys_caps
-        scopes = scopes_of(definition, None)
-        for r, cap in enumerate(scene.caps.caps):
-            covered = mine & cap.covers(scopes)
-            if cap.scope.startswith("category:"):
-                covered = mine & (category == scene.caps.rules.rules[r].category)
-            counts[r] |= covered & definition.counts_toward_caps
-            obeys = definition.obeys_caps and (r < len(scene.policy.caps) or cap in definition.own_caps())
-            binds[r] |= covered & obeys
-    return limits.Sends(past.offsets(users), past.at, past.day, counts, binds, gap_counts, gap_binds)
-
-
-def _definition(scene: Scene, campaign_id: int) -> Campaign:
-    """The definition of a campaign that has pushes planned, in its latest version."""
-    if campaign_id not in scene.waiting:
-        connection = scene.snapshot.connection
-        version = connection.execute(select(campaigns.c.version).where(campaigns.c.id == campaign_id)).scalar_one()
-        scene.waiting[campaign_id] = store.get_version(connection, campaign_id, version)
-    return scene.waiting[campaign_id]
-
-
 def _rows(state: State, roster: Roster) -> np.ndarray:
     """Each user's position in the state, −1 for those who need none."""
     at = np.minimum(np.searchsorted(state.users, roster.users), max(len(state.users) - 1, 0))
@@ -246,7 +224,7 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
     shape = (n, occurrences, scene.most_offers)
     best = offers.Top(np.full(shape, MISSING, np.int32), np.zeros(shape, np.float32))
     pools: dict[int, offers.Pool] = {}
-    here = np.flatnonzero(rows >= 0)
+    here, bought = np.flatnonzero(rows >= 0), _bought(scene, people, rows)
     for o in range(occurrences):
         allowed = scene.allowed[o]
         open_to = people.reason[:, o] == OPEN
@@ -257,10 +235,24 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
                 pools[id(allowed)] = offers.pool(scene.scorer, state, allowed)
             wanted = np.zeros(len(state), bool)
             wanted[rows[open_to]] = True
-            barred = _barred(scene, o, rows, past)
+            barred = np.union1d(_barred(scene, o, rows, past), bought)
             found = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue), scene.most_offers)
             best.item[here, o], best.related[here, o] = found.item[rows[here]], found.related[rows[here]]
-    return _described(scene, best, offers.scored(scene.scorer, state, rows, best, _cells(people)))
+    score = offers.scored(scene.scorer, state, rows, best, _cells(people))
+    return _described(scene, best, score, _annoyed(state, rows))
+
+
+_USER_COLUMNS = schema.group_names("user")
+_ANSWERS = ("user_push_dismissals_7d", "user_push_opens_7d", "user_push_clicks_7d")
+
+
+def _annoyed(state: State, rows: np.ndarray) -> np.ndarray:
+    """P(dismissed or opted out) of a push, float64[n], from each user's answers of late."""
+    known = np.zeros((len(rows), len(_ANSWERS)), np.float32)
+    here = np.flatnonzero(rows >= 0)
+    for column, name in enumerate(_ANSWERS):
+        known[here, column] = np.nan_to_num(state.user_block[rows[here], _USER_COLUMNS.index(name)])
+    return worth.annoyance(known[:, 0], known.sum(1))
 
 
 def _cells(people: People) -> np.ndarray:
@@ -273,15 +265,28 @@ def _barred(scene: Scene, o: int, rows: np.ndarray, past: Past) -> np.ndarray:
     if not days or not len(past):
         return np.zeros(0, np.int64)
     since = int((scene.as_of - timedelta(days=days)).timestamp() * 1e6)
-    place, user = scene.catalogue.positions(past.item), rows[past.row]
-    recent = (place >= 0) & (user >= 0) & (past.pending | (past.at > since))
-    return np.unique(user[recent] * len(scene.catalogue) + place[recent])
+    user = np.where(past.row >= 0, rows[past.row], -1)  # row −1: somebody whom nobody asked for
+    return _pairs(scene, user, past.item, past.pending | (past.at > since))
 
 
-def _described(scene: Scene, best: offers.Top, score: np.ndarray) -> Goods:
+def _bought(scene: Scene, people: People, rows: np.ndarray) -> np.ndarray:
+    """Pairs as above that were bought since these pushes were planned."""
+    if scene.again is None or not len(scene.again.bought):
+        return np.zeros(0, np.int64)
+    user, item = scene.again.bought.T
+    at = np.minimum(np.searchsorted(people.users, user), len(people.users) - 1)
+    return _pairs(scene, np.where(people.users[at] == user, rows[at], -1), item, np.ones(len(user), bool))
+
+
+def _pairs(scene: Scene, user: np.ndarray, item: np.ndarray, some: np.ndarray) -> np.ndarray:
+    place = scene.catalogue.positions(item)
+    known = some & (place >= 0) & (user >= 0)
+    return np.unique(user[known] * len(scene.catalogue) + place[known])
+
+
+def _described(scene: Scene, best: offers.Top, score: np.ndarray, annoyed: np.ndarray) -> Goods:
     items, place = scene.catalogue.items, best.item
     there, at = place >= 0, np.maximum(place, 0)
-    worth = np.array([occasion.worth for occasion in scene.occasions])
 
     def of_item(values: np.ndarray, otherwise: float) -> np.ndarray:
         if not len(values):
@@ -293,8 +298,8 @@ def _described(scene: Scene, best: offers.Top, score: np.ndarray) -> Goods:
         related=best.related,
         item=np.where(there, scene.catalogue.ids[at], place) if len(items) else place.astype(np.int64),
         category=of_item(items.category.astype(np.float64), -1).astype(np.int32),
-        worth=np.broadcast_to(worth[None, :, None], place.shape),
         since=of_item(items.available_from, -np.inf),
         until=of_item(items.available_until, np.inf),
         score=score,
+        annoyed=annoyed,
     )

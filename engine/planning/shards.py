@@ -147,6 +147,9 @@ def _plan(runtime: Runtime, connection: Connection, claim: Claim) -> tuple[dict[
         scene = _scene(runtime, snapshot, claim.run_id)
         shelf = Shelf(claim.run_id, claim.shard, scene.terms.secret, scene.occasions)
         users, decided = _blocks(runtime.database, connection, claim, scene, shelf)
+    if scene.refused is not None:
+        refused = text("UPDATE runs SET error = :why WHERE id = :run")
+        connection.execute(refused, {"why": f"nobody was planned: {scene.refused}"[:1000], "run": claim.run_id})
     return {"users": users, "decisions": decided}, _finish(connection, claim, users, scene.as_of)
 
 
@@ -180,7 +183,7 @@ def _blocks(database: Database, connection: Connection, claim: Claim, scene: Sce
     for first, until, count in blocks_of(scene.snapshot, claim.slots, most):
         block = plan_block(scene, (first, until)) if count else None
         if block is not None:
-            decided += proposals.write(connection, shelf, block.decided, block.roster.slot, block.features)
+            decided += proposals.write(connection, shelf, block)
         users += count
         _renew(database, claim)
     return users, decided

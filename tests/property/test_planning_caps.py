@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from engine.campaigns.policy import Cap, Policy, Sent, admits
 from engine.localtime import local_day
-from engine.planning import allocation, limits
+from engine.planning import allocation, inbox, limits
 from engine.planning.allocation import Problem
+from engine.planning.inbox import Contest, Rivals
 from engine.planning.limits import Candidates, Rule, Rules, Sends, Taken
 
 TZ = ZoneInfo("America/New_York")
@@ -248,15 +249,20 @@ def problem_of(rules_: list[Cap], gap: timedelta | None, sent: list[list[Sent]],
     micros_ = np.array([[[micros(t) for t in row] for row in user] for user in at], np.int64)
     days = np.array([[[local_day(TZ, t).toordinal() for t in row] for row in user] for user in at], np.int32)
     room = limits.room(rules, sends_of(sent, rules_), micros_, days)
-    net = np.array(values, float)
     category = np.array(categories, np.int32)
-    full = limits.full(rules, room)
+    net = net_of(np.array(values, float), category, rules, room)
+    once = np.ones(len(at[0]), bool)
+    return Problem(net, np.array(items, np.int64), category, micros_, days, once, rules, room)
+
+
+def net_of(values: np.ndarray, category: np.ndarray, rules: Rules, room: limits.Room) -> np.ndarray:
+    """The values, −inf where the room forbids the push."""
+    net, full = values.copy(), limits.full(rules, room)
     for r, rule_ in enumerate(rules.rules):
         hit = np.ones(category.shape, bool) if rule_.category < 0 else category == rule_.category
         net[hit[..., None] & full[r][:, :, None, :]] = -np.inf
     net[np.broadcast_to(~room.gap_free[:, :, None, :], net.shape)] = -np.inf
-    once = np.ones(len(at[0]), bool)
-    return Problem(net, np.array(items, np.int64), category, micros_, days, once, rules, room)
+    return net
 
 
 @st.composite
@@ -284,6 +290,44 @@ def problems(draw, occurrences: int):
         draw(nest(st.sampled_from((3, 4, -1)), users, occurrences, offers)),
     )
     return rules_, gap, sent, problem_of(rules_, gap, sent, drawn)
+
+
+@st.composite
+def contests(draw, occurrences: int):
+    """A problem whose users may have a push planned already, which obeys every cap and has a value."""
+    rules_, gap, sent, bare = draw(problems(occurrences))
+    policy, users = Policy(quiet_hours=None, min_gap=gap), len(sent)
+    planned: list[Sent | None] = []
+    for past in sent:
+        at = draw(instants)
+        one = Sent(at, BASE, local_day(TZ, at))
+        planned.append(one if admits(policy, rules_, past, at, BASE, TZ) is None and draw(st.booleans()) else None)
+    beside = [past + ([one] if one else []) for past, one in zip(sent, planned, strict=True)]
+    sends = sends_of(beside, rules_)
+    worth = np.array([[draw(st.integers(1, 6)) + 0.5] if one else [-np.inf] for one in planned])
+    whole = {name: np.zeros((users, 1), np.int64) for name in ("at", "day")}
+    for user, push in enumerate(planned):
+        if push:
+            whole["at"][user], whole["day"][user] = micros(push.at), push.local_day.toordinal()
+    flags = rules_of(rules_, BASE, gap)
+    rivals = Rivals(
+        occurrence=np.zeros((users, 1), np.int64),
+        value=worth,
+        at=whole["at"],
+        day=whole["day"].astype(np.int32),
+        item=np.full((users, 1), -1),
+        category=np.full((users, 1), -1, np.int32),
+        send=np.where(np.isfinite(worth), sends.offsets[1:, None] - 1, -1),
+        binds=flags.binds,
+        counted=flags.counted,
+        gap_binds=flags.gap_binds,
+        gap_counted=flags.gap_counted,
+    )
+    values = np.where(np.isfinite(bare.net), bare.net, 3.0)
+    room = limits.room(bare.rules, sends, bare.at, bare.day)
+    problem = replace(bare, net=net_of(values, bare.category, bare.rules, room), room=room)
+    contest = Contest(bare.rules, np.ones(occurrences, bool), sends, rivals)
+    return (rules_, policy, sent, planned), contest, problem, values
 
 
 @settings(max_examples=150, deadline=None)
@@ -323,6 +367,29 @@ def test_no_set_breaks_a_cap_and_none_is_worth_less_than_its_best_push(given_):
         assert len({item for _, item in pushes_}) == len(pushes_)
         assert all(flat[user, o, c] > 0 for o, c in picked)
         assert sum(flat[user, o, c] for o, c in picked) >= max(flat[user].max(), 0.0)
+
+
+@settings(max_examples=150, deadline=None)
+@given(contests(2))
+def test_a_planned_push_gives_way_only_to_what_is_worth_more_and_what_remains_stands(given_):
+    (rules_, policy, sent, planned), contest, problem, values = given_
+    before = allocation.best_sets(problem)
+
+    def net_in(rows: np.ndarray, room: limits.Room) -> np.ndarray:
+        return net_of(values[rows], problem.category[rows], problem.rules, room)
+
+    chosen, gone = inbox.compete(contest, problem, before, net_in)
+    flat = values.reshape(*values.shape[:2], -1)
+    for user, one in enumerate(planned):
+        worth = [sum(flat[user, o, c] for o, c in enumerate(choice[user]) if c >= 0) for choice in (before, chosen)]
+        if gone[user, 0]:
+            assert one is not None
+            assert worth[1] > worth[0] + contest.rivals.value[user, 0]
+        else:
+            assert (chosen[user] == before[user]).all()
+        pushes_ = [push_of(problem, user, o, c)[0] for o, c in enumerate(chosen[user]) if c >= 0]
+        stays = [one] if one is not None and not gone[user, 0] else []
+        assert stands(policy, rules_, sent[user], pushes_ + stays)
 
 
 @settings(max_examples=50, deadline=None)
