@@ -20,6 +20,8 @@ stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
 
 _COLOURS = {"agrees": "green", "differs": "bold red"}
+_CLOSE = 1e-6
+"""Alternatives are remembered as float32: nearer than this share, two values are equal."""
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +72,8 @@ def _print(one: Explanation) -> None:
     _print_alternatives(one)
     for without in one.without:
         chosen = "still nothing" if without.chosen is None else _shown(without.chosen)
-        gain = f", {without.gain:+.4g} in value" if without.chosen is not None and not without.today else ""
+        told = without.chosen is not None and not without.today
+        gain = "" if not told else ", no gain" if abs(without.gain) < _CLOSE else f", {without.gain:+.4g} in value"
         today = " (scored on today's profiles)" if without.today else ""
         stdout.print(f"  without {without.constraint}: {chosen}{gain}{today}", markup=False, soft_wrap=True)
     _print_fate(one)
@@ -123,10 +126,16 @@ def _print_alternatives(one: Explanation) -> None:
         table.add_column(name, justify="right")
     table.add_column("what stood in the way", overflow="fold")
     for option in one.alternatives:
-        why = option.bound or ("worth less" if one.chosen else "nothing: it was free")
+        why = option.bound or _beside(option, one.chosen)
         title = option.title or option.item or "the message"
         table.add_row(title, f"{option.local:%a %H:%M}", f"{option.value:.4g}", f"{option.price:.4g}", why)
     stdout.print(table)
+
+
+def _beside(option: Option, chosen: Option | None) -> str:
+    if chosen is None:
+        return "nothing: it was free"
+    return "worth less" if option.net < chosen.net * (1 - _CLOSE) else "nothing: worth the same"
 
 
 def _print_fate(one: Explanation) -> None:

@@ -1,0 +1,166 @@
+"""Markets for `horae bench allocate`: users, offers and windows as a run's arrays, without a database (pure).
+
+Two campaigns of half the offers each compete for users; both have a capacity per quarter-hour. Users obey one cap of one
+push in any 20 hours and one of two in three days, and a minimum gap of 4 hours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from engine.campaigns.definition import Campaign
+from engine.planning import windows
+from engine.planning.decide import OPEN, Goods, People, Terms
+from engine.planning.limits import Rule, Rules, no_sends
+from engine.planning.occasions import Occasion
+from engine.planning.prices import QUARTER, Capacities, Prices, free
+
+START = datetime(2026, 3, 2, 12, tzinfo=UTC)
+OCCURRENCES, WINDOWS = 2, 7
+HOUR = 3600.0
+SPREAD = 2.75 * HOUR
+ZONES = 24
+
+SCENARIOS = ("random", "scarce", "identical windows", "equal values", "coarse ties")
+SHARES = {"scarce": 0.03}
+"""Capacity of all pushes, as a share of users × occurrences; elsewhere COMMON."""
+
+COMMON = 0.35
+
+
+@dataclass(frozen=True)
+class Market:
+    """A market: terms at prices of zero, its users (in blocks' order), goods, capacities and occurrences."""
+
+    terms: Terms
+    people: People
+    goods: Goods
+    capacities: Capacities
+    occasions: tuple[Occasion, ...]
+
+    def part(self, rows: slice) -> tuple[People, Goods]:
+        """The users of `rows` alone, as a shard has them."""
+        users = self.people.users[rows]
+        people = People(
+            users,
+            self.people.reason[rows],
+            self.people.group[rows],
+            self.people.table,
+            no_sends(len(users), len(self.terms.rules.rules)),
+        )
+        return people, Goods(*(getattr(self.goods, name)[rows] for name in Goods.__dataclass_fields__))
+
+
+def market(scenario: str, users: int, offers: int, seed: int) -> Market:
+    """A market of a scenario, one of SCENARIOS; `offers` of both campaigns together."""
+    rng = np.random.default_rng([seed, users, offers, SCENARIOS.index(scenario)])
+    each = offers // OCCURRENCES
+    shape = (users, OCCURRENCES, each, WINDOWS)
+    score = _scores(scenario, rng, shape)
+    item = np.stack([rng.permuted(np.tile(np.arange(40), (users, 1)), axis=1)[:, :each] for _ in range(OCCURRENCES)], 1)
+    item = item.astype(np.int64)
+    group = np.zeros(users, np.int32) if scenario == "identical windows" else rng.integers(0, ZONES, users, np.int32)
+    table = _table(1 if scenario == "identical windows" else ZONES)
+    occasions = tuple(_occasion(o) for o in range(OCCURRENCES))
+    capacities = _capacities(table, group, SHARES.get(scenario, COMMON))
+    people = People(
+        np.arange(1, users + 1, dtype=np.int64),
+        np.full((users, OCCURRENCES), OPEN, np.int8),
+        group,
+        table,
+        no_sends(users, 2),
+    )
+    goods = Goods(
+        place=item.astype(np.int32),
+        related=np.zeros(item.shape, np.float32),
+        item=item,
+        category=np.full(item.shape, -1, np.int32),
+        worth=np.ones(item.shape),
+        since=np.full(item.shape, -np.inf),
+        until=np.full(item.shape, np.inf),
+        score=score.astype(np.float32),
+    )
+    return Market(_terms(seed, free(capacities)), people, goods, capacities, occasions)
+
+
+def _scores(scenario: str, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """P(click) of each (offer, window): an appeal of the offer times the user's hours."""
+    users, _, _, count = shape
+    if scenario == "equal values":
+        return np.full(shape, 0.05)
+    appeal = np.exp(rng.normal(-3.2, 0.9, (*shape[:3], 1)))
+    hours = np.exp(rng.normal(0.0, 0.6, (users, 1, 1, count)))
+    score = np.clip(appeal * hours / hours.max(3, keepdims=True), 1e-4, 1.0)
+    return np.round(score * 50) / 50 + 0.01 if scenario == "coarse ties" else score
+
+
+def _table(zones: int) -> windows.Table:
+    """Seven windows in each zone, 3 hours long, over two days; zones begin an hour after each other."""
+    table = windows.table([[([], "", START)] * OCCURRENCES] * zones, OCCURRENCES)
+    shape = (zones, OCCURRENCES, WINDOWS)
+    slots = np.array([0, 3, 6, 9, 21, 24, 27]) * HOUR
+    start = START.timestamp() + np.arange(zones)[:, None] * HOUR + slots[None, :]
+    first = np.broadcast_to(start[:, None, :], shape).copy()
+    day = (1 + (np.broadcast_to(slots, shape) // (18 * HOUR))).astype(np.int32)
+    return windows.Table(
+        first=first,
+        length=np.full(shape, SPREAD),
+        end=first + 3 * HOUR,
+        slot=first,
+        cell=np.broadcast_to(np.arange(WINDOWS), shape).astype(np.int8),
+        day=day,
+        why=table.why,
+        until=np.full(shape[:2], START.timestamp() + 96 * HOUR),
+    )
+
+
+def _capacities(table: windows.Table, group: np.ndarray, share: float) -> Capacities:
+    """The same for both campaigns in every quarter-hour in which a window is open, `share` of all together."""
+    first = int(START.timestamp() // QUARTER)
+    last = int(table.end.max() // QUARTER)
+    quarters = (first + np.arange(last - first)) * QUARTER
+    used = group.max() + 1
+    open_ = ((table.first[:used, 0, :, None] <= quarters) & (quarters < table.end[:used, 0, :, None])).any((0, 1))
+    each = max(int(share * len(group) / max(open_.sum(), 1)), 1)
+    left = np.where(open_, each, 0)[None, :].repeat(OCCURRENCES, 0).astype(np.int64)
+    return Capacities(first, left, np.arange(OCCURRENCES, dtype=np.int32))
+
+
+def _occasion(number: int) -> Occasion:
+    definition: dict[str, Any] = {
+        "name": f"campaign-{number}",
+        "class": "marketing",
+        "horizon": "4d",
+        "exploration": 0.0,
+        "capacity_per_quarter": 1,
+        "message": {"title": "Hello", "body": "x"},
+    }
+    return Occasion(
+        number + 1, number + 1, 1, str(number), START, START + timedelta(hours=96), Campaign.model_validate(definition)
+    )
+
+
+def _terms(seed: int, prices: Prices) -> Terms:
+    hour = 3_600_000_000
+    rules = (Rule(1, "rolling", 20 * hour), Rule(2, "rolling", 72 * hour))
+    everyone = np.ones((len(rules), OCCURRENCES), bool)
+    yes = np.ones(OCCURRENCES, bool)
+    return Terms(
+        secret=b"bench allocate",
+        seed=seed,
+        campaigns=np.arange(1, OCCURRENCES + 1, dtype=np.int64),
+        versions=np.ones(OCCURRENCES, np.int32),
+        holdout=np.zeros(OCCURRENCES),
+        everywhere=0.0,
+        exploration=np.zeros(OCCURRENCES),
+        once=yes,
+        rules=Rules(rules, everyone, everyone, 4 * hour, yes, yes),
+        prices=prices,
+        model=0,
+        policy=1,
+        library=(0, 0, 0),
+    )
