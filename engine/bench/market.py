@@ -1,6 +1,6 @@
 """Markets for `horae bench allocate`: users, offers and windows as a run's arrays, without a database (pure).
 
-Two campaigns of half the offers each compete for users; both have a capacity per quarter-hour. Users obey one cap of one
+Two campaigns of half the offers each compete for users; both have a capacity per quarter-hour. Users obey a cap of one
 push in any 20 hours and one of two in three days, and a minimum gap of 4 hours.
 """
 
@@ -15,12 +15,14 @@ import numpy as np
 from engine.campaigns.definition import Campaign
 from engine.planning import windows
 from engine.planning.decide import OPEN, Goods, People, Terms
+from engine.planning.inbox import no_rivals
 from engine.planning.limits import Rule, Rules, no_sends
 from engine.planning.occasions import Occasion
-from engine.planning.prices import QUARTER, Capacities, Prices, free
+from engine.planning.prices import QUARTER, Capacities, Prices, free, rates
+from engine.planning.worth import Weights
 
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
-OCCURRENCES, WINDOWS = 2, 7
+OCCURRENCES, WINDOWS, RULES = 2, 7, 2
 HOUR = 3600.0
 SPREAD = 2.75 * HOUR
 ZONES = 24
@@ -50,7 +52,8 @@ class Market:
             self.people.reason[rows],
             self.people.group[rows],
             self.people.table,
-            no_sends(len(users), len(self.terms.rules.rules)),
+            no_sends(len(users), RULES),
+            no_rivals(len(users), RULES),
         )
         return people, Goods(*(getattr(self.goods, name)[rows] for name in Goods.__dataclass_fields__))
 
@@ -72,17 +75,18 @@ def market(scenario: str, users: int, offers: int, seed: int) -> Market:
         np.full((users, OCCURRENCES), OPEN, np.int8),
         group,
         table,
-        no_sends(users, 2),
+        no_sends(users, RULES),
+        no_rivals(users, RULES),
     )
     goods = Goods(
         place=item.astype(np.int32),
         related=np.zeros(item.shape, np.float32),
         item=item,
         category=np.full(item.shape, -1, np.int32),
-        worth=np.ones(item.shape),
         since=np.full(item.shape, -np.inf),
         until=np.full(item.shape, np.inf),
         score=score.astype(np.float32),
+        annoyed=np.zeros(users),
     )
     return Market(_terms(seed, free(capacities)), people, goods, capacities, occasions)
 
@@ -127,7 +131,7 @@ def _capacities(table: windows.Table, group: np.ndarray, share: float) -> Capaci
     open_ = ((table.first[:used, 0, :, None] <= quarters) & (quarters < table.end[:used, 0, :, None])).any((0, 1))
     each = max(int(share * len(group) / max(open_.sum(), 1)), 1)
     left = np.where(open_, each, 0)[None, :].repeat(OCCURRENCES, 0).astype(np.int64)
-    return Capacities(first, left, np.arange(OCCURRENCES, dtype=np.int32))
+    return rates(first, left, np.arange(OCCURRENCES, dtype=np.int32))
 
 
 def _occasion(number: int) -> Occasion:
@@ -158,6 +162,8 @@ def _terms(seed: int, prices: Prices) -> Terms:
         everywhere=0.0,
         exploration=np.zeros(OCCURRENCES),
         once=yes,
+        displaces=~yes,
+        weights=Weights(*(np.full(OCCURRENCES, each) for each in (1.0, 0.0, 0.0, 0.0, 1.0))),
         rules=Rules(rules, everyone, everyone, 4 * hour, yes, yes),
         prices=prices,
         model=0,

@@ -42,6 +42,14 @@ REPEAT_DAYS = 7
 """Default of `item_once_days` where items are personalised: what was not wanted today is not wanted tomorrow."""
 
 
+DISTURB_COST = 0.1
+"""Default of `cost_disturb`: a tenth of a click. With one push in fifty dismissed (planning.worth.DISTURBED), a push
+then has to bring a click in 500."""
+
+FATIGUE = 0.5
+"""Default of `fatigue`."""
+
+
 def _check_cron(value: str) -> str:
     try:
         require_cron(value)
@@ -183,8 +191,31 @@ class Campaign(Strict):
     margin: float = Field(
         0.0, ge=0, le=1e9, allow_inf_nan=False, description="What reaching the goal (a purchase) adds, in that unit."
     )
+    cost_disturb: float = Field(
+        DISTURB_COST,
+        ge=0,
+        le=1e9,
+        allow_inf_nan=False,
+        description="What it costs that a push is dismissed or answered by opting out, in that unit.",
+    )
+    fatigue: float = Field(
+        FATIGUE,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="How much each push of the last day raises the chance of disturbing: 0.5 by half of it. A push of"
+        " yesterday counts half.",
+    )
     capacity_per_quarter: int | None = Field(
         None, ge=1, description="The most of its pushes in each UTC quarter of an hour; absent: no limit."
+    )
+    budget: int | None = Field(
+        None, ge=1, description="The most of its pushes in all, over all its occurrences; absent: no limit."
+    )
+    overflow: Literal["replace", "best_window", "drop"] = Field(
+        "replace",
+        description="Where caps or a capacity are full: replace takes the place of a planned push that is worth less,"
+        " or else the best remaining window; best_window only the latter; drop: the best window or none.",
     )
     item_once_days: int | None = Field(
         None,

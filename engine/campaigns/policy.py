@@ -20,11 +20,12 @@ from datetime import date, datetime, time, timedelta
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from engine.campaigns.fields import (
     Duration,
     LocalHours,
+    Name,
     Share,
     Strict,
     ZoneName,
@@ -100,6 +101,24 @@ class Cap(Strict):
         return f"at most {self.limit} {per}" + ("" if self.scope == "all" else f" of {self.scope}")
 
 
+class GatewayRule(Strict):
+    """What a gateway's provider takes."""
+
+    gateway: Name = Field(description="log, webhook, …")
+    per_quarter: int | None = Field(
+        None, ge=1, description="The most pushes in each UTC quarter of an hour, all campaigns together."
+    )
+    per_device_day: int | None = Field(
+        None, ge=1, description="The most marketing pushes a device gets on a local day; as many as its user then."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> GatewayRule:
+        if self.per_quarter is None and self.per_device_day is None:
+            raise ValueError("needs per_quarter, per_device_day or both")
+        return self
+
+
 class Policy(Strict):
     """What holds for every campaign of the workspace."""
 
@@ -112,6 +131,40 @@ class Policy(Strict):
         None, description="The least time between two counting pushes to a user."
     )
     holdout: Share = Field(0.0, description="Share of users who get no marketing push at all, sticky.")
+    gateways: tuple[GatewayRule, ...] = Field((), description="What providers take.", max_length=50)
+    pushes_per_stock: int | None = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="The most pushes about an item for each piece in stock, those of the last day included; none: stock"
+        " is no limit. About one push in ten or more leads to a purchase.",
+    )
+
+    @model_validator(mode="after")
+    def _one_rule_a_gateway(self) -> Policy:
+        names = [rule.gateway for rule in self.gateways]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"gateways name {', '.join(twice)} twice")
+        return self
+
+    def quotas(self) -> tuple[Cap, ...]:
+        """What providers allow each device a day, as caps: a user's devices all get what the user gets. They hold for
+        every marketing push, also of campaigns that do not obey caps."""
+        return tuple(
+            Cap(
+                id=f"{rule.gateway}.quota",
+                scope=f"channel:{rule.gateway}",
+                limit=rule.per_device_day,
+                window="local_day",
+            )
+            for rule in self.gateways
+            if rule.per_device_day is not None
+        )
+
+    def per_quarter(self, gateway: str) -> int | None:
+        """The most pushes that a gateway takes in a UTC quarter-hour; None: no limit."""
+        return next((rule.per_quarter for rule in self.gateways if rule.gateway == gateway), None)
 
 
 @dataclass(frozen=True)

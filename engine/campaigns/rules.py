@@ -14,7 +14,8 @@ from engine.localtime import Hours, in_hours
 
 @dataclass(frozen=True)
 class Rules:
-    """What a campaign's pushes obey. Where it does not obey caps, `caps` is empty and `policy.min_gap` None."""
+    """What a campaign's pushes obey. Where it does not obey caps, `caps` are the quotas of providers alone (of a
+    transactional campaign none) and `policy.min_gap` is None."""
 
     policy: Policy
     caps: tuple[Cap, ...]
@@ -34,6 +35,16 @@ class Rules:
         return admits(self.policy, self.caps, sent, at, scopes, tz, own_quiet if self.obeys_quiet_hours else None)
 
 
+def workspace_caps(policy: Policy) -> tuple[Cap, ...]:
+    """The caps of the workspace: those that were set, then the quotas of providers."""
+    return (*policy.caps, *policy.quotas())
+
+
+def binds(policy: Policy, cap: Cap, campaign: Campaign) -> bool:
+    """Whether `cap`, one of the workspace's, holds for the campaign's pushes where it covers them."""
+    return campaign.obeys_caps or (cap in policy.quotas() and campaign.class_ == "marketing")
+
+
 def rules_of(policy: Policy, campaign: Campaign) -> Rules:
     """The rules of `campaign` in a workspace with `policy`."""
     held = policy.model_copy(
@@ -43,8 +54,9 @@ def rules_of(policy: Policy, campaign: Campaign) -> Rules:
             "quiet_hours": policy.quiet_hours if campaign.obeys_quiet_hours else None,
         }
     )
-    caps = (*policy.caps, *campaign.own_caps()) if campaign.obeys_caps else ()
-    return Rules(held, caps, campaign.hours, campaign.obeys_quiet_hours)
+    own = campaign.own_caps() if campaign.obeys_caps else ()
+    caps = tuple(cap for cap in workspace_caps(policy) if binds(policy, cap, campaign))
+    return Rules(held, (*caps, *own), campaign.hours, campaign.obeys_quiet_hours)
 
 
 def scopes_of(campaign: Campaign, category: str | None) -> frozenset[str]:

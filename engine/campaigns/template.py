@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -21,7 +21,7 @@ from types import MappingProxyType
 from typing import Annotated, Any
 
 from liquid import BoundTemplate, Environment, Mode
-from liquid.exceptions import FilterArgumentError, LiquidError
+from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
 from liquid.undefined import FalsyStrictUndefined
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
@@ -189,6 +189,23 @@ def unknown_fields(spec: MessageSpec, *, with_item: bool) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def needed_data(spec: MessageSpec, data: Mapping[str, Any], names: Collection[str]) -> tuple[str, ...]:
+    """Which of the `names` that `data` does not give the message cannot do without, whoever it is for.
+
+    Each template is rendered for somebody of whom everything is known. A field that is printed only inside an `if` on
+    it, or that has a default, can be left out.
+    """
+    known = {name: _Whatever() for name in _FIELDS if name != "data"}
+    templates = [_parse(source, place) for place, source in sources(spec)]
+
+    def fails_without(missing: str) -> bool:
+        given = {**dict.fromkeys(names, "1"), **data}
+        given.pop(missing, None)
+        return any(_lacks(template, {**known, "data": given}) for template in templates)
+
+    return tuple(name for name in names if name not in data and fails_without(name))
+
+
 def sources(spec: MessageSpec) -> list[tuple[str, str]]:
     """Every template of a message with its place in the definition."""
     found = []
@@ -226,6 +243,24 @@ class _Liquid(Environment):
         self.filters = {name: _bounded(function) for name, function in self.filters.items()}
         self.filters["date"] = _date
         self.filters["decimals"] = _decimals
+
+
+class _Whatever(dict[str, Any]):
+    """Fields of somebody or something of which everything is known."""
+
+    def __missing__(self, key: str) -> Any:
+        return _Whatever() if key == "attributes" else "1"
+
+
+def _lacks(template: BoundTemplate, context: Mapping[str, Any]) -> bool:
+    """Whether the template prints a field that is not there."""
+    try:
+        template.render(context)
+    except UndefinedError:
+        return True
+    except (LiquidError, ArithmeticError, ValueError, TypeError):
+        return False  # made-up values need not suit every filter
+    return False
 
 
 def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -111,7 +111,9 @@ def _print_score(one: Explanation) -> None:
         return
     parts = one.score
     hour = f" = {parts.recomputed:.4g} × {parts.hour:.4g} for the hour" if parts.hour and parts.recomputed else ""
-    stdout.print(f"  score {parts.score:.4g}{hour} ({parts.regime}); × {parts.worth:g} = value", markup=False)
+    cost = 0.0 if one.chosen is None else parts.score * parts.worth - one.chosen.value
+    less = f" − {cost:.4g} for disturbing" if cost > 0 and len(one.revisions) == 1 else ""
+    stdout.print(f"  score {parts.score:.4g}{hour} ({parts.regime}); × {parts.worth:g}{less} = value", markup=False)
     for reason in parts.reasons:
         stdout.print(f"    {reason.sentence}", markup=False, soft_wrap=True)
 

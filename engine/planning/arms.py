@@ -43,7 +43,10 @@ def explored(feasible: np.ndarray, draw: np.ndarray) -> np.ndarray:
     return np.where(pick < count, chosen, -1)
 
 
-def propensity(share: np.ndarray, options: np.ndarray, is_best: np.ndarray) -> np.ndarray:
-    """float64: the probability of a choice out of `options` (nothing included), `is_best` where exploiting makes it."""
-    p: np.ndarray = share / options + np.where(is_best, 1.0 - share, 0.0)
+def propensity(
+    share: np.ndarray, options: np.ndarray, is_best: np.ndarray, drawable: np.ndarray | bool = True
+) -> np.ndarray:
+    """float64: the probability of a choice. share: of users who explore; options: |A|, nothing included; is_best:
+    exploiting makes it; drawable: it is in A (what takes the place of a planned push is not)."""
+    p: np.ndarray = np.where(drawable, share / options, 0.0) + np.where(is_best, 1.0 - share, 0.0)
     return p

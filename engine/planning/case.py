@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from engine.campaigns import store
 from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import policy_version
-from engine.campaigns.rules import own_hours, scopes_of
+from engine.campaigns.rules import own_hours, scopes_of, workspace_caps
 from engine.errors import BadInput, UnknownName, did_you_mean
 from engine.localtime import Hours, local_days
 from engine.planning import arms, receipt, remembered
@@ -44,7 +44,8 @@ class User:
 class Case:
     """One user's decisions in one run. rows[o]: the revisions of occurrence o, oldest first; receipts[o]: of revision
     0, None where there is none any more; decided: the occurrences that asked for the user; items: external id and title
-    by id, of items that still exist. remembered and what follows have one user and all occurrences of the run."""
+    by id, of items that still exist; displaced: whether a push of the user ever gave way. remembered and standing have
+    one user and all occurrences of the run."""
 
     user: User
     secret: bytes
@@ -59,6 +60,7 @@ class Case:
     items: dict[int, tuple[str, str | None]]
     remembered: Remembered
     standing: Standing
+    displaced: bool
 
     @property
     def as_of(self) -> datetime:
@@ -121,7 +123,9 @@ def _case(connection: Connection, user: User, spec: RunSpec, policy: Policy) -> 
     rows = _rows(connection, user.id, spec)
     receipts = {o: _receipt(found[0].receipt) for o, found in rows.items()}
     items, category_of = _items(connection, rows, receipts)
-    names = sorted({cap.scope.partition(":")[2] for cap in policy.caps} | {c for c in category_of.values() if c})
+    names = sorted(
+        {cap.scope.partition(":")[2] for cap in workspace_caps(policy)} | {c for c in category_of.values() if c}
+    )
     codes = {name: code for code, name in enumerate(names)}
     case = Case(
         user=user,
@@ -139,6 +143,7 @@ def _case(connection: Connection, user: User, spec: RunSpec, policy: Policy) -> 
             user, (rows, receipts), len(spec.occasions), {i: codes.get(c or "", -1) for i, c in category_of.items()}
         ),
         standing=remembered.standing_of_none(),
+        displaced=_was_displaced(connection, user.id),
     )
     as_of = case.as_of
     since = as_of - look_back(policy, spec.occasions)
@@ -278,6 +283,12 @@ def _standing(
         kind=np.arange(len(kinds)),
         kinds=kinds,
     )
+
+
+def _was_displaced(connection: Connection, user_id: int) -> bool:
+    query = text("SELECT 1 FROM decisions WHERE user_id = :user AND reason = :displaced LIMIT 1")
+    given = {"user": user_id, "displaced": DECISION_REASONS.index("displaced")}
+    return connection.execute(query, given).first() is not None
 
 
 def _close(connection: Connection, name: str) -> str | None:

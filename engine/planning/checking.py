@@ -12,7 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from engine.campaigns.audience import REFUSALS
-from engine.planning import arms, chance, receipt, windows
+from engine.campaigns.rules import workspace_caps
+from engine.features.schema import NAMES
+from engine.planning import arms, chance, receipt, windows, worth
 from engine.planning.allocation import NOTHING
 from engine.planning.case import PLANNED, Case
 from engine.planning.occasions import stretches_of
@@ -20,10 +22,14 @@ from engine.planning.opening import LIBRARY
 from engine.planning.receipt import Receipt
 from engine.planning.remembered import Solved
 from engine.planning.rescoring import ScoreParts
+from engine.planning.worth import Weights
 from engine.store.tables import DECISION_REASONS
 
 Outcome = Literal["agrees", "differs", "not comparable"]
 AGREES, DIFFERS, UNKNOWN = "agrees", "differs", "not comparable"
+
+_SETTINGS = ("value_click", "margin", "cost_disturb", "fatigue", "priority")
+"""Settings of a campaign, in the order of Weights."""
 
 _CLOSE = 1e-6
 """Alternatives are remembered as float32: nearer than this share, two values are equal."""
@@ -45,7 +51,7 @@ def checks_of(case: Case, o: int, solved: Solved, parts: ScoreParts | None) -> l
         return []
     found = [_versions(case, o, stored), _arm(case, o, row, stored)]
     if row.send_at is not None:
-        found += [_score(parts), _value(row, parts), _price(case, o, row), _instant(case, o, row, stored)]
+        found += [_score(parts), _value(case, o, row, parts), _price(case, o, row), _instant(case, o, row, stored)]
     if not np.isnan(row.propensity if row.propensity is not None else np.nan):
         found.append(_propensity(case, o, row, stored))
     found.append(_constraints(case, o, stored, solved))
@@ -105,17 +111,45 @@ def _score(parts: ScoreParts | None) -> Check:
     return Check("score", AGREES if within else DIFFERS, detail)
 
 
-def _value(row: Any, parts: ScoreParts | None) -> Check:
-    if parts is None:
+def _value(case: Case, o: int, row: Any, parts: ScoreParts | None) -> Check:
+    stored = case.receipts[o]
+    if parts is None or stored is None:
         return Check("value", UNKNOWN, "no score was stored")
-    return _compare("value", row.value, parts.score * parts.worth)
+    definition = case.spec.occasions[o].definition
+    if definition.cost_disturb and (not len(stored.features) or np.isnan(stored.features).all()):
+        return Check("value", UNKNOWN, "the receipt does not say how the user answered pushes")
+    again = parts.score * definition.value_click + parts.score * definition.margin
+    again = (again - _disturbing(case, o, row, stored)) * definition.priority
+    found = _compare("value", row.value, again, share=1e-12)
+    if found.outcome == DIFFERS and definition.cost_disturb and case.displaced:
+        return Check("value", UNKNOWN, "pushes that were displaced since counted as fatigue")
+    return found
+
+
+def _disturbing(case: Case, o: int, row: Any, stored: Receipt) -> float:
+    """The cost of disturbing, from the answers in the feature row and the user's other pushes."""
+    definition = case.spec.occasions[o].definition
+    if not definition.cost_disturb:
+        return 0.0
+    answers = [
+        float(stored.features[NAMES.index(f"user_push_{kind}_7d")]) for kind in ("dismissals", "opens", "clicks")
+    ]
+    known = np.nan_to_num(np.array(answers, np.float32))
+    ones = [np.array([getattr(definition, name)]) for name in _SETTINGS]
+    annoyed = worth.annoyance(known[:1], known.sum(keepdims=True))
+    sends = case.standing.sends(1, case.caps, len(workspace_caps(case.policy)))
+    micros = np.array([[[round(row.send_at.timestamp() * 1e6)]]], np.int64)
+    return float(worth.disturbing(Weights(*ones), annoyed, worth.tiredness(sends, micros))[0, 0, 0])
 
 
 def _price(case: Case, o: int, row: Any) -> Check:
     if case.prices is None:
         return _compare("price", row.price, 0.0)
-    at = np.full((1, len(case.spec.occasions), 1), row.send_at.timestamp())
-    return _compare("price", row.price, float(case.prices.at(at)[0, o, 0]))
+    occurrences = len(case.spec.occasions)
+    at = np.full((1, occurrences, 1), row.send_at.timestamp())
+    item = np.full((1, occurrences, 1), -1 if row.item_id is None else row.item_id, np.int64)
+    again = case.prices.at(at) + case.prices.of_offers(item)
+    return _compare("price", row.price, float(again[0, o, 0]))
 
 
 def _instant(case: Case, o: int, row: Any, stored: Receipt) -> Check:
@@ -173,7 +207,7 @@ def _choice(case: Case, o: int, row: Any, solved: Solved) -> Check:
     got, best = worth(real), worth(solved.chosen)
     if got >= best - _CLOSE * max(abs(best), abs(got)):
         return Check("choice", AGREES)
-    if case.prices is not None and case.prices.table.any():
+    if case.prices is not None and case.prices.highest():
         paid = np.take_along_axis(net, np.zeros((*real.shape, 1), np.int64), 2)[..., 0]
         if (paid[real >= 0] <= 0).any():
             return Check("choice", AGREES, "bid for capacity left over, below its price")

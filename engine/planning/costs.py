@@ -29,8 +29,7 @@ def constraint_costs(scene: Scene, slots: tuple[int, int]) -> tuple[list[Cost], 
         weighed = weigh_block(scene, (first, until)) if count else None
         if weighed is None:
             continue
-        here = Weighed(weighed.people, weighed.goods, weighed.options)
-        for one in [*costs(scene.terms, here, names), *_varied(scene, weighed, (first, until))]:
+        for one in [*costs(scene.terms, _part(weighed), names), *_varied(scene, weighed, (first, until))]:
             found[one.constraint] = found[one.constraint] + one if one.constraint in found else one
     scaled = [one.scaled(total / max(measured, 1)) for one in found.values()]
     return sorted(scaled, key=lambda one: -one.value), measured
@@ -38,13 +37,18 @@ def constraint_costs(scene: Scene, slots: tuple[int, int]) -> tuple[list[Cost], 
 
 def _varied(scene: Scene, weighed: Weighing, slots: tuple[int, int]) -> list[Cost]:
     """Costs of what decides who is scored and in which windows: these users are read and scored again without it."""
-    base = best_worth(weighed.options)
+    base = best_worth(scene.terms, _part(weighed))
     found = []
     for name, variant in _variants(scene):
-        again = weigh_block(variant(scene), slots)
+        freer = variant(scene)
+        again = weigh_block(freer, slots)
         if again is not None:
-            found.append(cost(name, base, best_worth(again.options)))
+            found.append(cost(name, base, best_worth(freer.terms, _part(again))))
     return [one for one in found if one.users]
+
+
+def _part(weighed: Weighing) -> Weighed:
+    return Weighed(weighed.people, weighed.goods, weighed.options)
 
 
 def _variants(scene: Scene) -> list[Variant]:

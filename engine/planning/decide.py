@@ -13,11 +13,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from engine.planning import allocation, arms, chance, limits, receipt, windows
+from engine.planning import allocation, arms, chance, inbox, limits, receipt, windows, worth
 from engine.planning.allocation import NOTHING, Problem
+from engine.planning.inbox import Rivals
 from engine.planning.limits import Rules, Sends
 from engine.planning.offers import MISSING
 from engine.planning.prices import Prices
+from engine.planning.worth import Weights
 from engine.store.tables import DECISION_REASONS
 
 REASON = {name: code for code, name in enumerate(DECISION_REASONS)}
@@ -45,6 +47,8 @@ class Terms:
     everywhere: float
     exploration: np.ndarray
     once: np.ndarray
+    displaces: np.ndarray
+    weights: Weights
     rules: Rules
     prices: Prices
     model: int
@@ -53,15 +57,29 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Planned pushes that are planned again: slot float64[n, O], the start of each one's window, at float64[n, O], its
+    instant (NaN: none); earliest: no other instant before it, epoch seconds; still bool[O]: the window must stay."""
+
+    slot: np.ndarray
+    at: np.ndarray
+    earliest: float
+    still: np.ndarray
+
+
+@dataclass(frozen=True)
 class People:
     """A block of users. users int64[n], sorted; reason int8[n, O] (NOT_ASKED, OPEN or known already); group int32[n]:
-    the row of `table` that has their windows; sends: theirs, in order."""
+    the row of `table` that has their windows; sends: theirs, in order; rivals: those planned pushes that may be
+    displaced; kept: where each user's planned pushes of these occurrences are now (of a refresh)."""
 
     users: np.ndarray
     reason: np.ndarray
     group: np.ndarray
     table: windows.Table
     sends: Sends
+    rivals: Rivals
+    kept: Kept | None = None
 
 
 @dataclass(frozen=True)
@@ -69,42 +87,50 @@ class Goods:
     """What they could get; all [n, O, K], score [n, O, K, W].
 
     place int32, positions in the catalogue (MISSING, NO_ITEM); related float32, the item-to-item score; item int64, ids
-    (with the same marks); category int32; worth float64, the value of a unit of score; since, until float64,
-    availability in epoch seconds; score float32.
+    (with the same marks); category int32; since, until float64, availability in epoch seconds; score float32, which
+    stands for click and goal; annoyed float64[n]: P(dismissed or opted out) of a push.
     """
 
     place: np.ndarray
     related: np.ndarray
     item: np.ndarray
     category: np.ndarray
-    worth: np.ndarray
     since: np.ndarray
     until: np.ndarray
     score: np.ndarray
+    annoyed: np.ndarray
 
 
 @dataclass(frozen=True)
 class Options:
     """Every (offer, window): code uint8[n, O, K, W] (receipt codes), value float64[n, O, K, W] (−inf: no such option),
-    price float64[n, O, W], at float64[n, O, W], and the problem that weighs them."""
+    price float64[n, O, W] of the instant, charge float64[n, O, K] of the offer (budget, stock), at float64[n, O, W],
+    ties float64[n, O, K, W], failed bool[n, O] (there are options, and no score of theirs is a number), and the
+    problem that weighs them."""
 
     code: np.ndarray
     value: np.ndarray
     price: np.ndarray
+    charge: np.ndarray
     at: np.ndarray
+    ties: np.ndarray
+    failed: np.ndarray
     problem: Problem
 
 
 @dataclass(frozen=True)
 class Choice:
-    """arm int8[n, O], chosen and best (what exploiting does) int32[n, O], options int64[n, O] (|A|), beside
-    uint8[n, O, K, W]: codes as they are beside the user's other pushes of the run."""
+    """arm int8[n, O], chosen and best (what exploiting does) int32[n, O], options int64[n, O] (|A|), drawable
+    bool[n, O]: whether exploring could have drawn the chosen one, beside uint8[n, O, K, W]: codes as they are beside
+    the user's other pushes of the run, displaced bool[n, D]: the rivals that give way."""
 
     arm: np.ndarray
     chosen: np.ndarray
     best: np.ndarray
     options: np.ndarray
+    drawable: np.ndarray
     beside: np.ndarray
+    displaced: np.ndarray
 
 
 def screen(terms: Terms, people: People) -> People:
@@ -129,24 +155,44 @@ def weigh(terms: Terms, people: People, goods: Goods) -> Options:
         slots.astype(np.int64),
     )
     at = windows.instants(table.first[group], table.length[group], draw)
+    there = table.cell[group] >= 0
+    if people.kept is not None:
+        at, there = _kept_instants(people.kept, slots, at, there)
     day = table.day[group]
-    exists = (goods.item != MISSING)[..., None] & (table.cell[group] >= 0)[:, :, None, :]
+    exists = (goods.item != MISSING)[..., None] & there[:, :, None, :]
     exists &= (people.reason == OPEN)[:, :, None, None]
-    value = np.where(exists, goods.score.astype(np.float64) * goods.worth[..., None], -np.inf)
-    value = np.where(np.isnan(value), -np.inf, value)
     micros = np.round(at * 1e6).astype(np.int64)
+    disturbing = worth.disturbing(terms.weights, goods.annoyed, worth.tiredness(people.sends, micros))
+    value = worth.values(terms.weights, goods.score, goods.score, disturbing)
+    known = exists & ~np.isnan(value)
+    value[~known] = -np.inf
+    failed = exists.any((2, 3)) & ~known.any((2, 3))
     room = limits.room(terms.rules, people.sends, micros, day)
     code = _codes(terms.rules, goods, at, room)
-    price = terms.prices.at(at)
+    price, charge = terms.prices.at(at), terms.prices.of_offers(goods.item)
     allowed = (code == receipt.FREE) & np.isfinite(value)
-    net = np.where(allowed, value - price[:, :, None, :], -np.inf) * _ties(terms, people, goods.item, slots)
+    ties = _ties(terms, people, goods.item, slots)
+    net = np.where(allowed, value - price[:, :, None, :] - charge[..., None], -np.inf) * ties
     problem = Problem(net, goods.item, goods.category, micros, day, terms.once, terms.rules, room)
-    return Options(code, value, price, at, problem)
+    return Options(code, value, price, charge, at, ties, failed, problem)
 
 
-def choose(terms: Terms, people: People, options: Options) -> Choice:
+def _kept_instants(kept: Kept, slots: np.ndarray, at: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The instants and which windows there are, for pushes that are planned already: in its own window a push stays
+    where it is, and into another it moves only from `earliest` on."""
+    own = slots == kept.slot[:, :, None]
+    at = np.where(own, kept.at[:, :, None], at)
+    elsewhere = (at >= kept.earliest) & ~kept.still[None, :, None]
+    return at, there & (own | elsewhere)
+
+
+def choose(terms: Terms, people: People, goods: Goods, options: Options) -> Choice:
     """The arms and their choices."""
     best = _bids(terms, options, allocation.best_sets(options.problem))
+    contest = inbox.Contest(terms.rules, terms.displaces, people.sends, people.rivals)
+    best, displaced = inbox.compete(
+        contest, options.problem, best, lambda rows, room: _net(terms, goods, options, (rows, room))
+    )
     free = (options.code == receipt.FREE) & np.isfinite(options.value)
     count = free.sum((2, 3)) + 1
     explores = arms.explores(terms.secret, terms.seed, people.users, terms.exploration)
@@ -158,7 +204,26 @@ def choose(terms: Terms, people: People, options: Options) -> Choice:
         chosen[rows], count[rows] = _explore(terms, people.users[rows], options, (rows, explores[rows], free[rows]))
         # Beside an explored push, exploiting means the best that fits there.
         best[rows] = np.where(explores[rows], best[rows], chosen[rows])
-    return Choice(arm.astype(np.int8), chosen, best, count, _beside(options, chosen))
+        displaced[rows] = False
+    drawable = (chosen == NOTHING) | _at(free, chosen)
+    return Choice(arm.astype(np.int8), chosen, best, count, drawable, _beside(options, chosen), displaced)
+
+
+def _at(values: np.ndarray, choice: np.ndarray) -> np.ndarray:
+    """values[n, O, K, W] of the choices int32[n, O]; of NOTHING those of the first option."""
+    flat = values.reshape(*choice.shape, -1)
+    found: np.ndarray = np.take_along_axis(flat, np.maximum(choice, 0)[..., None].astype(np.int64), 2)[..., 0]
+    return found
+
+
+def _net(terms: Terms, goods: Goods, options: Options, given: tuple[np.ndarray, limits.Room]) -> np.ndarray:
+    """What the options of some users (rows) are worth in another room, float64[len(rows), O, K, W]."""
+    rows, room = given
+    few = Goods(*(getattr(goods, name)[rows] for name in Goods.__dataclass_fields__))
+    code = _codes(terms.rules, few, options.at[rows], room)
+    value = options.value[rows]
+    net = value - options.price[rows][:, :, None, :] - options.charge[rows][..., None]
+    return np.where((code == receipt.FREE) & np.isfinite(value), net, -np.inf) * options.ties[rows]
 
 
 def outcome(people: People, options: Options, choice: Choice) -> tuple[np.ndarray, np.ndarray]:
@@ -169,21 +234,25 @@ def outcome(people: People, options: Options, choice: Choice) -> tuple[np.ndarra
     is_free = (flat_code == receipt.FREE) & np.isfinite(flat_value)
     nearest = np.argmax(np.where(is_free.any(2)[..., None], np.where(is_free, flat_value, -np.inf), flat_value), 2)
     code = np.take_along_axis(flat_code, nearest[..., None], 2)[..., 0]
-    worth = np.take_along_axis(flat_value, nearest[..., None], 2)[..., 0]
+    value = np.take_along_axis(flat_value, nearest[..., None], 2)[..., 0]
     windows_count = options.price.shape[2]
     price = np.take_along_axis(options.price, (nearest % windows_count)[..., None], 2)[..., 0]
-    code = np.where((code == receipt.FREE) & (worth <= 0), receipt.WORTHLESS, code)
-    code = np.where((code == receipt.FREE) & (worth - price <= 0), receipt.PRICE, code)
+    charge = np.take_along_axis(options.charge, (nearest // windows_count)[..., None], 2)[..., 0]
+    code = np.where((code == receipt.FREE) & (value <= 0), receipt.WORTHLESS, code)
+    dear = (code == receipt.FREE) & (value - price - charge <= 0)
+    code = np.where(dear, np.where(charge > price, receipt.BUDGET, receipt.PRICE), code)
     names = np.full(256, REASON["capped"], np.int8)
     for known, name in (
         (receipt.EXPIRED, "expired"),
         (receipt.GAP, "gap"),
         (receipt.PRICE, "capacity"),
+        (receipt.BUDGET, "budget"),
         (receipt.WORTHLESS, "not_worth"),
         (receipt.FREE, "not_worth"),
     ):
         names[known] = REASON[name]
-    reason = np.where(np.isfinite(flat_value).any(2), names[code], REASON["no_candidate"])
+    nothing = np.where(options.failed, REASON["failed_input"], REASON["no_candidate"])
+    reason = np.where(np.isfinite(flat_value).any(2), names[code], nothing)
     reason = np.where(choice.arm == arms.EXPLORE, REASON["explored_nothing"], reason)
     reason = np.where(choice.chosen >= 0, REASON["planned"], reason)
     settled = people.reason != OPEN
@@ -220,15 +289,16 @@ def _ties(terms: Terms, people: People, item: np.ndarray, slots: np.ndarray) -> 
 
 def _bids(terms: Terms, options: Options, best: np.ndarray) -> np.ndarray:
     """The best sets, and what is worth sending but not at its price: capacity that is left in the end goes to it."""
-    if not terms.prices.table.any():
+    highest = terms.prices.highest()
+    if not highest:
         return best
     problem = options.problem
-    worth = np.isfinite(problem.net) & (options.value > 0)
-    out = (best == NOTHING) & (terms.prices.of >= 0) & worth.any((2, 3))
+    deserves = np.isfinite(problem.net) & (options.value > 0)
+    out = (best == NOTHING) & deserves.any((2, 3))
     rows = np.flatnonzero(out.any(1))
     if not len(rows):
         return best
-    lifted = np.where(worth[rows], problem.net[rows] + terms.prices.table.max(), -np.inf)
+    lifted = np.where(deserves[rows], problem.net[rows] + highest, -np.inf)
     lifted[~out[rows]] = -np.inf
     best = best.copy()
     best[rows] = allocation.best_sets(replace(problem.of(rows), net=lifted), best[rows])

@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine.campaigns.fields import in_words
+from engine.campaigns.rules import workspace_caps
 from engine.localtime import wall_clock, zone
 from engine.planning import arms, receipt
 from engine.planning.allocation import NOTHING
@@ -125,8 +126,9 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
     stored = case.receipts[o]
     parts = None
     if stored is not None:
-        worth = case.spec.occasions[o].worth
-        parts = score_parts(snapshot.connection, stored.model, stored.features, first.score, worth)
+        definition = case.spec.occasions[o].definition
+        unit = (definition.value_click + definition.margin) * definition.priority
+        parts = score_parts(snapshot.connection, stored.model, stored.features, first.score, unit)
     solved = _solve(case)
     checks = checks_of(case, o, solved, parts)
     reason = DECISION_REASONS[last.reason]
@@ -156,7 +158,7 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
 def _solve(case: Case, code: int = receipt.FREE) -> Solved:
     """The best set of what is remembered, without the constraint of a receipt code."""
     rules, remembered = without(case.caps.rules, case.weighed, code)
-    sends = case.standing.sends(1, case.caps, len(case.policy.caps))
+    sends = case.standing.sends(1, case.caps, len(workspace_caps(case.policy)))
     return solve(remembered, rules, sends, case.once, case.fixed)
 
 
@@ -214,6 +216,7 @@ def _bound(case: Case, code: int, value: float, price: float) -> str | None:
         receipt.EXPIRED: "the item or the offer ends before it",
         receipt.PRICE: "the price of its capacity",
         receipt.BESIDE: "the user's other push of the run",
+        receipt.BUDGET: "the price of the budget or stock",
         receipt.WORTHLESS: "it is worth nothing",
     }.get(code, f"code {code}")
 

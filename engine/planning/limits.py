@@ -80,6 +80,21 @@ def no_sends(users: int, rules: int) -> Sends:
     )
 
 
+def sends_of(sends: Sends, rows: np.ndarray, keep: np.ndarray) -> Sends:
+    """The pushes of the users in `rows` (int[m], ascending) alone, those where keep bool[S]."""
+    counts = np.diff(sends.offsets)
+    wanted = np.zeros(len(counts), bool)
+    wanted[rows] = True
+    owner, begin = np.repeat(np.arange(len(counts)), counts), int(sends.offsets[0])
+    some = np.flatnonzero(wanted[owner] & keep[begin : begin + len(owner)])
+    offsets = np.append(0, np.cumsum(np.bincount(np.searchsorted(rows, owner[some]), minlength=len(rows))))
+    at = some + begin
+    return Sends(
+        offsets.astype(np.int64), sends.at[at], sends.day[at], sends.counts[:, at], sends.binds[:, at],
+        sends.gap_counts[at], sends.gap_binds[at],
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Room:
     """What earlier pushes leave: used int32[R, n, O, W] pushes in the window that ends at the candidate instant;
@@ -109,7 +124,7 @@ def room(rules: Rules, sends: Sends, at: np.ndarray, day: np.ndarray) -> Room:
     gap_free = np.ones(flat_at.shape, bool)
     if rules.gap > 0:
         asked = np.repeat(rules.gap_binds, at.shape[2])
-        for rows, index in _rounds(sends.offsets):
+        for rows, index in rounds(sends.offsets):
             apart = flat_at[rows] - sends.at[index][:, None]
             standing = np.where(apart >= 0, sends.gap_counts[index][:, None], sends.gap_binds[index][:, None])
             gap_free[rows] &= ~((np.abs(apart) < rules.gap) & standing & asked)
@@ -241,7 +256,7 @@ def _others(rule: Rule, taken: Taken, e: int, counts: np.ndarray) -> np.ndarray:
     return others
 
 
-def _rounds(offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+def rounds(offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """The sends of all users in rounds: (rows, index of each one's next send). The work is the number of sends, also
     where one user has thousands."""
     counts = np.diff(offsets)
@@ -253,7 +268,7 @@ def _rounds(offsets: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 def _used(rule: Rule, sends: Sends, counts: np.ndarray, at: np.ndarray, day: np.ndarray) -> np.ndarray:
     used = np.zeros(at.shape, np.int32)
     wanted = None if rule.kind == "rolling" else bucket(day, rule.kind)
-    for rows, index in _rounds(sends.offsets):
+    for rows, index in rounds(sends.offsets):
         if wanted is None:
             apart = at[rows] - sends.at[index][:, None]
             inside = (apart >= 0) & (apart <= rule.width)
@@ -268,7 +283,7 @@ def _later(rule: Rule, sends: Sends, r: int, at: np.ndarray) -> np.ndarray:
     room_left = np.full(at.shape, NO_LIMIT, np.int32)
     if rule.kind != "rolling":
         return room_left
-    for rows, index in _rounds(sends.offsets):
+    for rows, index in rounds(sends.offsets):
         binding = sends.binds[r][index]
         rows, index = rows[binding], index[binding]  # noqa: PLW2901 - only those that must still pass the rule
         if not len(rows):

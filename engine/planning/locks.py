@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import Connection, text
 
 _SLOTS, _TICK, _PRICES, _SETTLEMENT = 7_401, 7_402, 7_403, 7_404
@@ -17,6 +19,28 @@ def lock_slots(connection: Connection, slots: tuple[int, int]) -> None:
         ),
         {"key": _SLOTS, "first": slots[0], "last": slots[1] - 1},
     )
+
+
+def lock_some(connection: Connection, slots: Iterable[int]) -> None:
+    """Wait for the locks of these slots, in order."""
+    connection.execute(
+        text(
+            "SELECT count(pg_advisory_xact_lock(CAST(:key AS int), slot))"
+            " FROM (SELECT slot FROM unnest(CAST(:slots AS int[])) slot ORDER BY slot) ordered"
+        ),
+        {"key": _SLOTS, "slots": sorted(set(slots))},
+    )
+
+
+def try_some(connection: Connection, slots: Iterable[int]) -> list[int]:
+    """Those of these slots whose locks were free and are now held."""
+    found = connection.execute(
+        text(
+            "SELECT slot, pg_try_advisory_xact_lock(CAST(:key AS int), slot) AS held FROM unnest(CAST(:slots AS int[])) slot"
+        ),
+        {"key": _SLOTS, "slots": sorted(set(slots))},
+    )
+    return [row.slot for row in found if row.held]
 
 
 def lock_tick(connection: Connection) -> None:

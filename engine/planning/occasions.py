@@ -11,7 +11,7 @@ import numpy as np
 
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap, Policy
-from engine.campaigns.rules import rules_of, scopes_of
+from engine.campaigns.rules import binds, rules_of, scopes_of, workspace_caps
 from engine.campaigns.schedule import user_span
 from engine.localtime import Hours, zone
 from engine.planning import limits, windows
@@ -57,10 +57,9 @@ class Occasion:
         return self.definition.holdout if self.definition.class_ == "marketing" else float("nan")
 
     @property
-    def worth(self) -> float:
-        """What a unit of score is worth. One score stands for click and goal until both are modelled."""
-        campaign = self.definition
-        return (campaign.value_click + campaign.margin) * campaign.priority
+    def displaces(self) -> bool:
+        """Whether its pushes may take the place of planned ones that are worth less."""
+        return self.definition.overflow == "replace"
 
 
 def stretches_of(
@@ -70,7 +69,8 @@ def stretches_of(
     tz: ZoneInfo = zone(group[0])
     start, end = user_span(occasion.definition, occasion, tz)
     quiet = rules_of(policy, occasion.definition).quiet(group[1])
-    spread = None if occasion.definition.capacity_per_quarter else windows.SPREAD
+    limited = occasion.definition.capacity_per_quarter or policy.per_quarter(occasion.definition.gateway)
+    spread = None if limited else windows.SPREAD
     span = Span(start, end, occasion.definition.hours, occasion.at_once, spread)
     found, why = windows.open_stretches(tz, span, quiet, now)
     return found, why, end
@@ -85,25 +85,28 @@ class RunRules:
 
 
 def run_rules(policy: Policy, occasions: Sequence[Occasion], categories: Sequence[str]) -> RunRules:
-    """The workspace's caps, then each campaign's own; `categories` are the catalogue's, by code."""
+    """The workspace's caps (those set, then the quotas of providers), then each campaign's own; `categories` are the
+    catalogue's, by code."""
     own = [(cap, occasion.campaign_id) for occasion in occasions for cap in occasion.definition.own_caps()]
     own = list(dict.fromkeys(own))
-    caps = [*policy.caps, *(cap for cap, _ in own)]
-    owners = [None] * len(policy.caps) + [owner for _, owner in own]
+    everybodys = workspace_caps(policy)
+    caps = [*everybodys, *(cap for cap, _ in own)]
+    owners = [None] * len(everybodys) + [owner for _, owner in own]
     shape = (len(caps), len(occasions))
-    binds, counted = np.zeros(shape, bool), np.zeros(shape, bool)
+    binding, counted = np.zeros(shape, bool), np.zeros(shape, bool)
     for o, occasion in enumerate(occasions):
         campaign = occasion.definition
         scopes = scopes_of(campaign, None)
         for r, (cap, owner) in enumerate(zip(caps, owners, strict=True)):
             covered = cap.covers(scopes) or cap.scope.startswith("category:")
-            binds[r, o] = covered and campaign.obeys_caps and owner in (None, occasion.campaign_id)
+            mine = campaign.obeys_caps and owner == occasion.campaign_id
+            binding[r, o] = covered and (mine if owner is not None else binds(policy, cap, campaign))
             counted[r, o] = covered and campaign.counts_toward_caps
     codes = {name: code for code, name in enumerate(categories)}
     return RunRules(
         limits.Rules(
             tuple(_rule(cap, codes) for cap in caps),
-            binds,
+            binding,
             counted,
             (policy.min_gap or timedelta()) // _MICROSECOND,
             np.array([occasion.definition.obeys_caps for occasion in occasions], bool),
@@ -115,7 +118,7 @@ def run_rules(policy: Policy, occasions: Sequence[Occasion], categories: Sequenc
 
 def look_back(policy: Policy, occasions: Sequence[Occasion]) -> timedelta:
     """How far back pushes matter to these occurrences: caps, gap, and items that come once a period."""
-    caps = [*policy.caps, *(cap for occasion in occasions for cap in occasion.definition.own_caps())]
+    caps = [*workspace_caps(policy), *(cap for occasion in occasions for cap in occasion.definition.own_caps())]
     repeats = [timedelta(days=occasion.definition.item_once_days or 0) for occasion in occasions]
     widths = [cap.width or timedelta(days=8) for cap in caps]
     return max([policy.min_gap or timedelta(), *repeats, *widths, timedelta(hours=1)])

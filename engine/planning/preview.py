@@ -21,8 +21,8 @@ from engine.localtime import local_hours, wall_clock, zone
 from engine.planning.allotment import Proposals, Terms, allot
 from engine.planning.costs import constraint_costs
 from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec, at_prices, read_capacities, set_scene
-from engine.planning.prices import Capacities
+from engine.planning.opening import RunSpec, at_prices, read_capacities, read_incumbents, set_scene
+from engine.planning.prices import Capacities, shared
 from engine.planning.pricing import sampled_prices
 from engine.planning.relaxing import Cost
 from engine.planning.scene import Block, Scene, blocks_of, count_users, plan_block
@@ -92,7 +92,7 @@ def preview(
         slots, total = _slots(snapshot, sample)
         users = int(count_users(snapshot, slots).sum())
         share = users / max(total, 1)
-        capacities = replace(capacities, left=np.floor(capacities.left * share).astype(np.int64))
+        capacities = capacities if sample is None else shared(capacities, share)
         kept = [_outline(block) for block in planned_blocks(scene, progress, slots)]
         found = _settled(scene, spec, capacities, kept)
         costs, cost_users = constraint_costs(scene, slots)
@@ -149,6 +149,7 @@ def _outline(block: Block) -> _Outline:
         np.zeros((len(at), 16), np.uint8),
         decided.occurrence[at],
         decided.user[at],
+        decided.item[at],
         *(getattr(decided, name)[at] for name in ("send_at", "value", "price")),
     )
     zones = np.array(roster.zones)[roster.zone[decided.row[at]]]
@@ -168,14 +169,20 @@ def _settled(scene: Scene, spec: RunSpec, capacities: Capacities, kept: Sequence
     if capacities.bounded():
         alternatives = np.concatenate([outline.alternatives for outline in kept])
         terms = Terms(scene.terms.secret, spec.seed, spec.occasions)
-        result = allot(terms, capacities, proposals, lambda at: _known(alternatives[at]), scene.as_of)
+        connection, as_of = scene.snapshot.connection, scene.as_of
+        result = allot(
+            terms,
+            capacities,
+            proposals,
+            lambda at: _known(alternatives[at]),
+            lambda: read_incumbents(connection, spec, capacities, as_of),
+            as_of,
+        )
         send_at[result.moved], value[result.moved] = result.to["send_at"], result.to["value"]
-        worth = np.array([occasion.worth for occasion in spec.occasions])[proposals.occurrence[result.moved]]
-        item[result.moved] = result.to["item"]
-        score[result.moved] = result.to["value"] / np.where(worth > 0, worth, 1.0)
+        item[result.moved], score[result.moved] = result.to["item"], result.to["score"]
         stays[result.refused] = False
         counted[REASON["planned"]] -= len(result.refused)
-        counted[REASON["capacity"]] += len(result.refused)
+        counted.update(result.reasons.tolist())
     zone_of = np.concatenate([outline.zone for outline in kept])
     zones, code = np.unique(zone_of, return_inverse=True)
     hours = local_hours(send_at[stays], code.reshape(-1)[stays], zones.tolist()) % 24

@@ -8,6 +8,7 @@ import numpy as np
 from sqlalchemy import text
 
 from engine.planning import allocation, chance, locks
+from engine.planning.offers import NO_ITEM
 from engine.planning.prices import JITTER, SAMPLE_USERS, Capacities, Prices, Sample, free, solve_prices
 from engine.planning.scene import Scene, Weighing, blocks_of, count_users, weigh_block
 from engine.planning.windows import MOST_WINDOWS
@@ -55,11 +56,17 @@ def _sample(scene: Scene, weighed: Weighing) -> Sample:
     people, problem = weighed.people, weighed.options.problem
     key = chance.key_of(scene.terms.secret, "jitter", scene.terms.seed)
     drawn = chance.uniform(key, people.users[:, None], scene.terms.campaigns[None, :])
-    value = problem.net.max(2) * (1.0 + JITTER * (drawn - 0.5))[:, :, None]
+    best = np.argmax(problem.net, 2)
+    value = np.take_along_axis(problem.net, best[:, :, None], 2)[:, :, 0] * (1.0 + JITTER * (drawn - 0.5))[:, :, None]
+    item = np.take_along_axis(problem.item, best, 2)
     first = people.table.first[people.group]
     end = first + np.maximum(people.table.length[people.group], 1.0)
     most = np.maximum((allocation.best_sets(problem) >= 0).sum(1), 1)
     missing = ((0, 0), (0, 0), (0, MOST_WINDOWS - value.shape[2]))
     return Sample(
-        np.pad(value, missing, constant_values=-np.inf), np.pad(first, missing), np.pad(end, missing), most
-    )  # fmt: skip
+        np.pad(value, missing, constant_values=-np.inf),
+        np.pad(item, missing, constant_values=NO_ITEM),
+        np.pad(first, missing),
+        np.pad(end, missing),
+        most,
+    )

@@ -13,14 +13,16 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
-from engine.planning import chance, receipt
+from engine.planning import arms, chance, receipt
 from engine.planning.occasions import Occasion
 from engine.planning.record import Decided
+from engine.planning.scene import Block
 from engine.store.bulk import copy_rows
 
 _STAGE = """
 CREATE TEMP TABLE new_decisions (LIKE decisions) ON COMMIT DROP;
 CREATE TEMP TABLE new_pushes (LIKE pushes INCLUDING DEFAULTS) ON COMMIT DROP;
+CREATE TEMP TABLE new_displacements (LIKE displacements) ON COMMIT DROP;
 ALTER TABLE new_decisions DROP COLUMN created_at;
 """
 
@@ -35,6 +37,8 @@ WITH decided AS (
     ON CONFLICT DO NOTHING RETURNING occurrence_id, user_id
 ), proposed AS (
     INSERT INTO pushes SELECT p.* FROM new_pushes p JOIN decided USING (occurrence_id, user_id)
+), displacing AS (
+    INSERT INTO displacements SELECT n.* FROM new_displacements n JOIN decided USING (occurrence_id, user_id)
 )
 SELECT count(*) FROM decided
 """
@@ -55,11 +59,9 @@ def stage(connection: Connection) -> None:
     connection.execute(text(_STAGE))
 
 
-def write(connection: Connection, shelf: Shelf, decided: Decided, slots: np.ndarray, features: np.ndarray) -> int:
-    """Write the decisions of a block; returns how many were new.
-
-    slots int16[n] of the block's users; features float32[planned, F] of the planned decisions, in their order.
-    """
+def write(connection: Connection, shelf: Shelf, block: Block) -> int:
+    """Write the decisions of a block, what they propose and whose places they would take; how many were new."""
+    decided, slots, features = block.decided, block.roster.slot, block.features
     ids = np.array([occasion.occurrence_id for occasion in shelf.occasions], np.int64)[decided.occurrence]
     dates = np.array([occasion.date for occasion in shelf.occasions], "datetime64[D]")[decided.occurrence]
     push_ids = chance.push_ids(shelf.secret, ids, decided.user)
@@ -85,8 +87,9 @@ def write(connection: Connection, shelf: Shelf, decided: Decided, slots: np.ndar
         },
     )
     _write_pushes(connection, shelf, decided, (ids, dates, push_ids, slots))
+    _write_displacements(connection, shelf, block.displaced)
     new: int = connection.execute(text(_INSERT)).scalar_one()
-    connection.execute(text("TRUNCATE new_decisions, new_pushes"))
+    connection.execute(text("TRUNCATE new_decisions, new_pushes, new_displacements"))
     return new
 
 
@@ -108,6 +111,21 @@ def _receipts(decided: Decided, features: np.ndarray) -> pa.Array:
     rows = np.zeros((len(head), features.shape[1]), np.float32)
     rows[decided.planned] = features
     return receipt.encode(head, rows, decided.planned, decided.alternatives)
+
+
+def _write_displacements(connection: Connection, shelf: Shelf, displaced: np.ndarray) -> None:
+    ids = np.array([occasion.occurrence_id for occasion in shelf.occasions], np.int64)
+    copy_rows(
+        connection,
+        "new_displacements",
+        {
+            "run_id": np.full(len(displaced), shelf.run_id, np.int64),
+            "user_id": displaced[:, 0],
+            "occurrence_id": ids[displaced[:, 1]],
+            "rival_id": displaced[:, 2],
+            "rival_user_id": displaced[:, 0],
+        },
+    )
 
 
 def _write_pushes(
@@ -140,5 +158,6 @@ def _write_pushes(
             "not_after": stamps(decided.until[at]),
             "value": decided.value[at].astype(np.float64),
             "price": decided.price[at].astype(np.float64),
+            "explored": decided.arm[at] == arms.EXPLORE,
         },
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from engine.errors import BadInput
 
-VERSION = 1
+VERSION = 2
 
 HEADER = np.dtype(
     [
@@ -43,14 +43,16 @@ ALTERNATIVE = np.dtype(
         ("value", "<f4"),
         ("price", "<f4"),
         ("code", "u1"),
+        ("score", "<f4"),
     ]
 )
 
 MOST_ALTERNATIVES = 5
 
-FREE, EXPIRED, GAP, PRICE, BESIDE, WORTHLESS = range(6)
+FREE, EXPIRED, GAP, PRICE, BESIDE, WORTHLESS, BUDGET = range(7)
 """Codes: nothing in the way · the item or offer ends before · minimum gap · its capacity costs more than it is worth ·
-another push of the same run stands in the way · value not positive."""
+another push of the same run stands in the way · value not positive · the campaign's budget or the item's stock costs
+more than it is worth."""
 
 FIRST_CAP = 16
 """Code FIRST_CAP + r: rule r of the run's caps (workspace rules by position, then the campaign's own)."""

@@ -89,7 +89,7 @@ def record(terms: Terms, weighed: Weighed, as_of: float) -> Decided:
         until=of_choice(until),
         score=of_choice(goods.score[row, occurrence, k, w]),
         value=of_choice(options.value[row, occurrence, k, w]),
-        price=of_choice(options.price[row, occurrence, w]),
+        price=of_choice(options.price[row, occurrence, w] + options.charge[row, occurrence, k]),
         propensity=np.where(
             people.reason[row, occurrence] == OPEN, _propensity(terms, choice, (row, occurrence)), np.nan
         ),
@@ -101,7 +101,7 @@ def record(terms: Terms, weighed: Weighed, as_of: float) -> Decided:
 def _propensity(terms: Terms, choice: Choice, at: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     options = np.maximum(choice.options[at], 1)
     drawn = np.where(options > 1, terms.exploration[at[1]], 0.0)
-    return arms.propensity(drawn, options, choice.chosen[at] == choice.best[at])
+    return arms.propensity(drawn, options, choice.chosen[at] == choice.best[at], choice.drawable[at])
 
 
 def _head(
@@ -145,9 +145,10 @@ def _alternatives(weighed: Weighed, at: tuple[np.ndarray, np.ndarray], chosen: n
     k = np.argmax(shown, 1)
     best = np.take_along_axis(value, k[:, None, :], 1)[:, 0]
     best_code = np.take_along_axis(code, k[:, None, :], 1)[:, 0]
-    net = best - options.price[row, occurrence]
-    w = _five(net, (best_code == receipt.FREE) & np.isfinite(net))
     rows = np.arange(len(row))[:, None]
+    price = options.price[row, occurrence] + options.charge[row, occurrence][rows, k]
+    net = best - price
+    w = _five(net, (best_code == receipt.FREE) & np.isfinite(net))
     group = people.group[row][:, None]
     out = np.zeros(w.shape, receipt.ALTERNATIVE)
     there = np.isfinite(net[rows, w])
@@ -157,7 +158,8 @@ def _alternatives(weighed: Weighed, at: tuple[np.ndarray, np.ndarray], chosen: n
     until = goods.until[row[:, None], occurrence[:, None], k[rows, w]]
     out["end"] = np.where(there, np.minimum(people.table.end[group, occurrence[:, None], w], until), np.nan)
     out["value"] = np.where(there, best[rows, w], 0.0)
-    out["price"] = np.where(there, options.price[row, occurrence][rows, w], 0.0)
+    out["price"] = np.where(there, price[rows, w], 0.0)
+    out["score"] = np.where(there, goods.score[row[:, None], occurrence[:, None], k[rows, w], w], 0.0)
     out["code"] = best_code[rows, w]
     if w.shape[1] < receipt.MOST_ALTERNATIVES:
         missing = receipt.MOST_ALTERNATIVES - w.shape[1]

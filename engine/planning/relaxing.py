@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from engine.planning import allocation, decide, receipt
-from engine.planning.decide import Goods, Options, People, Terms
-from engine.planning.prices import Prices
+from engine.planning.decide import Choice, Goods, Options, People, Terms
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,10 @@ class Weighed:
     options: Options
 
 
-def best_worth(options: Options) -> np.ndarray:
-    """float64[n]: value less price of each user's best set."""
-    return _sum(allocation.best_sets(options.problem), options.problem.net)
+def best_worth(terms: Terms, weighed: Weighed) -> np.ndarray:
+    """float64[n]: value less price of each user's best set, and less the planned pushes that give way to it."""
+    exploiting = replace(terms, exploration=np.zeros(len(terms.exploration)))
+    return _worth(weighed, decide.choose(exploiting, weighed.people, weighed.goods, weighed.options))
 
 
 def costs(terms: Terms, weighed: Weighed, caps: tuple[str, ...]) -> list[Cost]:
@@ -54,53 +54,55 @@ def costs(terms: Terms, weighed: Weighed, caps: tuple[str, ...]) -> list[Cost]:
     Quiet hours and allowed hours decide which windows there are and the holdout who is scored: those are for who reads
     the block (`cost`).
     """
-    base = best_worth(weighed.options)
-    found = [cost(name, base, best_worth(options)) for name, options in _relaxed(terms, weighed, caps)]
-    found.append(_exploration(terms, weighed))
-    if terms.prices.table.any():
+    base = best_worth(terms, weighed)
+    found = []
+    for name, freer, goods in _relaxed(terms, weighed, caps):
+        options = decide.weigh(freer, weighed.people, goods)
+        found.append(cost(name, base, best_worth(freer, Weighed(weighed.people, goods, options))))
+    drawn = decide.choose(terms, weighed.people, weighed.goods, weighed.options)
+    found.append(cost("exploration", _worth(weighed, drawn), base))
+    if terms.prices.highest():
         found.append(_capacity(terms, weighed))
     return [one for one in found if one.users]
 
 
 def cost(name: str, base: np.ndarray, relaxed: np.ndarray) -> Cost:
     """The cost of the constraint between two worths float64[n] of the same users."""
-    lost = np.maximum(relaxed - base, 0.0)
-    losers = lost > 1e-12 + 1e-9 * np.abs(base)  # more than ties
-    return Cost(name, float(lost[losers].sum()), int(losers.sum()), int((losers & (base <= 0)).sum()))
+    gain = relaxed - base
+    losers = gain > 1e-12 + 1e-9 * np.abs(base)  # more than ties
+    return Cost(name, float(gain.sum()), int(losers.sum()), int((losers & (base <= 0)).sum()))
 
 
-def _relaxed(terms: Terms, weighed: Weighed, caps: tuple[str, ...]) -> Iterator[tuple[str, Options]]:
-    """Options without each of the constraints that binds anything here."""
-    rules, people, goods, code = terms.rules, weighed.people, weighed.goods, weighed.options.code
+def _relaxed(terms: Terms, weighed: Weighed, caps: tuple[str, ...]) -> Iterator[tuple[str, Terms, Goods]]:
+    """Terms and goods without each of the constraints that may bind anything here."""
+    rules, goods, code = terms.rules, weighed.goods, weighed.options.code
     for r, name in enumerate(caps):
-        limit = rules.rules[r].limit
-        if rules.binds[r].any() and ((code == receipt.FIRST_CAP + r).any() or limit < code.shape[1]):
+        binding = (code == receipt.FIRST_CAP + r).any() or rules.rules[r].limit < code.shape[1]
+        if rules.binds[r].any() and binding:
             binds = rules.binds.copy()
             binds[r] = False
-            yield name, decide.weigh(replace(terms, rules=replace(rules, binds=binds)), people, goods)
+            yield name, replace(terms, rules=replace(rules, binds=binds)), goods
     if rules.gap > 0:
-        yield "minimum gap", decide.weigh(replace(terms, rules=replace(rules, gap=0)), people, goods)
+        yield "minimum gap", replace(terms, rules=replace(rules, gap=0)), goods
     if (code == receipt.EXPIRED).any():
         always = replace(goods, since=np.full(goods.since.shape, -np.inf), until=np.full(goods.until.shape, np.inf))
-        yield "ends of offers", decide.weigh(terms, people, always)
-
-
-def _exploration(terms: Terms, weighed: Weighed) -> Cost:
-    """What drawing a choice at random costs beside choosing the best, in expectation of the draw that was made."""
-    choice = decide.choose(terms, weighed.people, weighed.options)
-    net = weighed.options.problem.net
-    best, chosen = (_sum(picked, net) for picked in (choice.best, choice.chosen))
-    return cost("exploration", chosen, best)
+        yield "ends of offers", terms, always
 
 
 def _capacity(terms: Terms, weighed: Weighed) -> Cost:
     """The value that scarce capacity turns away or moves to another window."""
-    prices = terms.prices
-    free = Prices(prices.first, np.zeros(prices.table.shape), prices.of)
-    unpriced = decide.weigh(replace(terms, prices=free), weighed.people, weighed.goods)
-    value = weighed.options.value
-    paid = _sum(allocation.best_sets(weighed.options.problem), value)
-    return cost("capacity", paid, _sum(allocation.best_sets(unpriced.problem), value))
+    unpriced = replace(terms, prices=terms.prices.none())
+    options = decide.weigh(unpriced, weighed.people, weighed.goods)
+    paid = _sum(allocation.best_sets(weighed.options.problem), weighed.options.value)
+    return cost("capacity", paid, _sum(allocation.best_sets(options.problem), options.value))
+
+
+def _worth(weighed: Weighed, choice: Choice) -> np.ndarray:
+    options, rivals = weighed.options, weighed.people.rivals
+    net = np.maximum(options.value - options.price[:, :, None, :] - options.charge[..., None], 0.0)
+    given_up = np.where(choice.displaced, rivals.value, 0.0).sum(1)
+    total: np.ndarray = _sum(choice.chosen, net) - given_up
+    return total
 
 
 def _sum(chosen: np.ndarray, of: np.ndarray) -> np.ndarray:

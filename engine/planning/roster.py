@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -16,6 +16,9 @@ from engine.store.database import Snapshot
 
 _ORDINAL_1970 = 719_163
 _MOST_SECONDS = 86_400
+FROZEN = timedelta(minutes=10)
+"""Business time before a push is due in which nothing displaces or changes it any more."""
+
 _FEW = 2_000
 """Ids that are written into a query; beyond that the whole range is read."""
 
@@ -45,7 +48,7 @@ class Roster:
 
 def read_roster(snapshot: Snapshot, slots: tuple[int, int], default_zone: str, asked: np.ndarray) -> Roster:
     """Those of slots [from, until) who are `asked` for (int64, sorted); without a zone they live in `default_zone`."""
-    few = f" AND id IN ({','.join(map(str, asked.tolist()))})" if len(asked) <= _FEW else ""
+    few = f" AND id IN ({_listed(asked)})" if len(asked) <= _FEW else ""
     rows = snapshot.arrow(
         "SELECT id, slot, timezone, extract(epoch FROM quiet_from)::int AS quiet_from,"
         f" extract(epoch FROM quiet_until)::int AS quiet_until FROM users WHERE {_in(slots)}{few} ORDER BY id"
@@ -72,7 +75,8 @@ def read_roster(snapshot: Snapshot, slots: tuple[int, int], default_zone: str, a
 class Past:
     """Pushes that users got or will get, in (row, instant) order. row int64 (of the roster), at int64 (microseconds),
     day int32 (ordinal of the local day), counts bool, item int64 (−1: none), campaign int64, pending bool (planned, not
-    yet sent); scopes: pyarrow list of strings, of those already sent (empty lists for pending ones)."""
+    yet sent); of those pending occurrence int64, value float64 and loose bool: published, not explored, not due within
+    FROZEN; scopes: pyarrow list of strings, of those already sent (empty lists for pending ones)."""
 
     row: np.ndarray
     at: np.ndarray
@@ -81,6 +85,9 @@ class Past:
     item: np.ndarray
     campaign: np.ndarray
     pending: np.ndarray
+    occurrence: np.ndarray
+    value: np.ndarray
+    loose: np.ndarray
     scopes: pa.Array
 
     def __len__(self) -> int:
@@ -99,21 +106,35 @@ class Past:
         return found
 
 
-def read_past(snapshot: Snapshot, slots: tuple[int, int], roster: Roster, since: datetime, ours: Iterable[int]) -> Past:
-    """Pushes delivered (or perhaps delivered) after `since`, and those planned, but for occurrences `ours`."""
+@dataclass(frozen=True)
+class Look:
+    """Which pushes to read: those delivered after `since`, as of business time `now`. ours: occurrences whose pushes
+    are being planned; again: of those only these (occurrence, user) pairs, each int64 (None: all)."""
+
+    since: datetime
+    now: datetime
+    ours: Sequence[int]
+    again: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def read_past(snapshot: Snapshot, slots: tuple[int, int], roster: Roster, look: Look) -> Past:
+    """Pushes delivered (or perhaps delivered), and those planned, but for what is being planned."""
+    few = f" AND d.user_id IN ({_listed(roster.users)})" if len(roster) <= _FEW else ""
     sent = snapshot.arrow(
         "SELECT d.user_id, (extract(epoch FROM d.at) * 1000000)::bigint AS at,"
         " d.local_day - DATE '0001-01-01' + 1 AS day, d.counts, coalesce(d.item_id, -1) AS item, d.campaign_id,"
-        " false AS pending, d.scopes FROM deliveries d JOIN users u ON u.id = d.user_id"
-        f" WHERE {_in(slots, 'u.')} AND d.day >= DATE '{(since - timedelta(days=1)).date().isoformat()}'"
-        f" AND d.at >= '{since.isoformat()}' AND NOT d.test AND d.state IN ('accepted', 'unknown')"
+        " false AS pending, -1::bigint AS occurrence, 'NaN'::float8 AS value, false AS loose, d.scopes"
+        " FROM deliveries d JOIN users u ON u.id = d.user_id"
+        f" WHERE {_in(slots, 'u.')}{few} AND d.day >= DATE '{(look.since - timedelta(days=1)).date().isoformat()}'"
+        f" AND d.at >= '{look.since.isoformat()}' AND NOT d.test AND d.state IN ('accepted', 'unknown')"
     )
-    excluded = ",".join(str(int(occurrence)) for occurrence in ours) or "-1"
     pending = snapshot.arrow(
         "SELECT p.user_id, (extract(epoch FROM p.send_at) * 1000000)::bigint AS at, NULL::int AS day, true AS counts,"
-        " coalesce(p.item_id, -1) AS item, p.campaign_id, true AS pending, '{}'::text[] AS scopes"
-        f" FROM pushes p JOIN users u ON u.id = p.user_id WHERE {_in(slots, 'u.')}"
-        f" AND p.occurrence_id NOT IN ({excluded})"
+        " coalesce(p.item_id, -1) AS item, p.campaign_id, true AS pending, p.occurrence_id AS occurrence, p.value,"
+        f" p.state = 'planned' AND NOT p.explored AND p.send_at > '{(look.now + FROZEN).isoformat()}' AS loose,"
+        " '{}'::text[] AS scopes"
+        f" FROM pushes p JOIN users u ON u.id = p.user_id WHERE {_in(slots, 'u.')}{few.replace('d.', 'p.')}"
+        f" AND NOT {_planned_again(look)}"
     )
     both = pa.concat_tables([sent, pending.cast(sent.schema)]).combine_chunks()
     row = roster.rows_of(np.asarray(both["user_id"], np.int64))
@@ -130,8 +151,23 @@ def read_past(snapshot: Snapshot, slots: tuple[int, int], roster: Roster, since:
         item=np.asarray(both["item"], np.int64)[order],
         campaign=np.asarray(both["campaign_id"], np.int64)[order],
         pending=_bools(both["pending"])[order],
+        occurrence=np.asarray(both["occurrence"], np.int64)[order],
+        value=np.asarray(both["value"], np.float64)[order],
+        loose=_bools(both["loose"])[order],
         scopes=_one(both["scopes"].take(pa.array(order))),
     )
+
+
+def _planned_again(look: Look) -> str:
+    ours = f"p.occurrence_id IN ({','.join(str(int(occurrence)) for occurrence in look.ours) or '-1'})"
+    if look.again is None:
+        return ours
+    pairs = ",".join(f"({int(o)},{int(u)})" for o, u in zip(*look.again, strict=True)) or "(-1,-1)"
+    return f"(p.occurrence_id, p.user_id) IN ({pairs})"
+
+
+def _listed(ids: np.ndarray) -> str:
+    return ",".join(map(str, ids.tolist())) or "-1"
 
 
 def _in(slots: tuple[int, int], prefix: str = "") -> str:

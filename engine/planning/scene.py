@@ -10,23 +10,21 @@ from typing import NamedTuple
 import numpy as np
 from sqlalchemy import select
 
-from engine.campaigns import store
 from engine.campaigns.audience import AudienceQuery, as_sql, audience_select, items_select
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Policy
-from engine.campaigns.rules import scopes_of
+from engine.features import schema
 from engine.features.catalogue import Catalogue
 from engine.features.state import State
 from engine.learning.scoring import Scorer
 from engine.localtime import Hours
-from engine.planning import decide, limits, offers, record, windows
-from engine.planning.decide import NOT_ASKED, OPEN, REASON, Goods, Options, People, Terms
+from engine.planning import decide, offers, record, standing, windows, worth
+from engine.planning.decide import NOT_ASKED, OPEN, REASON, Choice, Goods, Options, People, Terms
 from engine.planning.occasions import Occasion, RunRules, look_back, stretches_of
 from engine.planning.offers import MISSING, NO_ITEM
 from engine.planning.record import Decided, Weighed
-from engine.planning.roster import Past, Roster, read_past, read_roster
+from engine.planning.roster import Look, Past, Roster, read_past, read_roster
 from engine.store.database import Snapshot
-from engine.store.tables import campaigns
 
 Stretches = tuple[list[windows.Open], str, datetime]
 
@@ -67,11 +65,13 @@ class Weighing(NamedTuple):
 
 @dataclass(frozen=True)
 class Block:
-    """A planned block: its users with their slots, what was decided, and the feature rows of planned pushes."""
+    """A planned block: its users with their slots, what was decided, the feature rows of planned pushes, and, as
+    int64[d, 3], the user, the occurrence (position) and the occurrence (id) of the planned push it would displace."""
 
     roster: Roster
     decided: Decided
     features: np.ndarray
+    displaced: np.ndarray
 
 
 def read_allowed(snapshot: Snapshot, occasions: Sequence[Occasion], catalogue: Catalogue) -> list[np.ndarray | None]:
@@ -117,7 +117,7 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
     if weighed is None:
         return None
     roster, state, rows, people, goods, options = weighed
-    choice = decide.choose(scene.terms, people, options)
+    choice = decide.choose(scene.terms, people, goods, options)
     decided = record.record(scene.terms, Weighed(people, goods, options, choice), scene.as_of.timestamp())
     at = np.flatnonzero(decided.planned & (decided.place >= 0))
     features = np.full((int(decided.planned.sum()), 0), np.nan, np.float32)
@@ -126,7 +126,15 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
         made = scene.scorer.features(state, user, decided.place[at], decided.cell[at], decided.related[at])
         features = np.full((len(features), made.shape[1]), np.nan, np.float32)
         features[(decided.place >= 0)[decided.planned]] = made
-    return Block(roster, decided, features)
+    return Block(roster, decided, features, _displaced(people, choice))
+
+
+def _displaced(people: People, choice: Choice) -> np.ndarray:
+    """Each planned push that gives way, beside every new push of its user: any of them needs its place."""
+    row, column = np.nonzero(choice.displaced)
+    number, occurrence = np.nonzero(choice.chosen[row] >= 0)
+    user, rival = people.users[row[number]], people.rivals.occurrence[row[number], column[number]]
+    return np.stack([user, occurrence.astype(np.int64), rival], axis=1)
 
 
 def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
@@ -136,8 +144,11 @@ def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
         return None
     roster = read_roster(scene.snapshot, slots, scene.policy.default_timezone, asked)
     since = scene.as_of - look_back(scene.policy, scene.occasions)
-    past = read_past(scene.snapshot, slots, roster, since, [o.occurrence_id for o in scene.occasions])
-    people = People(roster.users, reason, roster.group, _table(scene, roster), _sends(scene, past, len(roster)))
+    look = Look(since, scene.as_of, [o.occurrence_id for o in scene.occasions])
+    past = read_past(scene.snapshot, slots, roster, look)
+    sends = standing.sends_of(scene, past, len(roster))
+    rivals = standing.rivals_of(scene, past, len(roster))
+    people = People(roster.users, reason, roster.group, _table(scene, roster), sends, rivals)
     people = decide.screen(scene.terms, people)
     wanted = roster.users[(people.reason == OPEN).any(1)]
     state = scene.scorer.state(scene.snapshot, slots, scene.as_of, scene.catalogue, wanted)
@@ -200,40 +211,6 @@ def _table(scene: Scene, roster: Roster) -> windows.Table:
     return windows.table([[cell(o, group) for o in range(count)] for group in roster.groups], count)
 
 
-def _sends(scene: Scene, past: Past, users: int) -> limits.Sends:
-    """What counts toward each rule. Pending pushes have no scopes of their own yet: they are their campaign's."""
-    counts = np.zeros((len(scene.caps.caps), len(past)), bool)
-    binds = np.zeros_like(counts)
-    gap_counts, gap_binds = past.counts & ~past.pending, np.zeros(len(past), bool)
-    for r, cap in enumerate(scene.caps.caps):
-        counts[r] = (past.in_scope(cap.scope) if cap.scope != "all" else True) & past.counts & ~past.pending
-    place = scene.catalogue.positions(past.item)
-    category = np.append(scene.catalogue.items.category, -1)[place]  # the last place is nobody's: place −1
-    for campaign_id in np.unique(past.campaign[past.pending]).tolist():
-        definition = _definition(scene, campaign_id)
-        mine = past.pending & (past.campaign == campaign_id)
-        gap_counts |= mine & definition.counts_toward_caps
-        gap_binds |= mine & definition.obeys_caps
-        scopes = scopes_of(definition, None)
-        for r, cap in enumerate(scene.caps.caps):
-            covered = mine & cap.covers(scopes)
-            if cap.scope.startswith("category:"):
-                covered = mine & (category == scene.caps.rules.rules[r].category)
-            counts[r] |= covered & definition.counts_toward_caps
-            obeys = definition.obeys_caps and (r < len(scene.policy.caps) or cap in definition.own_caps())
-            binds[r] |= covered & obeys
-    return limits.Sends(past.offsets(users), past.at, past.day, counts, binds, gap_counts, gap_binds)
-
-
-def _definition(scene: Scene, campaign_id: int) -> Campaign:
-    """The definition of a campaign that has pushes planned, in its latest version."""
-    if campaign_id not in scene.waiting:
-        connection = scene.snapshot.connection
-        version = connection.execute(select(campaigns.c.version).where(campaigns.c.id == campaign_id)).scalar_one()
-        scene.waiting[campaign_id] = store.get_version(connection, campaign_id, version)
-    return scene.waiting[campaign_id]
-
-
 def _rows(state: State, roster: Roster) -> np.ndarray:
     """Each user's position in the state, −1 for those who need none."""
     at = np.minimum(np.searchsorted(state.users, roster.users), max(len(state.users) - 1, 0))
@@ -260,7 +237,21 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
             barred = _barred(scene, o, rows, past)
             found = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue), scene.most_offers)
             best.item[here, o], best.related[here, o] = found.item[rows[here]], found.related[rows[here]]
-    return _described(scene, best, offers.scored(scene.scorer, state, rows, best, _cells(people)))
+    score = offers.scored(scene.scorer, state, rows, best, _cells(people))
+    return _described(scene, best, score, _annoyed(state, rows))
+
+
+_USER_COLUMNS = schema.group_names("user")
+_ANSWERS = ("user_push_dismissals_7d", "user_push_opens_7d", "user_push_clicks_7d")
+
+
+def _annoyed(state: State, rows: np.ndarray) -> np.ndarray:
+    """P(dismissed or opted out) of a push, float64[n], from each user's answers of late."""
+    known = np.zeros((len(rows), len(_ANSWERS)), np.float32)
+    here = np.flatnonzero(rows >= 0)
+    for column, name in enumerate(_ANSWERS):
+        known[here, column] = np.nan_to_num(state.user_block[rows[here], _USER_COLUMNS.index(name)])
+    return worth.annoyance(known[:, 0], known.sum(1))
 
 
 def _cells(people: People) -> np.ndarray:
@@ -278,10 +269,9 @@ def _barred(scene: Scene, o: int, rows: np.ndarray, past: Past) -> np.ndarray:
     return np.unique(user[recent] * len(scene.catalogue) + place[recent])
 
 
-def _described(scene: Scene, best: offers.Top, score: np.ndarray) -> Goods:
+def _described(scene: Scene, best: offers.Top, score: np.ndarray, annoyed: np.ndarray) -> Goods:
     items, place = scene.catalogue.items, best.item
     there, at = place >= 0, np.maximum(place, 0)
-    worth = np.array([occasion.worth for occasion in scene.occasions])
 
     def of_item(values: np.ndarray, otherwise: float) -> np.ndarray:
         if not len(values):
@@ -293,8 +283,8 @@ def _described(scene: Scene, best: offers.Top, score: np.ndarray) -> Goods:
         related=best.related,
         item=np.where(there, scene.catalogue.ids[at], place) if len(items) else place.astype(np.int64),
         category=of_item(items.category.astype(np.float64), -1).astype(np.int32),
-        worth=np.broadcast_to(worth[None, :, None], place.shape),
         since=of_item(items.available_from, -np.inf),
         until=of_item(items.available_until, np.inf),
         score=score,
+        annoyed=annoyed,
     )

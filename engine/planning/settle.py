@@ -16,10 +16,9 @@ from sqlalchemy import Connection, text
 
 from engine import clock
 from engine.errors import LeaseLost
-from engine.planning import locks, receipt
+from engine.planning import displacing, locks, receipt
 from engine.planning.allotment import Allotment, Proposals, Terms, allot
-from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec, read_capacities, read_run, secret_of
+from engine.planning.opening import RunSpec, read_capacities, read_incumbents, read_run, secret_of
 from engine.planning.prices import Capacities
 from engine.planning.proposals import stamps
 from engine.planning.wake import Wake
@@ -45,6 +44,7 @@ def settle(runtime: Runtime, run_id: int, wake: Wake) -> dict[str, int]:
         locks.lock_settlement(connection)
         spec = read_run(connection, run_id)
         changed = _allot(runtime.database, connection, spec)
+        changed |= displacing.carry_out(connection, run_id, clock.business_now(connection))
         published = _publish(connection, run_id, fence)
     wake("horae.dispatch_due")
     return {"published": published, **changed}
@@ -83,7 +83,7 @@ def _publish(connection: Connection, run_id: int, fence: int) -> int:
 
 
 def _allot(database: Database, connection: Connection, spec: RunSpec) -> dict[str, int]:
-    """Accept, refill and refuse the proposals of campaigns with a capacity."""
+    """Accept, refill and refuse the proposals that use up what is scarce."""
     now = clock.business_now(connection)
     capacities = read_capacities(connection, spec, now)
     if not capacities.bounded():
@@ -91,16 +91,32 @@ def _allot(database: Database, connection: Connection, spec: RunSpec) -> dict[st
     with database.snapshot() as snapshot:
         proposals = _read_proposals(snapshot, spec, capacities)
     terms = Terms(secret_of(connection), spec.seed, spec.occasions)
-    result = allot(terms, capacities, proposals, lambda at: _read_alternatives(connection, spec, proposals, at), now)
-    _write(connection, spec, proposals, result)
+    result = allot(
+        terms,
+        capacities,
+        proposals,
+        lambda at: _read_alternatives(connection, spec, proposals, at),
+        lambda: read_incumbents(connection, spec, capacities, now),
+        now,
+    )
+    _write(connection, proposals, result)
+    displacing.note(connection, spec, proposals, result)
     return {"moved": len(result.moved), "refused": len(result.refused)}
 
 
 def _read_proposals(snapshot: Snapshot, spec: RunSpec, capacities: Capacities) -> Proposals:
-    bounded = [o.occurrence_id for o, row in zip(spec.occasions, capacities.of, strict=True) if row >= 0]
+    scarce = (capacities.of >= 0).any(0) | (capacities.budget_of >= 0)
+    items = len(capacities.stock) > 0
+    bounded = [
+        o.occurrence_id
+        for o, row in zip(spec.occasions, scarce, strict=True)
+        if row or (items and o.definition.items.kind != "none")
+    ]
     rows = snapshot.arrow(
-        "SELECT id, occurrence_id, user_id, extract(epoch FROM send_at)::float8 AS send_at, value, price FROM pushes"
-        f" WHERE run_id = {spec.run_id:d} AND state = 'proposed' AND occurrence_id IN ({','.join(map(str, bounded))})"
+        "SELECT id, occurrence_id, user_id, coalesce(item_id, -1) AS item,"
+        " extract(epoch FROM send_at)::float8 AS send_at, value, price FROM pushes"
+        f" WHERE run_id = {spec.run_id:d} AND state = 'proposed'"
+        f" AND occurrence_id IN ({','.join(map(str, bounded)) or '-1'})"
     )
     storage = rows["id"].combine_chunks()
     storage = storage.storage if isinstance(storage, pa.ExtensionArray) else storage
@@ -111,19 +127,34 @@ def _read_proposals(snapshot: Snapshot, spec: RunSpec, capacities: Capacities) -
     return Proposals(
         ids,
         np.array([position[number] for number in known.tolist()], np.int64)[at.reshape(-1)],
-        np.asarray(rows["user_id"], np.int64),
+        *(np.asarray(rows[name], np.int64) for name in ("user_id", "item")),
         *(np.asarray(rows[name], np.float64) for name in ("send_at", "value", "price")),
     )
 
 
+_TOUCHED = text("""
+    SELECT DISTINCT p.user_id FROM pushes p
+    JOIN shards s ON s.run_id = :run AND p.slot >= s.slot_from AND p.slot < s.slot_until
+    WHERE p.user_id = ANY(:users) AND p.run_id <> :run AND p.planned_at > s.done_at
+""")
+
+
 def _read_alternatives(connection: Connection, spec: RunSpec, proposals: Proposals, of: np.ndarray) -> list[np.ndarray]:
-    """The alternatives in the receipts of proposals `of` (positions), in that order."""
+    """The alternatives in the receipts of proposals `of` (positions), in that order.
+
+    None for users whom another run, a trigger or a refresh planned since: the alternatives do not know those pushes.
+    Nobody plans these users from here on until this transaction ends.
+    """
     if not len(of):
         return []
+    users = np.unique(proposals.user[of]).tolist()
+    slots = connection.execute(text("SELECT DISTINCT slot FROM users WHERE id = ANY(:users)"), {"users": users})
+    locks.lock_some(connection, slots.scalars())
+    touched = set(connection.execute(_TOUCHED, {"run": spec.run_id, "users": users}).scalars())
     occasions = [spec.occasions[o] for o in proposals.occurrence[of]]
     rows = connection.execute(
         text(
-            "SELECT d.receipt FROM unnest(CAST(:dates AS date[]), CAST(:occurrences AS bigint[]),"
+            "SELECT d.user_id, d.receipt FROM unnest(CAST(:dates AS date[]), CAST(:occurrences AS bigint[]),"
             " CAST(:users AS bigint[])) WITH ORDINALITY AS lost (date, occurrence_id, user_id, number)"
             " JOIN decisions d USING (date, occurrence_id, user_id) WHERE d.revision = 0 ORDER BY lost.number"
         ),
@@ -133,14 +164,15 @@ def _read_alternatives(connection: Connection, spec: RunSpec, proposals: Proposa
             "users": proposals.user[of].tolist(),
         },
     )
-    return [receipt.decode(bytes(row.receipt)).alternatives for row in rows]
+    none = np.zeros(0, receipt.ALTERNATIVE)
+    return [none if row.user_id in touched else receipt.decode(bytes(row.receipt)).alternatives for row in rows]
 
 
 # --- revisions -------------------------------------------------------------------------------------------------------
 
 _STAGE = text(
-    "CREATE TEMP TABLE settled (push_id uuid, item_id bigint, window_start timestamptz, window_end timestamptz,"
-    " send_at timestamptz, score float8, value float8, price float8) ON COMMIT DROP"
+    "CREATE TEMP TABLE settled (push_id uuid, reason smallint, item_id bigint, window_start timestamptz,"
+    " window_end timestamptz, send_at timestamptz, score float8, value float8, price float8) ON COMMIT DROP"
 )
 
 _MOVE = text("""
@@ -154,7 +186,7 @@ _REVISE = text("""
     INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, item_id,
                            window_start, send_at, score, value, price, propensity, receipt)
     SELECT d.date, d.occurrence_id, d.user_id, 1, d.run_id, d.shard, d.arm,
-           CASE WHEN s.send_at IS NULL THEN CAST(:refused AS smallint) ELSE d.reason END,
+           CASE WHEN s.send_at IS NULL THEN s.reason ELSE d.reason END,
            CASE WHEN s.send_at IS NOT NULL THEN d.push_id END,
            s.item_id, s.window_start, s.send_at, s.score, s.value, s.price, d.propensity, d.receipt
     FROM settled s JOIN pushes p ON p.id = s.push_id AND p.state = 'proposed'
@@ -168,13 +200,12 @@ _DROP = text(
 )
 
 
-def _write(connection: Connection, spec: RunSpec, proposals: Proposals, result: Allotment) -> None:
+def _write(connection: Connection, proposals: Proposals, result: Allotment) -> None:
     """Record what was moved and refused: revision 1 of the decision, and the push changed or gone."""
     moved, to, refused = result.moved, result.to, result.refused
     if not len(moved) and not len(refused):
         return
     connection.execute(_STAGE)
-    worth = np.array([occasion.worth for occasion in spec.occasions])[proposals.occurrence[moved]]
     nothing = np.full(len(refused), np.nan)
 
     def column(values: np.ndarray) -> np.ndarray:
@@ -186,20 +217,14 @@ def _write(connection: Connection, spec: RunSpec, proposals: Proposals, result: 
         "settled",
         {
             "push_id": np.ascontiguousarray(proposals.ids[np.concatenate([moved, refused])]),
+            "reason": np.concatenate([np.zeros(len(moved), np.int16), result.reasons.astype(np.int16)]),
             "item_id": (item, item >= 0),
             "window_start": stamps(column(to["slot"])),
             "window_end": stamps(column(to["end"])),
             "send_at": stamps(column(to["send_at"])),
-            **{
-                name: (column(values), np.isfinite(column(values)))
-                for name, values in (
-                    ("score", to["value"] / np.where(worth > 0, worth, 1.0)),
-                    ("value", to["value"]),
-                    ("price", to["price"]),
-                )
-            },
+            **{name: (column(to[name]), np.isfinite(column(to[name]))) for name in ("score", "value", "price")},
         },
     )
-    connection.execute(_REVISE, {"refused": REASON["capacity"]})
+    connection.execute(_REVISE)
     connection.execute(_MOVE)
     connection.execute(_DROP)

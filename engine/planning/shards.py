@@ -180,7 +180,7 @@ def _blocks(database: Database, connection: Connection, claim: Claim, scene: Sce
     for first, until, count in blocks_of(scene.snapshot, claim.slots, most):
         block = plan_block(scene, (first, until)) if count else None
         if block is not None:
-            decided += proposals.write(connection, shelf, block.decided, block.roster.slot, block.features)
+            decided += proposals.write(connection, shelf, block)
         users += count
         _renew(database, claim)
     return users, decided

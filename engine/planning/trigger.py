@@ -23,7 +23,7 @@ from engine.campaigns.audience import AudienceQuery, count_audience
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.schedule import last_instant
-from engine.campaigns.template import sources
+from engine.campaigns.template import needed_data, sources
 from engine.errors import BadInput
 from engine.learning import registry
 from engine.planning.occasions import Occasion
@@ -80,8 +80,8 @@ class Triggered:
 def trigger(database: Database, now: datetime, name: str, request: Request) -> Triggered:
     """Make the occurrence that `request` asks for; a run over it is opened by the next tick or `run.open_runs`.
 
-    Raises UnknownName, and BadInput where the campaign is not running or over, no listed user is known, or the key was
-    used for another request.
+    Raises UnknownName, and BadInput where the campaign is not running or over, its message needs template data that is
+    not given, no listed user is known, or the key was used for another request.
     """
     with database.begin() as connection:
         earlier = _earlier(connection, name, request)
@@ -110,6 +110,7 @@ def spec_of(database: Database, now: datetime, name: str, request: Request) -> R
     with database.begin() as connection:
         stored = _running(connection, name)
         starts_at, ends_at = _bounds(stored.definition, now, at_once=request.at_once)
+        _require_data(stored.definition, request.data, unset_data(stored.definition, request.data))
         ids, _ = _resolve(connection, request)
         occasion = Occasion(
             0, stored.id, stored.version, TRIGGER, starts_at, ends_at, stored.definition, request.at_once,
@@ -126,6 +127,8 @@ def spec_of(database: Database, now: datetime, name: str, request: Request) -> R
 def _make(connection: Connection, now: datetime, name: str, request: Request) -> Triggered:
     stored = _running(connection, name)
     bounds = _bounds(stored.definition, now, at_once=request.at_once)
+    unset = unset_data(stored.definition, request.data)
+    _require_data(stored.definition, request.data, unset)
     ids, unknown = _resolve(connection, request)
     occurrence_id = _insert(connection, stored, request, bounds)
     if ids is not None:
@@ -139,8 +142,19 @@ def _make(connection: Connection, now: datetime, name: str, request: Request) ->
         audience=_audience(connection, stored, now, None if ids is None else occurrence_id),
         unknown=len(unknown),
         unknown_ids=tuple(unknown[:_SHOWN]),
-        unset=unset_data(stored.definition, request.data),
+        unset=unset,
     )
+
+
+def _require_data(campaign: Campaign, data: Mapping[str, Any], unset: tuple[str, ...]) -> None:
+    """Raise BadInput where the message cannot be rendered for anybody: every push would end as rejected."""
+    needed = needed_data(campaign.message, data, unset)
+    if needed:
+        example = json.dumps(dict.fromkeys(needed, "…"), ensure_ascii=False)
+        raise BadInput(
+            f"the message of campaign {campaign.name} needs {', '.join(f'data.{field}' for field in needed)}",
+            hint=f"give it with --data '{example}'",
+        )
 
 
 def unset_data(campaign: Campaign, data: Mapping[str, Any]) -> tuple[str, ...]:

@@ -441,6 +441,7 @@ DECISION_REASONS = (
     "too_late",
     "already_planned",
     "failed_input",
+    "displaced",
 )
 """The closed list of decision reasons; `decisions.reason` is an index into it."""
 
@@ -455,7 +456,7 @@ decisions = Table(
     Column("user_id", BigInteger, nullable=False),
     Column("revision", SmallInteger, nullable=False),
     Column("run_id", BigInteger, nullable=False),
-    Column("shard", Integer, nullable=False),
+    Column("shard", Integer, nullable=False, comment="-1: a refresh"),
     Column("arm", SmallInteger, nullable=False, comment="index into ARMS"),
     Column("reason", SmallInteger, nullable=False, comment="index into DECISION_REASONS"),
     Column("push_id", Uuid),
@@ -510,6 +511,10 @@ pushes = Table(
         server_default=text("false"),
         comment="an earlier attempt may have been received (transactional pushes are sent again)",
     ),
+    Column("explored", Boolean, nullable=False, server_default=text("false"), comment="drawn; never displaced"),
+    _instant(
+        "planned_at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time of the last plan"
+    ),
     UniqueConstraint("occurrence_id", "user_id"),
     Index("ix_pushes_due", "send_at", postgresql_where=text("state = 'planned'")),
     Index("ix_pushes_leased", "lease_until", postgresql_where=text("state IN ('claimed', 'sending')")),
@@ -518,6 +523,18 @@ pushes = Table(
     CheckConstraint("state IN ('proposed', 'planned', 'claimed', 'sending')", name="known_state"),
     CheckConstraint("send_at < window_end AND send_at < not_after", name="sent_in_time"),
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "1000", "fillfactor": "80"},
+)
+
+displacements = Table(
+    "displacements",
+    metadata,
+    Column("run_id", BigInteger, nullable=False),
+    Column("user_id", BigInteger, nullable=False),
+    Column("occurrence_id", BigInteger, nullable=False, comment="of the proposal"),
+    Column("rival_id", BigInteger, nullable=False, comment="occurrence of the planned push whose place it would take"),
+    Column("rival_user_id", BigInteger, nullable=False, comment="another user's where a capacity was full"),
+    PrimaryKeyConstraint("run_id", "user_id", "occurrence_id", "rival_id", "rival_user_id"),
+    comment="kept until the run is settled",
 )
 
 deliveries = Table(

@@ -104,7 +104,7 @@ def test_fixed_items_no_items_and_what_is_not_on_offer(shop):
     plain = {"title": "Hello", "body": "x"}
     create(
         shop,
-        daily(name="fixed", items={"kind": "fixed", "ids": ["i0", "i1"]}, exploration=0),
+        daily(name="fixed", items={"kind": "fixed", "ids": ["i0", "i1"]}, exploration=0, cost_disturb=0),
         daily(name="gone", items={"kind": "fixed", "ids": ["i1"]}, exploration=0),
         daily(name="ends", items={"kind": "fixed", "ids": ["i2"]}, exploration=0, hours="15:00-18:00"),
         daily(name="none", items="none", message=plain, exploration=0),
@@ -501,12 +501,23 @@ def test_the_same_key_gives_the_first_answer_and_another_request_is_refused(shop
 
 
 def test_describing_a_trigger_leaves_nothing_behind(shop):
-    create(shop, daily(schedule=None, message={"title": "{{ data.code }}", "body": "x"}))
+    create(shop, daily(schedule=None, message={"title": "{{ data.code | default: 'SPRING' }}", "body": "x"}))
     expected = triggers.describe(shop.database, NOW, "daily", triggers.Request(users=("u1", "u2"), key="k"))
 
     assert (expected.asked, expected.unset, expected.occurrence_id) == (2, ("code",), 0)
     assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 0
     assert rows(shop, "SELECT count(*) FROM triggers")[0][0] == 0
+
+
+def test_a_trigger_without_the_data_that_its_message_prints_is_refused_and_guarded_data_may_be_left_out(shop):
+    guarded = "{% if data.x %}{{ data.x }}{% endif %} and {{ data.y | default: 'so' }}"
+    create(shop, daily(schedule=None, message={"title": "{{ data.code }}", "body": guarded}))
+    with pytest.raises(BadInput, match=r"daily needs data\.code \(give"):
+        triggers.trigger(shop.database, NOW, "daily", triggers.Request(at_once=True, data={"x": "1"}))
+    assert rows(shop, "SELECT count(*) FROM occurrences")[0][0] == 0
+
+    made = triggers.trigger(shop.database, NOW, "daily", triggers.Request(at_once=True, data={"code": "A"}))
+    assert made.unset == ("x", "y")
 
 
 def test_a_paused_cancelled_or_expired_campaign_cannot_be_triggered(shop):

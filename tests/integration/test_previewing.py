@@ -22,13 +22,15 @@ RULES = {
 }
 NONE = {"caps": (), "min_gap": None, "quiet_hours": None, "holdout": 0.0}
 
+NEXT = daily(name="next", schedule=None, exploration=0, horizon="12h", overflow="best_window")
+
 
 @pytest.fixture
 def shop(runtime: Runtime) -> Runtime:
     """Everybody is planned a push this morning; another campaign waits to be triggered in the afternoon."""
     filled = fill_shop(runtime)
     set_caps(filled, **NONE)
-    create(filled, daily(exploration=0, horizon="6h"), daily(name="next", schedule=None, exploration=0, horizon="12h"))
+    create(filled, daily(exploration=0, horizon="6h"), NEXT)
     Workers(filled).tick()
     return filled
 

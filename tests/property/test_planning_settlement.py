@@ -41,7 +41,7 @@ def test_capacity_goes_to_explored_pushes_and_then_by_value_and_is_used_up(marke
         assert used[resource] == min(mine.sum(), left[resource])
         got, lost = np.flatnonzero(mine & granted), np.flatnonzero(mine & ~granted)
         if len(got) and len(lost):
-            rank = list(zip(~bids.first, -bids.net, bids.tie, strict=True))
+            rank = list(zip(~bids.first, np.where(bids.first, 0.0, -bids.net), bids.tie, strict=True))
             assert max(rank[i] for i in got) <= min(rank[i] for i in lost)
     assert granted[bids.resource == UNLIMITED].all()
     assert (settlement.remaining(bids, granted, left) == left - used).all()
@@ -62,3 +62,45 @@ def test_refilling_gives_each_at_most_one_and_leaves_nobody_out_whom_something_w
     for option in np.flatnonzero((options.net > 0) & ~np.isin(owner, owner[chosen])):
         assert options.resource[option] != UNLIMITED
         assert still[options.resource[option]] == 0
+
+
+@st.composite
+def wide_markets(draw):
+    """Bids that use up to three things at once."""
+    count, each = draw(st.integers(0, 14)), draw(st.integers(1, 3))
+    column = lambda values: draw(st.lists(values, min_size=count, max_size=count))  # noqa: E731 - again and again
+    uses = np.array([column(st.integers(UNLIMITED, each - 1)) for _ in range(3)], np.int64).reshape(3, count).T
+    resource = np.where(uses == UNLIMITED, UNLIMITED, uses + each * np.arange(3))
+    left = np.array(draw(st.lists(st.integers(0, 3), min_size=3 * each, max_size=3 * each)), np.int64)
+    net, tie = np.array(column(st.integers(1, 6)), float), np.arange(count).astype(np.uint64)
+    return Bids(resource, net, np.array(column(st.integers(0, 2)), np.int8), tie), left
+
+
+@settings(max_examples=300, deadline=None)
+@given(wide_markets())
+def test_accepting_by_rounds_is_accepting_one_after_the_other(market):
+    bids, left = market
+    rest, expected = left.copy(), np.zeros(len(bids.net), bool)
+    for i in sorted(range(len(bids.net)), key=lambda i: (-bids.first[i], -bids.net[i] * (bids.first[i] == 0), i)):
+        mine = bids.resource[i][bids.resource[i] != UNLIMITED]
+        if (rest[mine] > 0).all():
+            expected[i] = True
+            rest[mine] -= 1
+    assert (settlement.accept(bids, left) == expected).all()
+
+
+@settings(max_examples=300, deadline=None)
+@given(wide_markets(), wide_markets())
+def test_taking_places_only_ever_gains_and_never_exceeds_a_capacity(market, standing):
+    bids, left = market
+    left = np.resize(left, max(len(left), len(standing[1])))
+    granted = settlement.accept(bids, left)
+    left = settlement.remaining(bids, granted, left)
+    losers, incumbents = bids.of(np.flatnonzero(~granted)), standing[0]
+    loser, incumbent = settlement.replace(losers, incumbents, left)
+
+    assert len(set(loser.tolist())) == len(loser)
+    assert len(set(incumbent.tolist())) == len(incumbent)
+    assert (losers.net[loser] > incumbents.net[incumbent]).all()
+    freed = left + settlement.count(incumbents.uses[incumbent], len(left))
+    assert (settlement.count(losers.uses[loser], len(left)) <= freed).all()

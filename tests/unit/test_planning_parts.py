@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,7 +15,7 @@ import pytest
 from engine.errors import BadInput
 from engine.planning import arms, chance, offers, receipt, windows
 from engine.planning.offers import MISSING
-from engine.planning.prices import Capacities, Prices, Sample, free, solve_prices
+from engine.planning.prices import Capacities, Prices, Sample, free, rates, solve_prices
 from engine.planning.userlist import read_user_list
 from engine.planning.windows import LAST_CALL, Span
 
@@ -147,12 +149,12 @@ def sample_of(value: list[list[float]], starts: list[float]) -> Sample:
     """One occurrence; windows of an hour that begin at `starts` (in quarters)."""
     values = np.array(value, float)[:, None, :]
     begin = np.broadcast_to(np.array(starts) * 900.0, values.shape)
-    return Sample(values, begin, begin + 3_600.0, np.ones(len(values), np.int64))
+    return Sample(values, np.full(values.shape, 7), begin, begin + 3_600.0, np.ones(len(values), np.int64))
 
 
 def test_prices_are_what_the_last_one_to_get_in_is_worth() -> None:
     sample = sample_of([[5.0], [4.0], [3.0], [2.0], [1.0]], [0.0])
-    capacities = Capacities(0, np.full((1, 8), 1), np.array([0]))  # four pushes in the window's four quarters
+    capacities = rates(0, np.full((1, 8), 1), np.array([0]))  # four pushes in the window's four quarters
     prices = solve_prices(sample, capacities, 1.0)
     assert 1.0 <= prices.table[0, :4].min() <= prices.table[0, :4].max() <= 2.0
     assert prices.table[0, 4:].tolist() == [0, 0, 0, 0]
@@ -160,26 +162,44 @@ def test_prices_are_what_the_last_one_to_get_in_is_worth() -> None:
 
 def test_where_capacity_suffices_nothing_has_a_price() -> None:
     sample = sample_of([[5.0, 1.0], [4.0, 3.0]], [0.0, 4.0])
-    assert not solve_prices(sample, Capacities(0, np.full((1, 8), 1), np.array([0])), 1.0).table.any()
-    assert not solve_prices(sample, Capacities(0, np.full((1, 8), 0), np.array([-1])), 1.0).table.any()
+    assert not solve_prices(sample, rates(0, np.full((1, 8), 1), np.array([0])), 1.0).table.any()
+    assert not solve_prices(sample, rates(0, np.full((1, 8), 0), np.array([-1])), 1.0).table.any()
 
 
 def test_prices_move_those_who_lose_least() -> None:
     # Two want the first window, which takes one: the second window costs the first user more.
     sample = sample_of([[5.0, 1.0], [4.0, 3.9]], [0.0, 4.0])
-    capacities = Capacities(0, np.array([[1, 0, 0, 0, 1, 0, 0, 0]]), np.array([0]))
+    capacities = rates(0, np.array([[1, 0, 0, 0, 1, 0, 0, 0]]), np.array([0]))
     prices = solve_prices(sample, capacities, 1.0)
     net = sample.value[:, 0] - np.array([prices.table[0, :4].mean(), prices.table[0, 4:].mean()])
     assert net.argmax(1).tolist() == [0, 1]
 
 
 def test_prices_are_stored_exactly_and_read_by_instant() -> None:
-    prices = Prices(4, np.array([[0.1, 0.2], [0.3, 1 / 3]]), np.array([1, -1], np.int32))
-    again = Prices.from_json(prices.to_json())
+    table, of = np.array([[0.1, 0.2], [0.3, 1 / 3]]), np.array([[1, -1], [-1, 0]], np.int32)
+    budgets, items = np.array([0, -1], np.int32), np.array([7, 9], np.int64)
+    prices = Prices(4, table, of, np.array([0.5]), budgets, np.array([0.25, 2.0]), items)
+    again = Prices.from_json(json.loads(json.dumps(prices.to_json())))
     assert (again.table == prices.table).all()
     instants = np.array([[[4 * 900.0, 5 * 900.0 + 1], [4 * 900.0, 5 * 900.0]]])
-    assert again.at(instants).tolist() == [[[0.3, 1 / 3], [0.0, 0.0]]]
-    assert not free(Capacities(0, np.ones((1, 3), int), np.array([0]))).at(instants).any()
+    assert again.at(instants).tolist() == [[[0.3, 1 / 3], [0.1, 0.2]]]
+    assert again.of_offers(np.array([[[7, 8], [9, -1]]])).tolist() == [[[0.75, 0.5], [2.0, 0.0]]]
+    assert again.highest() == pytest.approx(2 / 3 + 2.5)
+    assert not free(rates(0, np.ones((1, 3), int), np.array([0]))).at(instants[:, :1]).any()
+
+
+def test_a_budget_and_a_short_item_have_a_price_and_the_rest_has_none() -> None:
+    sample = sample_of([[5.0], [4.0], [3.0], [2.0]], [0.0])
+    none, nobody = np.zeros(0, np.int64), np.full((1, 1), -1, np.int32)
+    empty = np.zeros((0, 8), np.int64)
+    budget = Capacities(0, empty, nobody, np.array([2]), np.array([0], np.int32), none, none)
+    assert 3.0 <= solve_prices(sample, budget, 1.0).budget[0] <= 4.0
+    assert not solve_prices(sample, replace(budget, budget=np.array([4])), 1.0).budget.any()
+    unlimited = np.array([-1], np.int32)
+    stock = Capacities(0, empty, nobody, none, unlimited, np.array([9, 1]), np.array([3, 7]))
+    prices = solve_prices(sample, stock, 1.0)
+    assert prices.stock_items.tolist() == [7]
+    assert 4.0 <= prices.stock[0] <= 5.0
 
 
 # --- receipts --------------------------------------------------------------------------------------------------------
@@ -201,7 +221,7 @@ def test_a_receipt_reads_back_as_it_was_written() -> None:
     assert (len(bare.features), len(bare.alternatives), bare.exploit_slot) == (0, 0, 7.0)
 
 
-@pytest.mark.parametrize("stored", [b"", b"\x00" * 60, b"\x01" + b"\x07" * 70])
+@pytest.mark.parametrize("stored", [b"", b"\x00" * 60, b"\x02" + b"\x07" * 70])
 def test_a_receipt_of_another_version_or_broken_is_refused(stored: bytes) -> None:
     with pytest.raises(BadInput, match="receipt"):
         receipt.decode(stored)
