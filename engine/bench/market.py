@@ -6,7 +6,7 @@ push in any 20 hours and one of two in three days, and a minimum gap of 4 hours.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -24,10 +24,16 @@ from engine.planning.worth import Weights
 START = datetime(2026, 3, 2, 12, tzinfo=UTC)
 OCCURRENCES, WINDOWS, RULES = 2, 7, 2
 HOUR = 3600.0
-SPREAD = 2.75 * HOUR
-ZONES = 24
+SPREAD = 0.24 * HOUR
+"""Pushes of a window are due in one quarter-hour: capacity is then a window's."""
 
-SCENARIOS = ("random", "scarce", "identical windows", "equal values", "coarse ties")
+THIN = 2.75 * HOUR
+"""Of the scenario "thin": pushes are due in any of a window's twelve quarter-hours, each of which has its capacity."""
+
+CLOSE = 20 * 3_600_000_000
+"""A user gets one push in so many microseconds."""
+
+SCENARIOS = ("random", "scarce", "identical windows", "equal values", "coarse ties", "thin")
 SHARES = {"scarce": 0.03}
 """Capacity of all pushes, as a share of users × occurrences; elsewhere COMMON."""
 
@@ -43,6 +49,10 @@ class Market:
     goods: Goods
     capacities: Capacities
     occasions: tuple[Occasion, ...]
+
+    def with_prices(self, prices: Prices) -> Terms:
+        """The terms at prices."""
+        return replace(self.terms, prices=prices)
 
     def part(self, rows: slice) -> tuple[People, Goods]:
         """The users of `rows` alone, as a shard has them."""
@@ -66,10 +76,10 @@ def market(scenario: str, users: int, offers: int, seed: int) -> Market:
     score = _scores(scenario, rng, shape)
     item = np.stack([rng.permuted(np.tile(np.arange(40), (users, 1)), axis=1)[:, :each] for _ in range(OCCURRENCES)], 1)
     item = item.astype(np.int64)
-    group = np.zeros(users, np.int32) if scenario == "identical windows" else rng.integers(0, ZONES, users, np.int32)
-    table = _table(1 if scenario == "identical windows" else ZONES)
+    group = np.zeros(users, np.int32)
+    table = _table(THIN if scenario == "thin" else SPREAD)
     occasions = tuple(_occasion(o) for o in range(OCCURRENCES))
-    capacities = _capacities(table, group, SHARES.get(scenario, COMMON))
+    capacities = _capacities(table, users, SHARES.get(scenario, COMMON))
     people = People(
         np.arange(1, users + 1, dtype=np.int64),
         np.full((users, OCCURRENCES), OPEN, np.int8),
@@ -97,40 +107,38 @@ def _scores(scenario: str, rng: np.random.Generator, shape: tuple[int, ...]) -> 
     if scenario == "equal values":
         return np.full(shape, 0.05)
     appeal = np.exp(rng.normal(-3.2, 0.9, (*shape[:3], 1)))
+    if scenario == "identical windows":
+        return np.broadcast_to(np.clip(appeal, 1e-4, 1.0), shape)
     hours = np.exp(rng.normal(0.0, 0.6, (users, 1, 1, count)))
     score = np.clip(appeal * hours / hours.max(3, keepdims=True), 1e-4, 1.0)
     return np.round(score * 50) / 50 + 0.01 if scenario == "coarse ties" else score
 
 
-def _table(zones: int) -> windows.Table:
-    """Seven windows in each zone, 3 hours long, over two days; zones begin an hour after each other."""
-    table = windows.table([[([], "", START)] * OCCURRENCES] * zones, OCCURRENCES)
-    shape = (zones, OCCURRENCES, WINDOWS)
+def _table(spread: float) -> windows.Table:
+    """Seven windows of everybody, 3 hours long, over two days; pushes are due within `spread` of their beginning."""
+    shape = (1, OCCURRENCES, WINDOWS)
     slots = np.array([0, 3, 6, 9, 21, 24, 27]) * HOUR
-    start = START.timestamp() + np.arange(zones)[:, None] * HOUR + slots[None, :]
-    first = np.broadcast_to(start[:, None, :], shape).copy()
-    day = (1 + (np.broadcast_to(slots, shape) // (18 * HOUR))).astype(np.int32)
+    first = np.broadcast_to(START.timestamp() + slots, shape).copy()
     return windows.Table(
         first=first,
-        length=np.full(shape, SPREAD),
+        length=np.full(shape, spread),
         end=first + 3 * HOUR,
         slot=first,
         cell=np.broadcast_to(np.arange(WINDOWS), shape).astype(np.int8),
-        day=day,
-        why=table.why,
+        day=np.broadcast_to(1 + slots // (18 * HOUR), shape).astype(np.int32),
+        why=np.full(shape[:2], "", "U11"),
         until=np.full(shape[:2], START.timestamp() + 96 * HOUR),
     )
 
 
-def _capacities(table: windows.Table, group: np.ndarray, share: float) -> Capacities:
-    """The same for both campaigns in every quarter-hour in which a window is open, `share` of all together."""
-    first = int(START.timestamp() // QUARTER)
-    last = int(table.end.max() // QUARTER)
+def _capacities(table: windows.Table, users: int, share: float) -> Capacities:
+    """The same for both campaigns in every quarter-hour in which pushes are due, `share` of all together."""
+    first, last = int(START.timestamp() // QUARTER), int(table.end.max() // QUARTER)
     quarters = (first + np.arange(last - first)) * QUARTER
-    used = group.max() + 1
-    open_ = ((table.first[:used, 0, :, None] <= quarters) & (quarters < table.end[:used, 0, :, None])).any((0, 1))
-    each = max(int(share * len(group) / max(open_.sum(), 1)), 1)
-    left = np.where(open_, each, 0)[None, :].repeat(OCCURRENCES, 0).astype(np.int64)
+    begins, ends = table.first[0, 0, :, None], (table.first + table.length)[0, 0, :, None]
+    due = ((begins < quarters + QUARTER) & (quarters < ends)).any(0)
+    each = max(int(share * users / due.sum()), 1)
+    left = np.where(due, each, 0)[None, :].repeat(OCCURRENCES, 0).astype(np.int64)
     return rates(first, left, np.arange(OCCURRENCES, dtype=np.int32))
 
 
@@ -150,7 +158,7 @@ def _occasion(number: int) -> Occasion:
 
 def _terms(seed: int, prices: Prices) -> Terms:
     hour = 3_600_000_000
-    rules = (Rule(1, "rolling", 20 * hour), Rule(2, "rolling", 72 * hour))
+    rules = (Rule(1, "rolling", CLOSE), Rule(2, "rolling", 72 * hour))
     everyone = np.ones((len(rules), OCCURRENCES), bool)
     yes = np.ones(OCCURRENCES, bool)
     return Terms(

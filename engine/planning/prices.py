@@ -23,7 +23,7 @@ QUARTER = 900.0
 """Seconds of a quarter-hour."""
 
 UNLIMITED = -1
-SAMPLE_USERS = 2_000
+SAMPLE_USERS = 4_000
 JITTER = 0.02
 """Sampled values are moved by up to this share, by hash: equal values would give one price to all or to none."""
 
@@ -53,6 +53,10 @@ class Capacities:
     def bounded(self) -> bool:
         """Whether anything is scarce for any occurrence."""
         return bool((self.of >= 0).any() or (self.budget_of >= 0).any() or len(self.stock))
+
+    def all_bounded(self) -> bool:
+        """Whether every occurrence has a rate or a budget."""
+        return bool(((self.of >= 0).any(0) | (self.budget_of >= 0)).all())
 
     def flat(self) -> np.ndarray:
         """int64[R]: what is left of every resource."""
