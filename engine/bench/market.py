@@ -1,4 +1,4 @@
-"""Markets for `horae bench allocate`: users, offers and windows as a run's arrays, without a database (pure).
+"""Markets for `horae bench allocate`: users, offers and windows as a run's arrays, without a database.
 
 Two campaigns of half the offers each compete for users; both have a capacity per quarter-hour. Users obey a cap of one
 push in any 20 hours and one of two in three days, and a minimum gap of 4 hours.

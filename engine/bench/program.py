@@ -1,4 +1,4 @@
-"""What the allocation is measured against: the linear program over everybody, and simpler ways to allocate (pure)."""
+"""What the allocation is measured against: the linear program over everybody, and simpler ways to allocate."""
 
 from __future__ import annotations
 
