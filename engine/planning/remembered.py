@@ -117,10 +117,11 @@ def standing_of_none() -> Standing:
 @dataclass(frozen=True)
 class Solved:
     """chosen int32[n, O]: the place of each decision's option, or NOTHING; barred uint8[n, O, P]: what stands in the
-    way of each option by itself (receipt codes)."""
+    way of each option by itself (receipt codes); beside bool[n, O, P]: it could not stand beside the other choices."""
 
     chosen: np.ndarray
     barred: np.ndarray
+    beside: np.ndarray
 
 
 def solve(
@@ -139,7 +140,12 @@ def solve(
     problem = Problem(net, remembered.item, remembered.category, micros, remembered.day, once, rules, room)
     given = None if fixed is None else np.where(fixed == NOTHING, NOTHING, fixed * (places + 1))
     chosen = allocation.best_sets(problem, given)
-    return Solved(np.where(chosen >= 0, chosen // (places + 1), NOTHING), barred)
+    beside = np.zeros(barred.shape, bool)
+    for o in range(occurrences if occurrences > 1 else 0):
+        others = chosen.copy()
+        others[:, o] = NOTHING
+        beside[:, o] = allocation.beside(problem, o, *allocation.taken_of(problem, others))[:, at, at]
+    return Solved(np.where(chosen >= 0, chosen // (places + 1), NOTHING), barred, beside)
 
 
 def barred_by(remembered: Remembered, rules: Rules, room: limits.Room) -> np.ndarray:

@@ -279,16 +279,15 @@ class _Run:
         return refused, moved
 
     def _alternatives(self, part: int, at: tuple[int, int], place: int) -> np.ndarray:
-        """A decision's other options, where the user's other decisions of the run chose nothing beside them."""
+        """A decision's other options, and whether the user's other choices of the run stand in their way."""
         _, found, solved = self.parts[part]
         there = found.what.there[at] & (solved.barred[at] == receipt.FREE)
         there[place] = False
-        alone = (solved.chosen[at[0]] >= 0).sum() == 1
         options = np.flatnonzero(there)
         made = np.zeros(len(options), receipt.ALTERNATIVE)
         for name, of in (("item", "item"), ("slot", "slot"), ("send_at", "at"), ("value", "value"), ("price", "price")):
             made[name] = getattr(found.what, of)[at][options]
-        made["code"] = receipt.FREE if alone else receipt.BESIDE
+        made["code"] = np.where(solved.beside[at][options], receipt.BESIDE, receipt.FREE)
         return made
 
     def _count(self, found: Recalled, solved: Solved, chosen: np.ndarray, lost: np.ndarray) -> None:
