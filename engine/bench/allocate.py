@@ -46,7 +46,7 @@ def run(options: Options, tell: Tell) -> Report:
     broken = 0
     for scenario in SCENARIOS:
         tell(f"{scenario}: {users:,} users")
-        found, wrong = _compare(market(scenario, users, OFFERS, options.seed))
+        found, wrong = compare(market(scenario, users, OFFERS, options.seed))
         figures |= {f"{method}, {scenario}": ratio for method, ratio in found.items()}
         broken += wrong
         if scenario != "thin":
@@ -65,7 +65,7 @@ def run(options: Options, tell: Tell) -> Report:
     return Report("allocate", load | {"timed_users": TIMED_USERS}, figures, BOUNDS)
 
 
-def _compare(here: Market) -> tuple[dict[str, float], int]:
+def compare(here: Market) -> tuple[dict[str, float], int]:
     """The value of each method over the program's, and how many rules were broken."""
     people, goods, options = _weighed(here, slice(None), here.terms.prices)
     columns = columns_of(here, options)
