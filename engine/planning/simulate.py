@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, time, timedelta
 from typing import Any
 
@@ -21,7 +21,7 @@ from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.policy_store import policy_version
 from engine.campaigns.rules import scopes_of, workspace_caps
 from engine.errors import BadInput
-from engine.localtime import Hours, local_hours
+from engine.localtime import Hours
 from engine.planning import arms, receipt
 from engine.planning.allocation import NOTHING
 from engine.planning.allotment import Incumbents, Proposals, Terms, allot
@@ -30,17 +30,14 @@ from engine.planning.opening import RunSpec, read_run, secret_of
 from engine.planning.prices import QUARTER, UNLIMITED, Capacities, quarter_of, rates
 from engine.planning.recall import REASON, Items, Recalled, read_items, recall
 from engine.planning.remembered import Kind, Solved, Standing, solve
+from engine.planning.sides import WEIGHED, Side, add, reasons_of
 from engine.store.database import Database, Snapshot
 from engine.store.slots import shard_ranges
-from engine.store.tables import DECISION_REASONS
 
 Progress = Callable[[int, int], None]
 """Told (parts done, parts in all)."""
 
 _SLOTS = 64
-_WEIGHED = np.array([name in ("planned", "not_worth", "capped", "gap", "capacity", "budget", "expired")
-                     for name in DECISION_REASONS])  # fmt: skip
-"""Reasons of decisions that were weighed: only these are made again."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +59,6 @@ class Change:
     def capacity_of(self, own: int | None) -> int | None:
         """A campaign's capacity with the change."""
         return own if self.capacity is None else None if isinstance(self.capacity, str) else self.capacity
-
-
-@dataclass
-class Side:
-    """What was, or would have been, planned: users per reason, value of the pushes, pushes per local hour."""
-
-    reasons: Counter[str] = field(default_factory=Counter)
-    value: float = 0.0
-    by_hour: Counter[int] = field(default_factory=Counter)
-
-    @property
-    def planned(self) -> int:
-        """How many pushes."""
-        return self.reasons["planned"]
 
 
 @dataclass(frozen=True)
@@ -200,7 +183,7 @@ class _Run:
         found = recall(period.snapshot, self.spec, slots, period.items, self.policy.default_timezone)
         if found is None:
             return
-        weighed = found.asked & found.kept & (found.arm != arms.HOLDOUT) & _WEIGHED[found.reason]
+        weighed = found.asked & found.kept & (found.arm != arms.HOLDOUT) & WEIGHED[found.reason]
         found = replace(found, what=found.what.only(weighed[..., None] & self._open(found)))
         if period.change.capacity is not None:
             found = replace(found, what=replace(found.what, price=np.zeros(found.what.price.shape)))
@@ -294,37 +277,15 @@ class _Run:
         asked = found.asked
         self.period.decisions += int(asked.sum())
         self.period.without += int((asked & ~found.kept).sum())
-        reasons = self._reasons(found, solved, chosen, lost)
+        reasons = reasons_of(found, solved, chosen, lost)
         got = (chosen >= 0) & asked
         at = np.take_along_axis(found.what.at, np.maximum(chosen, 0)[..., None], 2)[..., 0]
         value = np.take_along_axis(found.what.value, np.maximum(chosen, 0)[..., None], 2)[..., 0]
         same = asked & ~found.kept & (found.really == REASON["planned"])  # stays as it was
         at, value = np.where(same, found.really_at, at), np.where(same, found.really_value, value)
-        _add(self.period.simulated, found, reasons[asked], (got | same, at, value))
+        add(self.period.simulated, found, reasons[asked], (got | same, at, value))
         planned = asked & (found.really == REASON["planned"])
-        _add(self.period.really, found, found.really[asked], (planned, found.really_at, found.really_value))
-
-    def _reasons(self, found: Recalled, solved: Solved, chosen: np.ndarray, lost: np.ndarray) -> np.ndarray:
-        """int8[n, O]: planned; of who got nothing, what stood in the way of the best option; else as it was."""
-        worth = np.where(found.what.there, found.what.value, -np.inf)
-        nearest = np.argmax(worth, 2)[..., None]
-        code = np.take_along_axis(solved.barred, nearest, 2)[..., 0]
-        best = np.take_along_axis(worth, nearest, 2)[..., 0]
-        price = np.take_along_axis(found.what.price, nearest, 2)[..., 0]
-        reason = np.where(best - price <= 0, REASON["capacity"], REASON["capped"])  # free: another push of the run
-        reason = np.where(best <= 0, REASON["not_worth"], reason)
-        reason = np.where(code >= receipt.FIRST_CAP, REASON["capped"], reason)
-        reason = np.where(code == receipt.GAP, REASON["gap"], reason)
-        reason = np.where(code == receipt.EXPIRED, REASON["expired"], reason)
-        remembers = found.what.there.any(2)
-        weighed = found.kept & _WEIGHED[found.reason] & (found.arm == arms.EXPLOIT)
-        hidden = weighed & ~remembers & found.chosen
-        reason = np.where(remembers & weighed, reason, np.where(hidden, REASON["quiet_hours"], found.reason))
-        drawn = found.kept & (found.arm == arms.EXPLORE) & found.chosen
-        reason = np.where(drawn, REASON["explored_nothing"], reason)
-        reason = np.where(lost, REASON["capacity"], reason)
-        kept = np.where(found.kept, reason, found.really)
-        return np.where(chosen >= 0, REASON["planned"], kept).astype(np.int8)
+        add(self.period.really, found, found.really[asked], (planned, found.really_at, found.really_value))
 
     def _remember(self, slots: tuple[int, int], found: Recalled, chosen: np.ndarray) -> None:
         """Keep what the users got, for the runs that follow; not what failed to reach the provider in reality."""
@@ -346,16 +307,6 @@ class _Run:
         self.period.history[slots].append(np.stack(columns))
         campaigns = np.array([o.campaign_id for o in self.spec.occasions])[occurrence]
         self.period.used.update(zip(campaigns.tolist(), quarter_of(at).tolist(), strict=True))
-
-
-def _add(side: Side, found: Recalled, reasons: np.ndarray, pushes: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    some, at, value = pushes
-    codes, counts = np.unique(reasons, return_counts=True)
-    side.reasons.update({DECISION_REASONS[code]: int(n) for code, n in zip(codes.tolist(), counts, strict=True)})
-    row, occurrence = np.nonzero(some)
-    hours = local_hours(at[row, occurrence], found.zone[row], found.zones) % 24
-    side.by_hour.update(hours.tolist())
-    side.value += float(value[row, occurrence].sum())
 
 
 def _nobody() -> Incumbents:
