@@ -1,4 +1,4 @@
-"""Planning: look for due campaigns, plan one shard, settle a run."""
+"""Planning: look for due campaigns, plan one shard, settle a run, plan users with new events again."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def settle(run_id: int) -> dict:
 
     with worker_runtime() as runtime:
         return run.settle(runtime, run_id, wake)
+
+
+@app.task(name="horae.refresh")
+def refresh() -> dict:
+    """Plan the pushes of users with new events again."""
+    from engine.planning import refresh as late
+
+    with worker_runtime() as runtime:
+        return late.refresh(runtime, business_now(runtime), wake)

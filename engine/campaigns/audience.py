@@ -61,7 +61,7 @@ class AudienceQuery:
     """Whom to select: the users of `where` (None: all), or those listed for the occurrence `listed`.
 
     `now` (aware UTC) is the instant as of which behaviour is read; `slots` a range [from, until) of user slots, None
-    for all; `needs_device` whether the gateway reaches devices registered for it.
+    for all; `needs_device` whether the gateway reaches devices registered for it; `only` these user ids.
     """
 
     where: Filter | None
@@ -71,6 +71,7 @@ class AudienceQuery:
     default_timezone: str
     slots: tuple[int, int] | None = None
     listed: int | None = None
+    only: tuple[int, ...] | None = None
 
 
 def audience_select(query: AudienceQuery) -> Select[Any]:
@@ -280,6 +281,8 @@ def _in_audience(query: AudienceQuery) -> list[ColumnElement[bool]]:
     tests: list[ColumnElement[bool]] = []
     if query.slots is not None:
         tests += [users.c.slot >= query.slots[0], users.c.slot < query.slots[1]]
+    if query.only is not None:
+        tests.append(users.c.id.in_(query.only))
     if query.listed is not None:
         chosen = select(occurrence_users.c.user_id).where(occurrence_users.c.occurrence_id == query.listed)
         tests.append(users.c.id.in_(chosen))

@@ -112,6 +112,13 @@ class GatewayRule(Strict):
         None, ge=1, description="The most marketing pushes a device gets on a local day; as many as its user then."
     )
 
+    def __str__(self) -> str:
+        parts = (
+            f"{self.per_quarter} a quarter of an hour" if self.per_quarter else "",
+            f"{self.per_device_day} a device and local day" if self.per_device_day else "",
+        )
+        return f"{self.gateway}: at most {' and '.join(part for part in parts if part)}"
+
     @model_validator(mode="after")
     def _says_something(self) -> GatewayRule:
         if self.per_quarter is None and self.per_device_day is None:

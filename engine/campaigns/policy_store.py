@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from sqlalchemy import Connection, insert, select, text
 
-from engine.campaigns.policy import Cap, Policy
-from engine.errors import BadInput, UnknownName
+from engine.campaigns.loading import build
+from engine.campaigns.policy import Cap, GatewayRule, Policy
+from engine.errors import BadInput, UnknownName, did_you_mean
 from engine.ingest.hours import refold_default_zone
 from engine.store.tables import policies
 
@@ -78,6 +79,38 @@ def remove_cap(connection: Connection, cap_id: str, author: str | None = None) -
 
     version, _ = save_policy(connection, change, author)
     return version, removed[0]
+
+
+def set_gateway(
+    connection: Connection,
+    name: str,
+    limits: Mapping[str, str | None],
+    known: Collection[str],
+    author: str | None = None,
+) -> tuple[int, GatewayRule | None]:
+    """Change what a gateway's provider takes: per_quarter and per_device_day, "none" for no limit, None to leave it.
+
+    Returns the policy's version and the rule, None where there is no limit left. Raises UnknownName for a gateway that
+    is not configured, BadInput for a limit that is no whole number above 0.
+    """
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise UnknownName(f"there is no gateway {name!r}", hint=hint or f"configured: {', '.join(sorted(known))}")
+    given = {key: None if value == "none" else value for key, value in limits.items() if value is not None}
+    if not given:
+        raise BadInput("nothing to set", hint="say --per-quarter, --per-device-day or both")
+    found: list[GatewayRule] = []
+
+    def change(policy: Policy) -> Policy:
+        old = next((rule for rule in policy.gateways if rule.gateway == name), None)
+        merged = {**(old.model_dump() if old else {}), "gateway": name, **given}
+        if any(merged.get(key) is not None for key in limits):
+            found.append(build(GatewayRule, merged))
+        others = tuple(rule for rule in policy.gateways if rule.gateway != name)
+        return policy.model_copy(update={"gateways": (*others, *found)})
+
+    version, _ = save_policy(connection, change, author)
+    return version, found[0] if found else None
 
 
 def _next_number(connection: Connection) -> int:

@@ -214,6 +214,30 @@ def remove_cap(
         stdout.print(f"removed {removed.id}: {removed}")
 
 
+@caps_app.command("gateway")
+def gateway_limits(
+    name: str = typer.Argument(metavar="GATEWAY", help="log, webhook, …"),
+    per_quarter: str | None = typer.Option(
+        None, help="The most pushes in each UTC quarter of an hour, all campaigns together; or none."
+    ),
+    per_device_day: str | None = typer.Option(
+        None, help="The most marketing pushes a device gets on a local day (some providers allow 2); or none."
+    ),
+    as_json: bool = AsJson,
+) -> None:
+    """Say what a gateway's provider takes. Plans keep to it: the most valuable pushes get the places there are."""
+    from engine.campaigns import policy_store
+
+    with opened() as runtime, runtime.database.begin() as connection:
+        version, rule = policy_store.set_gateway(
+            connection, name, {"per_quarter": per_quarter, "per_device_day": per_device_day}, runtime.gateways, AUTHOR
+        )
+    if as_json:
+        _print_json({"policy": version, "gateway": None if rule is None else rule.model_dump(mode="json")})
+    else:
+        stdout.print(str(rule) if rule else f"{name}: no limit", markup=False)
+
+
 # --- workspace -------------------------------------------------------------------------------------------------------
 
 
@@ -235,6 +259,7 @@ def set_workspace(
     quiet_hours: str | None = typer.Option(None, help="Local hours in which nothing leaves: 22:00-08:00, or none."),
     min_gap: str | None = typer.Option(None, help="Least time between two pushes to a user: 4h, or none."),
     holdout: float | None = typer.Option(None, help="Share of users who get no marketing push at all: 0 … 1."),
+    pushes_per_stock: str | None = typer.Option(None, help="Most pushes about an item for each piece in stock; none."),
     as_json: bool = AsJson,
 ) -> None:
     """Change the workspace's rules; each change is a new version of its policy, and runs keep the one they used."""
@@ -245,6 +270,7 @@ def set_workspace(
     from engine.errors import BadInput
 
     given = {"default_timezone": timezone, "quiet_hours": quiet_hours, "min_gap": min_gap, "holdout": holdout}
+    given |= {"pushes_per_stock": pushes_per_stock}
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
     if not changes:
         raise BadInput("nothing to set", hint="horae workspace set --help says what there is")
@@ -373,6 +399,8 @@ def _print_policy(version: int, policy: Policy, now: datetime, *, as_json: bool)
     table.add_row("minimum gap", in_words(policy.min_gap) if policy.min_gap else "none")
     table.add_row("global holdout", f"{policy.holdout:.1%}")
     table.add_row("caps", "; ".join(map(str, policy.caps)) or "none")
+    table.add_row("gateways", "; ".join(map(str, policy.gateways)) or "no limits")
+    table.add_row("pushes per piece in stock", str(policy.pushes_per_stock or "no limit"))
     table.add_row("business time", f"{now:%Y-%m-%d %H:%M:%S} UTC")
     table.add_row("policy version", str(version))
     stdout.print(table)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 deliveries_app = typer.Typer(no_args_is_help=True, help="What became of pushes.")
 
 AsJson = typer.Option(False, "--json", help="Print JSON.")
-OfGateway = typer.Option(None, "--gateway", help="One gateway: log, webhook, …")
+OfGateway = typer.Option(None, "--gateway", "--channel", help="One gateway: log, webhook, …")
 OfCampaign = typer.Option(None, "--campaign", help="One campaign, by its name.")
 
 stdout = Console(highlight=False)

@@ -138,10 +138,10 @@ def list_all(
     with opened() as runtime, runtime.database.begin() as connection:
         found = list_runs(connection, limit)
     if as_json:
-        typer.echo(json.dumps([asdict(one) for one in found], indent=2, default=str))
+        typer.echo(json.dumps([_as_dict(one) for one in found], indent=2, default=str))
         return
     table = Table("run", "state", "as of (UTC)", "campaigns", box=None, pad_edge=False)
-    for column in ("shards", "users", "users/s"):
+    for column in ("shards", "users", "users/s", "left"):
         table.add_column(column, justify="right")
     for one in found:
         table.add_row(*_run_cells(one))
@@ -158,7 +158,7 @@ def show(
     with opened() as runtime, runtime.database.begin() as connection:
         one, counts = get_run(connection, run_id), count_run(connection, run_id)
     if as_json:
-        typer.echo(json.dumps({**asdict(one), **asdict(counts)}, indent=2, default=str))
+        typer.echo(json.dumps({**_as_dict(one), **asdict(counts)}, indent=2, default=str))
         return
     _print_run(one, counts)
 
@@ -172,14 +172,21 @@ def _run_cells(one: RunState) -> list[str]:
         f"{one.shards_done}/{one.shards_total}",
         f"{one.users_done:,}/{one.users_total:,}",
         f"{one.rate:,.0f}" if one.rate else "–",
+        f"{one.seconds_left:,.0f} s" if one.seconds_left is not None else "–",
     ]
+
+
+def _as_dict(one: RunState) -> dict[str, Any]:
+    return {**asdict(one), "seconds_left": one.seconds_left}
 
 
 def _print_run(one: RunState, counts: Counts) -> None:
     model = f"model {one.model_version}" if one.model_version else "no model yet (baseline)"
     stdout.print(f"run {one.id}, {one.state}, as of {one.as_of:%Y-%m-%d %H:%M:%S} UTC", style="bold")
     stdout.print(f"campaigns: {', '.join(one.campaigns)}", markup=False)
-    stdout.print(f"shards {one.shards_done}/{one.shards_total}, users {one.users_done:,}/{one.users_total:,}")
+    left = f", {one.seconds_left:,.0f} s left" if one.seconds_left is not None else ""
+    rate = f", {one.rate:,.0f} users/s{left}" if one.rate else ""
+    stdout.print(f"shards {one.shards_done}/{one.shards_total}, users {one.users_done:,}/{one.users_total:,}{rate}")
     stdout.print(f"{model}, policy {one.policy_version}, seed {one.seed}")
     if one.error:
         stdout.print(f"error: {one.error}", style="red", markup=False)
@@ -187,6 +194,6 @@ def _print_run(one: RunState, counts: Counts) -> None:
         stdout.print()
         stdout.print(reason_table(counts.reasons))
         arms = ", ".join(f"{name} {count:,}" for name, count in counts.arms.items())
-        stdout.print(f"\narms: {arms}; revised at settlement: {counts.revised:,}")
+        stdout.print(f"\narms: {arms}; revised: {counts.revised:,}")
     if counts.pushes:
         stdout.print("pushes: " + ", ".join(f"{state} {count:,}" for state, count in sorted(counts.pushes.items())))

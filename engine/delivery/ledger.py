@@ -14,14 +14,14 @@ REASONS = {
     "rejected": ("dead_device", "payload_refused", "template", "attempts"),
     "unknown": ("no_answer", "lease_expired"),
     "expired": ("expired", "retries"),
-    "cancelled": ("campaign_cancelled",),
+    "cancelled": ("campaign_cancelled", "no_candidate", "not_worth", "offer_ended", "failed_input"),
     "suppressed": (
         "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "capped", "gap", "hours",
         "clock_unsure",
     ),
 }  # fmt: skip
-"""The closed list of reasons for which a push ended otherwise than accepted, by its final state. Those of `displaced`
-belong to planning."""
+"""The closed list of reasons for which a push ended otherwise than accepted, by its final state. Those of `cancelled`
+but the first, and those of `displaced`, are planning's."""
 
 
 @dataclass(frozen=True, slots=True)

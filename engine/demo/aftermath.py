@@ -10,7 +10,7 @@ import pandas as pd
 from engine.demo import outcomes
 from engine.demo.campaigns import POLICY
 from engine.demo.data import TIMEZONE, Journey
-from engine.demo.report import Aftermath
+from engine.demo.report import Aftermath, LateBinding
 
 RECENT = pd.Timedelta(days=30)
 """How far back an item's popularity looks."""
@@ -34,6 +34,28 @@ def look_back(journey: Journey, journal: pd.DataFrame, start: datetime, rng: np.
         popular_hour=hour,
         example=_example(journal[bought & shopped], events),
     )
+
+
+def late_binding(
+    journey: Journey, changed: tuple[pd.DataFrame, dict[str, int]], rng: np.random.Generator
+) -> LateBinding:
+    """What late binding changed (`ledger.rebound`), and how often the new items and those planned first were bought."""
+    sent, counts = changed
+    events = _frame(journey)
+    new, first = (_bought(sent.assign(item=sent[name]), events) for name in ("item", "first"))
+    saved = _meanwhile(sent, events)
+    others = sent[~saved]
+    bought = outcomes.compare(others["user"], new[~saved], first[~saved], rng) if len(others) else None
+    return LateBinding(**counts, saved=int(saved.sum()), saved_bought=int(new[saved].sum()), bought=bought)
+
+
+def _meanwhile(sent: pd.DataFrame, events: pd.DataFrame) -> np.ndarray:
+    """Whether the item planned first was bought between the plan and the send; bool[len(sent)]."""
+    pairs = sent.reset_index(names="row")[["row", "user", "first", "planned", "at"]]
+    joined = pairs.merge(events.rename(columns={"item": "first", "at": "bought"}), on=["user", "first"])
+    between = joined[(joined["bought"] > joined["planned"]) & (joined["bought"] <= joined["at"])]
+    found: np.ndarray = np.isin(sent.index.to_numpy(), between["row"].unique())
+    return found
 
 
 def _frame(journey: Journey) -> pd.DataFrame:

@@ -1,9 +1,9 @@
 """Drives the demo's virtual days: steps the clock, feeds the real events of the time, waits until due work is closed.
 
 The engine runs as in production: workers and beat of `horae up`, on the virtual clock of the workspace row. A step is
-over once nothing is due: no event waits to be folded, no occurrence to be made, no run to be planned or settled, no
-push to be sent. What is open is read from the tables; workers are woken by name rather than waiting for beat, and again
-where that was not enough (a worker that was killed leaves leases that must run out first).
+over once nothing is due: no event waits to be folded, no user to be planned again, no occurrence to be made, no run to
+be planned or settled, no push to be sent. What is open is read from the tables; workers are woken by name rather than
+waiting for beat, and again where that was not enough (a killed worker leaves leases that must run out first).
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ class Open:
     pushes: int = 0
     events: int = 0
     """Those to be folded."""
+    changed: int = 0
+    """Users with new events who were not planned again yet."""
 
     @property
     def kinds(self) -> frozenset[str]:
@@ -63,6 +65,7 @@ TASKS = {
     "runs": "horae.tick_campaigns",
     "pushes": "horae.dispatch_due",
     "events": "horae.fold",
+    "changed": "horae.refresh",
     "leases": "horae.upkeep",
 }
 """Which task does each kind of work; leases are those of killed workers."""
@@ -72,7 +75,7 @@ _OPEN = text("""
             WHERE o.run_id IS NULL AND c.state = 'running') AS occurrences,
            (SELECT count(*) FROM runs WHERE state IN ('planning', 'settling')) AS runs,
            (SELECT count(*) FROM runs WHERE state = 'failed') AS failed,
-           (SELECT count(*) FROM unfolded_events) AS events
+           (SELECT count(*) FROM unfolded_events) AS events, (SELECT count(*) FROM changed_users) AS changed
 """)
 
 
@@ -144,7 +147,7 @@ class Driver:
         if row.failed:
             raise HoraeError("a planning run failed", hint=f"see {self._log}")
         pushes = outstanding(self._runtime.database, now)
-        return Open(row.occurrences + unmade, row.runs, pushes, row.events)
+        return Open(row.occurrences + unmade, row.runs, pushes, row.events, row.changed)
 
     def _unmade(self, connection: Connection, now: datetime) -> int:
         """Occurrences that a tick would make now."""

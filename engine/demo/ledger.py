@@ -17,6 +17,7 @@ from engine.campaigns.schedule import user_span
 from engine.campaigns.store import get_all
 from engine.demo.report import CampaignLedger, CapCheck, Chance, Spacing
 from engine.localtime import in_hours, zone
+from engine.planning.rewriting import REFRESHED
 from engine.store.database import Database
 from engine.store.tables import ARMS, DECISION_REASONS
 
@@ -27,6 +28,27 @@ _FINAL_DECISIONS = """
     SELECT DISTINCT ON (occurrence_id, user_id) occurrence_id, user_id, reason, arm, push_id
     FROM decisions WHERE occurrence_id = ANY(:over) ORDER BY occurrence_id, user_id, revision DESC
 """
+
+
+_REBOUND = text("""
+    WITH told AS (
+        SELECT d.*, row_number() OVER (PARTITION BY occurrence_id, user_id ORDER BY revision DESC) AS back
+        FROM decisions d WHERE occurrence_id = ANY(:over)
+    ), changes AS (
+        SELECT occurrence_id, user_id, count(*) FILTER (WHERE shard = :refresh AND send_at IS NOT NULL) AS changes,
+               bool_or(shard = :refresh AND send_at IS NULL) AS ended
+        FROM told GROUP BY 1, 2
+    ), last AS (SELECT * FROM told WHERE back = 1), first AS (SELECT * FROM told WHERE revision = 0)
+    SELECT u.external_id AS user_id, f.revision, f.send_at IS NOT NULL AS planned, c.changes, c.ended,
+           c.changes > 0 AND l.item_id IS DISTINCT FROM f.item_id AND l.send_at IS NOT NULL AS other_item,
+           c.changes > 0 AND l.window_start IS DISTINCT FROM f.window_start AND l.send_at IS NOT NULL AS other_window,
+           i.external_id AS item, j.external_id AS first_item, x.at AS sent_at,
+           r.as_of AS planned_at
+    FROM first f JOIN changes c USING (occurrence_id, user_id) JOIN last l USING (occurrence_id, user_id)
+    JOIN runs r ON r.id = f.run_id JOIN users u ON u.id = f.user_id LEFT JOIN items i ON i.id = l.item_id LEFT JOIN items j ON j.id = f.item_id
+    LEFT JOIN deliveries x ON x.push_id = f.push_id AND x.state = 'accepted' AND NOT x.test
+    WHERE f.send_at IS NOT NULL ORDER BY 1
+""")
 
 
 def read_journal(path: Path) -> pd.DataFrame:
@@ -122,6 +144,30 @@ def chance(connection: Connection, occurrences: Sequence[int], asked: tuple[floa
         exploration=explored / max(planned, 1),
         exploration_asked=asked[1],
     )
+
+
+def rebound(connection: Connection, occurrences: Sequence[int]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The pushes sent with another item than was planned first: `user`, `item`, `first` (str), `planned`, `at` (UTC);
+    and how many planned pushes there were, `changed`, of those `items` and `windows`, and `ended` by late binding."""
+    rows = connection.execute(_REBOUND, {"over": list(occurrences), "refresh": REFRESHED}).all()
+    counts = {
+        "planned": sum(row.revision == 0 and row.planned for row in rows),
+        "changed": sum(row.changes > 0 for row in rows),
+        "items": sum(row.other_item for row in rows),
+        "windows": sum(row.other_window for row in rows),
+        "ended": sum(row.ended for row in rows),
+    }
+    sent = [row for row in rows if row.other_item and row.sent_at is not None]
+    frame = pd.DataFrame(
+        {
+            "user": [row.user_id for row in sent],
+            "item": [row.item for row in sent],
+            "first": [row.first_item for row in sent],
+            "planned": pd.to_datetime([row.planned_at for row in sent], utc=True),
+            "at": pd.to_datetime([row.sent_at for row in sent], utc=True),
+        }
+    )
+    return frame, counts
 
 
 def local_hours(journal: pd.DataFrame, timezone: str) -> dict[int, int]:

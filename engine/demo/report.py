@@ -83,6 +83,23 @@ class Aftermath:
 
 
 @dataclass(frozen=True)
+class LateBinding:
+    """What new purchases changed about planned pushes. changed: pushes that were planned again, of which `items` got
+    another item and `windows` another window; ended: closed by it. saved: sent with another item since theirs was bought
+    meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item, how
+    often it was bought, beside the item that was planned first (None: there are none)."""
+
+    planned: int
+    changed: int
+    items: int
+    windows: int
+    ended: int
+    saved: int
+    saved_bought: int
+    bought: Comparison | None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything the demo prints at its end."""
 
@@ -96,6 +113,7 @@ class Report:
     caps: tuple[CapCheck, ...]
     spacing: Spacing
     chance: Chance
+    late: LateBinding
     aftermath: Aftermath | None
     worker_restarts: int
     seconds: dict[str, float]
@@ -108,7 +126,15 @@ class Report:
 
 def render(report: Report) -> str:
     """The report as plain text, at most 100 columns wide."""
-    parts = [_heading(report), _ledger(report), _hours(report), _caps(report), _chance(report), _after(report)]
+    parts = [
+        _heading(report),
+        _ledger(report),
+        _hours(report),
+        _caps(report),
+        _chance(report),
+        _late(report),
+        _after(report),
+    ]
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
@@ -181,6 +207,24 @@ def _chance(report: Report) -> list[str]:
         f"  held out {chance.holdout:.1%} of the audience (asked for: {chance.holdout_asked:.1%});"
         f" explored with {chance.exploration:.1%} of the pushes planned (asked for: {chance.exploration_asked:.1%})",
     ]
+
+
+def _late(report: Report) -> list[str]:
+    late = report.late
+    lines = [
+        "Late binding: users who bought something were planned again, up to ten minutes before",
+        f"  {late.changed:,} of {late.planned:,} planned pushes changed ({late.items:,} their item, {late.windows:,} their"
+        f" window), {late.ended:,} ended",
+    ]
+    if late.saved:
+        lines += [
+            f"  {late.saved:,} had an item that was bought meanwhile: they left with another (else: not at all),",
+            f"    which {late.saved_bought / late.saved:.1%} bought within 7 days",
+        ]
+    if late.bought is not None:
+        lines.append(f"  {'':<42}{'Horae':>22}{'baseline':>22}")
+        lines += _compared("bought the new item within 7 days", late.bought, "the item planned first, same pushes")
+    return lines
 
 
 def _after(report: Report) -> list[str]:

@@ -161,6 +161,7 @@ def _report(
         over = ledger.over(connection, TIMEZONE, options.end)
         ledgers = ledger.campaign_ledgers(connection, audiences, over)
         chance = ledger.chance(connection, over, (POLICY.holdout, campaigns[0].exploration))
+        changed = ledger.rebound(connection, over)
     after = aftermath.look_back(journey, journal, options.start, np.random.default_rng(2017)) if len(journal) else None
     ingested, restarted, seconds = counted
     return Report(
@@ -174,6 +175,7 @@ def _report(
         caps=ledger.cap_checks(journal, POLICY, TIMEZONE),
         spacing=ledger.spacing(journal, POLICY, TIMEZONE),
         chance=chance,
+        late=aftermath.late_binding(journey, changed, np.random.default_rng(2018)),
         aftermath=after,
         worker_restarts=restarted,
         seconds=seconds,

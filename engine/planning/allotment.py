@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import numpy as np
@@ -165,9 +165,11 @@ def _replaced(
         np.full(len(known.value), ORDINARY, np.int8),
         chance.hashes(key, known.user, known.occurrence),
     )
-    loser, incumbent = settlement.replace(losers.of(some), standing, left)
+    # The place is paid with what the other was worth, not with the price of what was left.
+    asking = replace(losers.of(some), net=proposals.value[lost][some])
+    loser, incumbent = settlement.replace(asking, standing, left)
     freed = left + settlement.count(standing.uses[incumbent], len(left))
-    left = np.maximum(freed - settlement.count(losers.of(some).uses[loser], len(left)), 0)
+    left = np.maximum(freed - settlement.count(asking.uses[loser], len(left)), 0)
     whose = np.stack([known.occurrence[incumbent], known.user[incumbent]], axis=1)
     return np.flatnonzero(lost)[some[loser]], whose, left
 

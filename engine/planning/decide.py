@@ -240,7 +240,8 @@ def _net(terms: Terms, goods: Goods, options: Options, given: tuple[np.ndarray, 
     code = _codes(terms.rules, few, options.at[rows], room)
     value = options.value[rows]
     net = value - options.price[rows][:, :, None, :] - options.charge[rows][..., None]
-    return np.where((code == receipt.FREE) & np.isfinite(value), net, -np.inf) * options.ties[rows]
+    out: np.ndarray = np.where((code == receipt.FREE) & np.isfinite(value), net, -np.inf) * options.ties[rows]
+    return out
 
 
 def outcome(people: People, options: Options, choice: Choice) -> tuple[np.ndarray, np.ndarray]:

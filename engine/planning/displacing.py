@@ -77,7 +77,7 @@ def note(connection: Connection, spec: RunSpec, proposals: Proposals, result: Al
 
 
 def carry_out(connection: Connection, run_id: int, now: datetime) -> dict[str, int]:
-    """Close what the run's proposals displace at business time `now`: how many, and how many proposals were too late."""
+    """Close what the run's proposals displace at business time `now`: how many, and how many came too late."""
     noted = text("SELECT 1 FROM displacements WHERE run_id = :run LIMIT 1")
     if connection.execute(noted, {"run": run_id}).first() is None:
         return {"displaced": 0, "too_late": 0}

@@ -18,8 +18,8 @@ from engine.planning import allocation, limits
 from engine.planning.allocation import NOTHING, Problem
 from engine.planning.limits import Room, Rules, Sends
 
-LEAST_GAIN = 1e-6
-"""Share by which the new set must be worth more: who has a place keeps it where nothing is gained."""
+LEAST_GAIN = 0.05
+"""Share by which the new set must be worth more: scores are estimates, and a change for less is mostly noise."""
 
 
 @dataclass(frozen=True)

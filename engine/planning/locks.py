@@ -34,12 +34,11 @@ def lock_some(connection: Connection, slots: Iterable[int]) -> None:
 
 def try_some(connection: Connection, slots: Iterable[int]) -> list[int]:
     """Those of these slots whose locks were free and are now held."""
-    found = connection.execute(
-        text(
-            "SELECT slot, pg_try_advisory_xact_lock(CAST(:key AS int), slot) AS held FROM unnest(CAST(:slots AS int[])) slot"
-        ),
-        {"key": _SLOTS, "slots": sorted(set(slots))},
+    query = text(
+        "SELECT slot, pg_try_advisory_xact_lock(CAST(:key AS int), slot) AS held"
+        " FROM unnest(CAST(:slots AS int[])) slot"
     )
+    found = connection.execute(query, {"key": _SLOTS, "slots": sorted(set(slots))})
     return [row.slot for row in found if row.held]
 
 

@@ -77,13 +77,14 @@ def read_run(connection: Connection, run_id: int) -> RunSpec:
     return RunSpec(row.id, row.as_of, row.seed, row.model_version, row.policy_version, occasions)
 
 
-def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec) -> Scene:
-    """The scene of a run on `snapshot`, at prices of zero. `gateways`: those configured, by name."""
+def set_scene(snapshot: Snapshot, gateways: Mapping[str, Any], spec: RunSpec, known: Scene | None = None) -> Scene:
+    """The scene of a run on `snapshot`, at prices of zero. `gateways`: those configured, by name; `known`: another
+    scene of the same model, whose scorer and catalogue are taken over."""
     connection = snapshot.connection
     as_of = max(spec.as_of, clock.business_now(connection))
     policy = policy_version(connection, spec.policy_version)
-    scorer = load_scorer(connection, spec.model_version)
-    catalogue = scorer.catalogue(snapshot, as_of)
+    scorer = load_scorer(connection, spec.model_version) if known is None else known.scorer
+    catalogue = scorer.catalogue(snapshot, as_of) if known is None else known.catalogue
     caps = run_rules(policy, spec.occasions, catalogue.items.categories)
     definitions = [occasion.definition for occasion in spec.occasions]
     terms = Terms(
@@ -238,7 +239,7 @@ _INCUMBENTS = text("""
     FROM pushes p JOIN occurrences o ON o.id = p.occurrence_id
     JOIN campaign_versions v ON v.campaign_id = o.campaign_id AND v.version = o.version
     WHERE p.state = 'planned' AND NOT p.explored AND p.run_id <> :run AND p.send_at > :frozen
-      AND v.definition->>'class_' = 'marketing'
+      AND v.definition->>'class' = 'marketing'
       AND (p.campaign_id = ANY(:campaigns) OR p.gateway = ANY(:gateways) OR p.item_id = ANY(:items))
     ORDER BY p.occurrence_id, p.user_id
 """)

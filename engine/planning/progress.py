@@ -32,6 +32,12 @@ class RunState:
     published_at: datetime | None
     error: str | None
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long planning the rest will take at this rate; None while that is unknown, or nothing is left."""
+        left = self.users_total - self.users_done
+        return left / self.rate if self.state == "planning" and self.rate and left > 0 else None
+
 
 @dataclass(frozen=True)
 class Counts:

@@ -83,7 +83,7 @@ def write(connection: Connection, shelf: Shelf, block: Block) -> int:
             "window_start": stamps(decided.slot),
             "send_at": stamps(decided.send_at),
             **{name: _number(getattr(decided, name)) for name in ("score", "value", "price", "propensity")},
-            "receipt": _receipts(decided, features),
+            "receipt": receipts(decided, features),
         },
     )
     _write_pushes(connection, shelf, decided, (ids, dates, push_ids, slots))
@@ -105,7 +105,8 @@ def _number(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return values.astype(np.float64), np.isfinite(values)
 
 
-def _receipts(decided: Decided, features: np.ndarray) -> pa.Array:
+def receipts(decided: Decided, features: np.ndarray) -> pa.Array:
+    """The receipts of decisions; features float32[planned, F], those of the planned ones."""
     head = decided.head.copy()
     head["alternatives"] = np.isfinite(decided.alternatives["slot"]).sum(1)
     rows = np.zeros((len(head), features.shape[1]), np.float32)

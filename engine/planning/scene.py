@@ -33,9 +33,39 @@ BLOCK_USERS = 6_000
 
 
 @dataclass(frozen=True)
+class Again:
+    """Planned pushes that are planned again, alone: user int64 ids, occurrence int64 (positions), slot, at float64, the
+    start of their window and their instant; no other instant before `earliest` (epoch seconds); still bool[O]: of these
+    occurrences the window stays; bought: pairs (user, item) of ids, int64[m, 2], bought since the first plan."""
+
+    user: np.ndarray
+    occurrence: np.ndarray
+    slot: np.ndarray
+    at: np.ndarray
+    earliest: float
+    still: np.ndarray
+    bought: np.ndarray
+
+    def of(self, o: int) -> np.ndarray:
+        """The users with a push of occurrence `o`."""
+        users: np.ndarray = self.user[self.occurrence == o]
+        return users
+
+    def kept(self, users: np.ndarray) -> decide.Kept:
+        """The same by user (int64, sorted, all of them) and occurrence."""
+        slot = np.full((len(users), len(self.still)), np.nan)
+        at = slot.copy()
+        here = np.isin(self.user, users)
+        place = np.searchsorted(users, self.user[here]), self.occurrence[here]
+        slot[place], at[place] = self.slot[here], self.at[here]
+        return decide.Kept(slot, at, self.earliest, self.still)
+
+
+@dataclass(frozen=True)
 class Scene:
     """A run on a snapshot. allowed: bool[I] per occurrence, the items it may be about (None: without item); waiting
-    and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones."""
+    and stretches keep what is needed again: definitions of campaigns that have pushes planned, windows of zones. again:
+    only these pushes are planned (a refresh)."""
 
     snapshot: Snapshot
     as_of: datetime
@@ -50,6 +80,7 @@ class Scene:
     waiting: dict[int, Campaign] = field(default_factory=dict)
     most_offers: int = offers.MOST_OFFERS
     stretches: dict[tuple[int, tuple[str, Hours | None]], Stretches] = field(default_factory=dict)
+    again: Again | None = None
 
 
 class Weighing(NamedTuple):
@@ -116,8 +147,13 @@ def plan_block(scene: Scene, slots: tuple[int, int]) -> Block | None:
     weighed = weigh_block(scene, slots)
     if weighed is None:
         return None
+    _, _, _, people, goods, options = weighed
+    return finish_block(scene, weighed, decide.choose(scene.terms, people, goods, options))
+
+
+def finish_block(scene: Scene, weighed: Weighing, choice: Choice) -> Block:
+    """The block that a choice makes."""
     roster, state, rows, people, goods, options = weighed
-    choice = decide.choose(scene.terms, people, goods, options)
     decided = record.record(scene.terms, Weighed(people, goods, options, choice), scene.as_of.timestamp())
     at = np.flatnonzero(decided.planned & (decided.place >= 0))
     features = np.full((int(decided.planned.sum()), 0), np.nan, np.float32)
@@ -144,11 +180,14 @@ def weigh_block(scene: Scene, slots: tuple[int, int]) -> Weighing | None:
         return None
     roster = read_roster(scene.snapshot, slots, scene.policy.default_timezone, asked)
     since = scene.as_of - look_back(scene.policy, scene.occasions)
-    look = Look(since, scene.as_of, [o.occurrence_id for o in scene.occasions])
+    ids = np.array([occasion.occurrence_id for occasion in scene.occasions], np.int64)
+    again = None if scene.again is None else (ids[scene.again.occurrence], scene.again.user)
+    look = Look(since, scene.as_of, ids.tolist(), again)
     past = read_past(scene.snapshot, slots, roster, look)
     sends = standing.sends_of(scene, past, len(roster))
     rivals = standing.rivals_of(scene, past, len(roster))
-    people = People(roster.users, reason, roster.group, _table(scene, roster), sends, rivals)
+    kept = None if scene.again is None else scene.again.kept(roster.users)
+    people = People(roster.users, reason, roster.group, _table(scene, roster), sends, rivals, kept)
     people = decide.screen(scene.terms, people)
     wanted = roster.users[(people.reason == OPEN).any(1)]
     state = scene.scorer.state(scene.snapshot, slots, scene.as_of, scene.catalogue, wanted)
@@ -177,6 +216,7 @@ def _asked(scene: Scene, o: int, slots: tuple[int, int]) -> tuple[np.ndarray, np
         default_timezone=scene.policy.default_timezone,
         slots=slots,
         listed=occasion.occurrence_id if occasion.listed and occasion.users is None else None,
+        only=None if scene.again is None else tuple(scene.again.of(o).tolist()),
     )
     if occasion.users is None:
         return _select(scene.snapshot, query)
@@ -223,7 +263,7 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
     shape = (n, occurrences, scene.most_offers)
     best = offers.Top(np.full(shape, MISSING, np.int32), np.zeros(shape, np.float32))
     pools: dict[int, offers.Pool] = {}
-    here = np.flatnonzero(rows >= 0)
+    here, bought = np.flatnonzero(rows >= 0), _bought(scene, people, rows)
     for o in range(occurrences):
         allowed = scene.allowed[o]
         open_to = people.reason[:, o] == OPEN
@@ -234,7 +274,7 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
                 pools[id(allowed)] = offers.pool(scene.scorer, state, allowed)
             wanted = np.zeros(len(state), bool)
             wanted[rows[open_to]] = True
-            barred = _barred(scene, o, rows, past)
+            barred = np.union1d(_barred(scene, o, rows, past), bought)
             found = offers.top(pools[id(allowed)], wanted, barred, len(scene.catalogue), scene.most_offers)
             best.item[here, o], best.related[here, o] = found.item[rows[here]], found.related[rows[here]]
     score = offers.scored(scene.scorer, state, rows, best, _cells(people))
@@ -264,9 +304,23 @@ def _barred(scene: Scene, o: int, rows: np.ndarray, past: Past) -> np.ndarray:
     if not days or not len(past):
         return np.zeros(0, np.int64)
     since = int((scene.as_of - timedelta(days=days)).timestamp() * 1e6)
-    place, user = scene.catalogue.positions(past.item), rows[past.row]
-    recent = (place >= 0) & (user >= 0) & (past.pending | (past.at > since))
-    return np.unique(user[recent] * len(scene.catalogue) + place[recent])
+    user = np.where(past.row >= 0, rows[past.row], -1)  # row −1: somebody whom nobody asked for
+    return _pairs(scene, user, past.item, past.pending | (past.at > since))
+
+
+def _bought(scene: Scene, people: People, rows: np.ndarray) -> np.ndarray:
+    """Pairs as above that were bought since these pushes were planned."""
+    if scene.again is None or not len(scene.again.bought):
+        return np.zeros(0, np.int64)
+    user, item = scene.again.bought.T
+    at = np.minimum(np.searchsorted(people.users, user), len(people.users) - 1)
+    return _pairs(scene, np.where(people.users[at] == user, rows[at], -1), item, np.ones(len(user), bool))
+
+
+def _pairs(scene: Scene, user: np.ndarray, item: np.ndarray, some: np.ndarray) -> np.ndarray:
+    place = scene.catalogue.positions(item)
+    known = some & (place >= 0) & (user >= 0)
+    return np.unique(user[known] * len(scene.catalogue) + place[known])
 
 
 def _described(scene: Scene, best: offers.Top, score: np.ndarray, annoyed: np.ndarray) -> Goods:

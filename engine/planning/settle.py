@@ -24,6 +24,7 @@ from engine.planning.proposals import stamps
 from engine.planning.wake import Wake
 from engine.store.bulk import copy_rows
 from engine.store.database import Database, Snapshot
+from engine.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
@@ -40,6 +41,9 @@ def settle(runtime: Runtime, run_id: int, wake: Wake) -> dict[str, int]:
     fence = _claim(runtime.database, run_id)
     if fence is None:
         return {}
+    with runtime.database.begin() as connection:
+        today = clock.business_now(connection).date()
+    ensure_partitions(runtime.database, "deliveries", today, today)  # for what is displaced
     with runtime.database.begin() as connection:
         locks.lock_settlement(connection)
         spec = read_run(connection, run_id)

@@ -64,7 +64,8 @@ def accept(bids: Bids, left: np.ndarray) -> np.ndarray:
 
 def remaining(bids: Bids, granted: np.ndarray, left: np.ndarray) -> np.ndarray:
     """int64[resources]: what is left after the granted bids; never negative."""
-    return np.maximum(left - count(bids.uses[granted], len(left)), 0)
+    rest: np.ndarray = np.maximum(left - count(bids.uses[granted], len(left)), 0)
+    return rest
 
 
 def refill(options: Bids, owner: np.ndarray, left: np.ndarray) -> np.ndarray:

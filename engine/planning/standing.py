@@ -1,4 +1,4 @@
-"""What users get anyway: their pushes sent and planned, as the rules of a run see them, and which of those are rivals."""
+"""What users get anyway: pushes sent and planned, as the rules of a run see them, and which of them are rivals."""
 
 from __future__ import annotations
 

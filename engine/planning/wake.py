@@ -11,6 +11,7 @@ QUEUES = {
     "horae.tick_campaigns": "plan",
     "horae.plan_shard": "plan",
     "horae.settle": "plan",
+    "horae.refresh": "plan",
     "horae.dispatch_due": "dispatch",
     "horae.fold": "ingest",
     "horae.train": "train",

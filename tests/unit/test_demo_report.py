@@ -16,6 +16,7 @@ from engine.demo.report import (
     CampaignLedger,
     CapCheck,
     Chance,
+    LateBinding,
     Report,
     Spacing,
     as_dict,
@@ -37,6 +38,7 @@ REPORT = Report(
     caps=(CapCheck("per user and local day", 1, 1),),
     spacing=Spacing(12.0, 12.5, "22:00–08:00", 0, 0, 0),
     chance=Chance(0.049, 0.05, 0.052, 0.05),
+    late=LateBinding(950, 60, 50, 20, 2, 10, 3, replace(BOUGHT, pushes=40)),
     aftermath=Aftermath(BOUGHT, "Milk", replace(BOUGHT, gain=NEVER), 16, "household 7 got milk"),
     worker_restarts=0,
     seconds={"ingest": 20.4, "days": 60.0},
@@ -64,6 +66,15 @@ def test_every_reason_and_rule_is_shown_with_its_number() -> None:
     assert "24.0 % [22.0, 25.0]" in text
     assert "gain +9.0 points [+8.0, +10.0]" in text
     assert "foresight is measured, not effect" in text
+
+
+def test_late_binding_is_counted_and_compared_with_what_was_planned_first() -> None:
+    assert "60 of 950 planned pushes changed (50 their item, 20 their window), 2 ended" in render(REPORT)
+    assert "10 had an item that was bought meanwhile: they left with another" in render(REPORT)
+    assert "the item planned first, same pushes" in render(REPORT)
+    none = render(replace(REPORT, late=LateBinding(950, 0, 0, 0, 0, 0, 0, None)))
+    assert "0 of 950 planned pushes changed" in none
+    assert "the item planned first" not in none
 
 
 def test_hours_between_the_first_and_the_last_are_shown_though_empty() -> None:

@@ -1,0 +1,241 @@
+"""Late binding: users with new events are planned again, alone, for their pushes that are due before long.
+
+Ingest marks users with new events. Every few seconds a refresh takes those whose events are folded and weighs their
+planned pushes anew, on what is known now: the item and the window may change, each change is a new revision of the
+decision, and a push for which nothing speaks any more (the item was bought and nothing else is worth it, the user opted
+out) is closed. What is due within ten minutes is frozen; what was explored only ever ends, since its propensity is that
+of its draw; where a rate is scarce the window stays.
+
+Whoever plans a user holds the lock of the user's slot; slots that are busy wait for the next refresh. Killed anywhere,
+it has changed whole runs' pushes or none, and the marks are still there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from engine import clock
+from engine.campaigns.policy_store import current_policy
+from engine.learning import registry
+from engine.planning import locks
+from engine.planning.opening import at_prices, read_capacities, read_run, set_scene
+from engine.planning.prices import Capacities, priced
+from engine.planning.replanning import Waiting, plan_again
+from engine.planning.rewriting import write
+from engine.planning.roster import FROZEN
+from engine.planning.scene import Again, Scene
+from engine.planning.wake import Wake
+from engine.store.database import Database, Snapshot
+from engine.store.partitions import ensure_partitions
+from engine.store.tables import EVENT_TYPES, PROFILE_PARTITION_SLOTS
+
+if TYPE_CHECKING:
+    from engine.runtime import Runtime
+
+AHEAD = timedelta(hours=48)
+"""Pushes due so soon are planned again. Of later ones the next events decide, and dispatch looks at each in the end."""
+
+MOST_USERS = 2_000
+"""Users of one refresh; the rest wait for the next, seconds later."""
+
+FEW_USERS = 64
+"""So few users are read from all slots at once, more of them partition by partition."""
+
+ARRIVES_WITHIN = timedelta(days=1)
+"""An event that is received later than this after it occurred changes no planned push."""
+
+GROUND_KEPT = timedelta(minutes=1)
+GROUND_AGE = timedelta(hours=1)
+"""How long (machine time), and for how much business time, a process plans on the same catalogue and capacities."""
+
+_CHANGED = text("""
+    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
+    WHERE NOT EXISTS (SELECT 1 FROM unfolded_events e WHERE e.user_id = c.user_id)
+    ORDER BY c.changed_at, c.user_id LIMIT :most
+""")
+
+_WAITING = text("""
+    SELECT p.id, p.run_id, p.occurrence_id, p.user_id, p.item_id, p.revision, p.explored, o.at_once,
+           extract(epoch FROM p.window_start)::float8 AS slot, extract(epoch FROM p.send_at)::float8 AS at
+    FROM pushes p JOIN occurrences o ON o.id = p.occurrence_id
+    JOIN campaign_versions v ON v.campaign_id = o.campaign_id AND v.version = o.version
+    WHERE p.user_id = ANY(:users) AND p.state = 'planned' AND p.send_at > :frozen AND p.send_at <= :until
+      AND v.definition->>'class' = 'marketing' ORDER BY p.run_id, p.user_id, p.occurrence_id
+""")
+
+_HAPPENED = text("""
+    SELECT DISTINCT user_id, event_type, coalesce(item_id, -1) AS item_id FROM events
+    WHERE user_id = ANY(:users) AND event_type IN (:purchase, :unsubscribe) AND occurred_at >= :begin
+      AND occurred_at <= :now AND received_at >= :since
+""")
+
+_DONE = text("""
+    DELETE FROM changed_users c USING unnest(CAST(:users AS bigint[]), CAST(:at AS timestamptz[])) AS seen (user_id, at)
+    WHERE c.user_id = seen.user_id AND c.changed_at = seen.at
+""")
+
+
+class Mark(NamedTuple):
+    """A user with new events, the user's slot, and when it was marked last."""
+
+    user: int
+    slot: int
+    at: datetime
+
+
+def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
+    """Plan the marked users' pushes again at business time `now`; counts of users, of pushes that `changed` and that
+    `ended`. Twice at once or killed anywhere, it changes nothing twice."""
+    counts: Counter[str] = Counter()
+    marked = _marked(runtime.database)
+    for part in _parts(marked):
+        counts += _refresh(runtime, now, part)
+    if counts["busy"] == 0 and len(marked) == MOST_USERS:
+        wake("horae.refresh")
+    return dict(counts)
+
+
+def _marked(database: Database) -> list[Mark]:
+    with database.begin() as connection:
+        return [Mark(*row) for row in connection.execute(_CHANGED, {"most": MOST_USERS})]
+
+
+def _parts(marked: Sequence[Mark]) -> list[list[Mark]]:
+    """All together while they are few, else those of each partition of the profiles."""
+    parts: dict[int, list[Mark]] = {}
+    for mark in marked:
+        parts.setdefault(mark.slot // PROFILE_PARTITION_SLOTS if len(marked) > FEW_USERS else 0, []).append(mark)
+    return [parts[number] for number in sorted(parts)]
+
+
+def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    database, slots = runtime.database, {mark.slot for mark in marks}
+    with database.begin() as connection:
+        runs = sorted({row.run_id for row in _waiting(connection, [mark.user for mark in marks], now)})
+    if runs:
+        today = now.astimezone(UTC).date()
+        ensure_partitions(database, "deliveries", today, today)
+    busy: set[int] = set()
+    for run_id in runs:
+        with database.begin() as connection:
+            busy |= slots.difference(locks.try_some(connection, slots - busy))
+            users = [mark.user for mark in marks if mark.slot not in busy]
+            rows = [row for row in _waiting(connection, users, now) if row.run_id == run_id]
+            if rows:
+                counts += _plan_again(runtime, connection, (run_id, now), rows)
+    done = [mark for mark in marks if mark.slot not in busy]
+    with database.begin() as connection:
+        given = {"users": [mark.user for mark in done], "at": [mark.at for mark in done]}
+        counts["users"] += connection.execute(_DONE, given).rowcount
+    counts["busy"] += len(busy)
+    return counts
+
+
+def _waiting(connection: Connection, users: Sequence[int], now: datetime) -> list[Waiting]:
+    given = {"users": list(users), "frozen": now + FROZEN, "until": now + AHEAD}
+    return [Waiting(**row._mapping) for row in connection.execute(_WAITING, given)]
+
+
+@dataclass(frozen=True)
+class Happened:
+    """Since the first plan: who opted out, and pairs (user, item) bought, of ids."""
+
+    left: frozenset[int]
+    bought: frozenset[tuple[int, int]]
+
+
+def _happened(connection: Connection, users: Sequence[int], since: datetime, now: datetime) -> Happened:
+    kinds = {name: EVENT_TYPES[name] for name in ("purchase", "unsubscribe")}
+    given = {"users": list(users), "begin": since - ARRIVES_WITHIN, "since": since, "now": now, **kinds}
+    rows = connection.execute(_HAPPENED, given).all()
+    return Happened(
+        frozenset(row.user_id for row in rows if row.event_type == kinds["unsubscribe"]),
+        frozenset((row.user_id, row.item_id) for row in rows if row.event_type == kinds["purchase"]),
+    )
+
+
+def _plan_again(
+    runtime: Runtime, connection: Connection, when: tuple[int, datetime], rows: list[Waiting]
+) -> Counter[str]:
+    """Plan the pushes `rows` of one run again and write what changes; their users' slots are locked."""
+    run_id, now = when
+    since = connection.execute(text("SELECT as_of FROM runs WHERE id = :run"), {"run": run_id}).scalar_one()
+    happened = _happened(connection, sorted({row.user_id for row in rows}), since, now)
+    bought = {row.id for row in rows if (row.user_id, row.item_id) in happened.bought}
+    ends = {number: "no_consent" for number, row in enumerate(rows) if row.user_id in happened.left}
+    drawn = {n: "no_candidate" for n, row in enumerate(rows) if (row.explored or row.at_once) and row.id in bought}
+    numbers = [
+        number for number, row in enumerate(rows) if not (row.explored or row.at_once or row.user_id in happened.left)
+    ]
+    with runtime.database.snapshot() as snapshot:
+        scene = _scene(runtime, snapshot, run_id, now)
+        changes = plan_again(
+            replace(scene, again=_again(scene, [rows[n] for n in numbers], happened, now)), rows, numbers
+        )
+    return write(connection, now, replace(changes, ends=changes.ends | drawn | ends), bought)
+
+
+def _again(scene: Scene, rows: Sequence[Waiting], happened: Happened, now: datetime) -> Again:
+    position = {occasion.occurrence_id: number for number, occasion in enumerate(scene.occasions)}
+    return Again(
+        user=np.array([row.user_id for row in rows], np.int64),
+        occurrence=np.array([position[row.occurrence_id] for row in rows], np.int64),
+        slot=np.array([row.slot for row in rows], np.float64),
+        at=np.array([row.at for row in rows], np.float64),
+        earliest=(now + FROZEN).timestamp(),
+        still=_bounds(scene),
+        bought=np.array(sorted(happened.bought), np.int64).reshape(-1, 2),
+    )
+
+
+def _bounds(scene: Scene) -> np.ndarray:
+    """bool[O]: occurrences whose pushes use up a rate, and so keep their window."""
+    return np.array(
+        [
+            o.definition.capacity_per_quarter is not None or scene.policy.per_quarter(o.definition.gateway) is not None
+            for o in scene.occasions
+        ]
+    )
+
+
+_ground: dict[tuple[str, int, int, int | None, int], tuple[float, datetime, Scene]] = {}
+"""The scenes that this process planned again on, until when (monotonic clock), and as of when."""
+
+
+def _scene(runtime: Runtime, snapshot: Snapshot, run_id: int, now: datetime) -> Scene:
+    """The scene of a run now: today's model and policy, and nothing is displaced."""
+    connection = snapshot.connection
+    spec = read_run(connection, run_id)
+    policy, _ = current_policy(connection)
+    model = registry.champion(connection)
+    key = (runtime.database.libpq_url, run_id, spec.seed, model, policy)
+    for old, (until, as_of, _) in list(_ground.items()):
+        if until < clock.monotonic() or not as_of <= now <= as_of + GROUND_AGE:
+            del _ground[old]
+    if key not in _ground:
+        known = next(
+            (scene for other, (_, _, scene) in _ground.items() if (other[0], other[3]) == (key[0], model)), None
+        )
+        spec = replace(spec, model_version=model, policy_version=policy)
+        scene = set_scene(snapshot, runtime.gateways, spec, known)
+        capacities = read_capacities(connection, replace(spec, run_id=0), now)
+        scene = at_prices(scene, priced(capacities, _closed(capacities)))
+        scene = replace(scene, terms=replace(scene.terms, displaces=np.zeros(len(scene.occasions), bool)))
+        _ground[key] = (clock.monotonic() + GROUND_KEPT.total_seconds(), now, scene)
+    return replace(_ground[key][2], snapshot=snapshot, as_of=now, waiting={}, stretches={})
+
+
+def _closed(capacities: Capacities) -> np.ndarray:
+    """Prices, float64[R]: what is used up may not be had; rates are nobody's, since windows stay."""
+    flat = capacities.flat()
+    prices = np.where(flat <= 0, np.finfo(np.float32).max, 0.0).astype(np.float64)
+    prices[: capacities.rates + len(capacities.budget)] = 0.0
+    return prices

@@ -1,0 +1,186 @@
+"""Late binding on a real store: what new events change about planned pushes, and what they may not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from sqlalchemy import text
+
+from engine import clock
+from engine.campaigns.policy import Cap
+from engine.ingest.event_rows import EventRows
+from engine.ingest.write import Recording, ensure_months, months_of, record_events
+from engine.planning import locks, receipt
+from engine.planning.refresh import refresh
+from engine.planning.wake import ignore
+from engine.runtime import Runtime
+from engine.store.tables import DECISION_REASONS
+from tests.planning_shop import NOW, Workers, create, daily, fill_shop, rows, set_caps
+
+LATER = NOW + timedelta(minutes=15)
+
+PLANNED = (
+    "SELECT p.id, u.external_id AS user_id, u.slot, i.external_id AS item, p.revision, p.explored, p.send_at, p.state,"
+    " p.window_start FROM pushes p JOIN users u ON u.id = p.user_id JOIN items i ON i.id = p.item_id"
+    " WHERE p.state = 'planned'"
+)
+
+
+@pytest.fixture
+def shop(runtime: Runtime) -> Runtime:
+    """A shop with planned pushes, a quarter of an hour later."""
+    shop = fill_shop(runtime)
+    set_caps(shop, Cap(scope="all", limit=1, window="local_day"))
+    create(shop, daily(horizon="14h"))
+    Workers(shop).tick()
+    with shop.database.begin() as connection:
+        clock.step_virtual(connection, LATER)
+    return shop
+
+
+def happen(shop: Runtime, events: Sequence[tuple[str, str, str]], at: datetime = LATER) -> None:
+    """Record and fold events (user, type, item)."""
+    users, kinds, items = zip(*events, strict=True)
+    events_of = EventRows(
+        user=pa.array(users),
+        item=pa.array(items),
+        event_type=pa.array(kinds),
+        occurred_at=np.full(len(users), (at - timedelta(minutes=1)).replace(tzinfo=None), "datetime64[us]"),
+        value=np.full(len(users), np.nan),
+        quantity=np.full(len(users), np.nan),
+        event_id=pa.array([f"{n} {user} {kind} {item}" for n, (user, kind, item) in enumerate(events)]),
+    )
+    ensure_months(shop.database, months_of(events_of))
+    with shop.database.begin() as connection:
+        record_events(connection, events_of, at, Recording(mark_changed=True))
+
+
+def loose(shop: Runtime, count: int) -> list[Any]:
+    soon = (LATER + timedelta(minutes=10)).isoformat()
+    until = (LATER + timedelta(hours=12)).isoformat()
+    found = rows(shop, f"{PLANNED} AND NOT explored AND send_at > '{soon}' AND send_at <= '{until}' ORDER BY 2")
+    assert len(found) >= count
+    return found[:count]
+
+
+def now_of(shop: Runtime, push: Any) -> Any:
+    return next(iter(rows(shop, f"{PLANNED} AND p.id = '{push.id}'")), None)
+
+
+def test_what_users_look_at_changes_what_they_will_get_and_is_a_new_revision(shop):
+    pushes = loose(shop, 12)
+    other = {"i0": "i1"}
+    wanted = {push.id: other.get(push.item, "i0") for push in pushes}
+    happen(shop, [(push.user_id, kind, wanted[push.id]) for push in pushes for kind in 9 * ("add_to_cart",)])
+    done = refresh(shop, LATER, ignore)
+
+    changed = [push for push in pushes if now_of(shop, push).item == wanted[push.id]]
+    assert len(changed) > 6
+    assert done["changed"] >= len(changed)
+    assert done["users"] == 12
+    last = rows(
+        shop,
+        "SELECT DISTINCT ON (push_id) push_id, revision, shard, reason, item_id, receipt, propensity FROM decisions"
+        " WHERE push_id IS NOT NULL ORDER BY push_id, revision DESC",
+    )
+    by_push = {row.push_id: row for row in last}
+    for push in changed:
+        now, told = now_of(shop, push), by_push[push.id]
+        assert (now.revision, told.revision, told.shard) == (1, 1, -1)
+        assert DECISION_REASONS[told.reason] == "planned"
+        assert receipt.decode(bytes(told.receipt)).as_of == LATER.timestamp()
+        assert told.propensity == pytest.approx(0.95)
+    assert rows(shop, "SELECT count(*) FROM changed_users")[0][0] == 0
+    assert refresh(shop, LATER, ignore) == {}
+    happen(shop, [(push.user_id, "app_open", "i2") for push in pushes])
+    again = refresh(shop, LATER, ignore)
+    assert again["users"] == 12
+    assert again.get("changed", 0) <= 2  # nothing was learned that speaks for another item
+
+
+def test_what_was_bought_is_replaced_and_who_opted_out_gets_nothing(shop):
+    buyer, leaver = loose(shop, 2)
+    soon = (LATER + timedelta(minutes=10)).isoformat()
+    until = (LATER + timedelta(hours=12)).isoformat()
+    drawn = rows(shop, f"{PLANNED} AND explored AND send_at > '{soon}' AND send_at <= '{until}'")[0]
+    happen(
+        shop,
+        [
+            (buyer.user_id, "purchase", buyer.item),
+            (leaver.user_id, "unsubscribe", "i0"),
+            (drawn.user_id, "purchase", drawn.item),
+        ],
+    )
+    done = refresh(shop, LATER, ignore)
+
+    assert done["ended"] == 2
+    assert now_of(shop, buyer).item != buyer.item
+    assert now_of(shop, leaver) is None
+    assert now_of(shop, drawn) is None
+    ends = {row.push_id: (row.state, row.reason) for row in rows(shop, "SELECT * FROM deliveries")}
+    assert ends == {leaver.id: ("suppressed", "no_consent"), drawn.id: ("suppressed", "item_bought")}
+    told = rows(shop, f"SELECT reason, revision FROM decisions WHERE push_id = '{leaver.id}' ORDER BY revision")
+    assert [(DECISION_REASONS[row.reason], row.revision) for row in told] == [("planned", 0), ("no_consent", 1)]
+
+
+def test_what_is_due_soon_or_drawn_or_under_way_or_of_a_busy_slot_stays(shop):
+    frozen, taken, busy = loose(shop, 3)
+    drawn = rows(shop, f"{PLANNED} AND explored LIMIT 1")[0]
+    with shop.database.begin() as connection:
+        soon = {"at": LATER + timedelta(minutes=9), "id": frozen.id}
+        connection.execute(text("UPDATE pushes SET send_at = :at WHERE id = :id"), soon)
+        connection.execute(text("UPDATE pushes SET state = 'claimed' WHERE id = :id"), {"id": taken.id})
+    four = [frozen, taken, busy, drawn]
+    happen(shop, [(push.user_id, "add_to_cart", "i9") for push in four])
+    with shop.database.begin() as held:
+        locks.lock_some(held, [busy.slot])
+        done = refresh(shop, LATER, ignore)
+
+    assert (done["busy"], done.get("changed", 0), done.get("ended", 0)) == (1, 0, 0)
+    assert rows(shop, "SELECT sum(revision) FROM pushes")[0][0] == 0
+    left = rows(shop, "SELECT u.external_id FROM changed_users c JOIN users u ON u.id = c.user_id")
+    assert [row.external_id for row in left] == [busy.user_id]
+
+
+def test_windows_move_within_caps_and_never_into_what_is_frozen_or_quiet(shop):
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE users SET quiet_from = '00:00', quiet_until = '19:00' WHERE id % 2 = 0"))
+    pushes = rows(shop, PLANNED)
+    happen(shop, [(push.user_id, "app_open", "i0") for push in pushes])
+    refresh(shop, LATER, ignore)
+
+    local = rows(
+        shop,
+        "SELECT (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC')) AS at, p.revision, p.send_at, p.window_end,"
+        " u.id % 2 = 0 AS own FROM pushes p JOIN users u ON u.id = p.user_id WHERE p.revision > 0",
+    )
+    assert len(local) > 30
+    assert all(row.at.hour >= 19 for row in local if row.own)
+    assert all(row.send_at >= LATER + timedelta(minutes=10) for row in local)
+    assert all(row.window_end - row.send_at >= timedelta(minutes=15) for row in local)
+    days = rows(
+        shop,
+        "SELECT p.user_id, (p.send_at AT TIME ZONE coalesce(u.timezone, 'UTC'))::date AS day, count(*) AS n"
+        " FROM pushes p JOIN users u ON u.id = p.user_id GROUP BY 1, 2",
+    )
+    assert max(day.n for day in days) == 1
+
+
+def test_users_whose_events_are_not_folded_yet_wait(shop):
+    push = loose(shop, 1)[0]
+    happen(shop, [(push.user_id, "add_to_cart", "i9")])
+    with shop.database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO unfolded_events (key, slot, user_id, event_type, occurred_at)"
+                " SELECT gen_random_uuid(), slot, id, 1, :at FROM users WHERE external_id = :user"
+            ),
+            {"at": LATER, "user": push.user_id},
+        )
+    assert refresh(shop, LATER, ignore) == {}
+    assert rows(shop, "SELECT count(*) FROM changed_users")[0][0] == 1
