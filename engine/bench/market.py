@@ -111,7 +111,8 @@ def _scores(scenario: str, rng: np.random.Generator, shape: tuple[int, ...]) -> 
         return np.broadcast_to(np.clip(appeal, 1e-4, 1.0), shape)
     hours = np.exp(rng.normal(0.0, 0.6, (users, 1, 1, count)))
     score = np.clip(appeal * hours / hours.max(3, keepdims=True), 1e-4, 1.0)
-    return np.round(score * 50) / 50 + 0.01 if scenario == "coarse ties" else score
+    coarse: np.ndarray = np.round(score * 50) / 50 + 0.01
+    return coarse if scenario == "coarse ties" else np.asarray(score)
 
 
 def _table(spread: float) -> windows.Table:

@@ -191,7 +191,8 @@ def jitters(secret: bytes, seed: int, users: np.ndarray, where: tuple[np.ndarray
     campaigns, slots = where
     key = chance.key_of(secret, "jitter", seed)
     drawn = chance.uniform(key, users[:, None, None], campaigns[None, :, None], slots.astype(np.int64))
-    return 1.0 + JITTER * (drawn - 0.5)
+    factors: np.ndarray = 1.0 + JITTER * (drawn - 0.5)
+    return factors
 
 
 def _kept_instants(kept: Kept, slots: np.ndarray, at: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -114,8 +114,8 @@ class Prices:
 
     def none(self) -> Prices:
         """The same with every price zero."""
-        zeros = {name: np.zeros(getattr(self, name).shape) for name in ("table", "budget", "stock")}
-        return replace(self, **zeros)
+        table, budget, stock = (np.zeros(each.shape) for each in (self.table, self.budget, self.stock))
+        return replace(self, table=table, budget=budget, stock=stock)
 
     def highest(self) -> float:
         """No push pays more than this."""
@@ -146,8 +146,9 @@ def rates(first: int, left: np.ndarray, of: np.ndarray) -> Capacities:
 
 def shared(capacities: Capacities, share: float) -> Capacities:
     """A share of everything, rounded down: what a sample of the users may use up."""
-    parts = {name: np.floor(getattr(capacities, name) * share).astype(np.int64) for name in ("left", "budget", "stock")}
-    return replace(capacities, **parts)
+    parts = (capacities.left, capacities.budget, capacities.stock)
+    left, budget, stock = (np.floor(each * share).astype(np.int64) for each in parts)
+    return replace(capacities, left=left, budget=budget, stock=stock)
 
 
 def _place(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -205,7 +205,8 @@ class _Run:
         if begin > until:
             inside = (found.local >= begin) | (found.local < until)
         obeys = np.array([o.definition.obeys_quiet_hours for o in self.spec.occasions])
-        return ~(inside & obeys[None, :, None] & ~found.own[:, None, None])
+        closed: np.ndarray = inside & obeys[None, :, None] & ~found.own[:, None, None]
+        return ~closed
 
     def _standing(self, past: list[np.ndarray], found: Recalled) -> Standing:
         user, at, day, kind = np.concatenate(past, axis=1)
