@@ -170,4 +170,5 @@ _REASONS = {
     "too_late": "its time was over",
     "already_planned": "another push of this occurrence was there first",
     "failed_input": "a score was no number",
+    "displaced": "a push that is worth more took its place",
 }

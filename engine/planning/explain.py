@@ -22,6 +22,7 @@ from engine.planning import arms, receipt
 from engine.planning.allocation import NOTHING
 from engine.planning.case import Case, read_case
 from engine.planning.checking import Check, checks_of, verdict
+from engine.planning.limits import Sends
 from engine.planning.remembered import Solved, solve, without
 from engine.planning.rescoring import ScoreParts, score_parts
 from engine.planning.today import weigh_today
@@ -158,8 +159,11 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
 def _solve(case: Case, code: int = receipt.FREE) -> Solved:
     """The best set of what is remembered, without the constraint of a receipt code."""
     rules, remembered = without(case.caps.rules, case.weighed, code)
-    sends = case.standing.sends(1, case.caps, len(workspace_caps(case.policy)))
-    return solve(remembered, rules, sends, case.once, case.fixed)
+    return solve(remembered, rules, _sends(case), case.once, case.fixed)
+
+
+def _sends(case: Case) -> Sends:
+    return case.standing.sends(1, case.caps, len(workspace_caps(case.policy)))
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -245,12 +249,10 @@ def _without(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: int
 def _relaxed(case: Case, o: int, code: int, base: float) -> Without:
     name = _bound(case, code, 0.0, 0.0) or ""
     if code == receipt.BESIDE:
-        alone = np.zeros(case.remembered.there.shape, bool)
-        alone[:, o] = True
-        lone = replace(case, remembered=case.remembered.only(alone))
-        solved = _solve(lone)
-        mine = _worth(lone, _solve(replace(case, remembered=case.remembered.only(alone))))
-        return Without(name, _solved_option(case, o, solved), mine - _own(case, o))
+        only = np.zeros(case.remembered.there.shape, bool)
+        only[:, o] = True
+        lone = solve(case.remembered.only(only), case.caps.rules, _sends(case), case.once)
+        return Without(name, _solved_option(case, o, lone), _worth(case, lone) - _own(case, o))
     solved = _solve(case, code)
     return Without(name, _solved_option(case, o, solved), _worth(case, solved) - base)
 
