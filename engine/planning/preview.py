@@ -154,7 +154,12 @@ def _outline(block: Block) -> _Outline:
     )
     zones = np.array(roster.zones)[roster.zone[decided.row[at]]]
     return _Outline(
-        decided.reason, proposals, zones, decided.item[at], decided.score[at].copy(), decided.alternatives[at]
+        decided.reason,
+        proposals,
+        zones,
+        decided.item[at],
+        decided.score[at].astype(np.float64),
+        decided.alternatives[at],
     )
 
 
