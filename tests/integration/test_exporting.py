@@ -23,7 +23,7 @@ def shop(runtime: Runtime) -> Runtime:
     Workers(filled).tick()
     ensure_ahead(filled.database, NOW)
     with filled.database.begin() as connection:  # of the first ten pushes every second was accepted and clicked
-        pushes = connection.execute(text("SELECT * FROM pushes ORDER BY user_id, occurrence_id LIMIT 10")).all()
+        pushes = connection.execute(text("SELECT * FROM pushes ORDER BY campaign_id, user_id LIMIT 10")).all()
         for number, push in enumerate(pushes):
             connection.execute(text("DELETE FROM pushes WHERE id = :id"), {"id": push.id})
             connection.execute(
