@@ -15,6 +15,7 @@ change of 2026) or lack names (slim images have no US/Central). Aliases are kept
 
 from __future__ import annotations
 
+import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 from cronsim import CronSim, CronSimError
 
+from engine import tzfile
 from engine.errors import BadInput, did_you_mean
+from engine.tzfile import Offsets
 
 Hours = tuple[time, time]
 """Local hours [from, until); `until` before `from` crosses midnight; 00:00 as `until` is the end of the day."""
@@ -45,10 +48,6 @@ _WINDOW = _DAY // WINDOWS_A_DAY
 _LAST_US = (LAST - FIRST) // _US
 _LAST_SECOND = _LAST_US // _SECOND
 
-# Offsets are probed every 5 days and each change is then bisected to the second. The closest two changes of any zone
-# lie 6.96 days apart (America/Recife 2000, Asia/Gaza 2054); a test compares with tzdata's own files.
-_PROBES = (*range(0, _LAST_SECOND, 5 * 86_400), _LAST_SECOND - 1)
-
 
 @lru_cache(maxsize=1)
 def zone_names() -> frozenset[str]:
@@ -63,32 +62,17 @@ def zone(name: str) -> ZoneInfo:
     Raises BadInput for any other name, with the closest one: by its whole name or by its city.
     """
     if name in zone_names():
-        with resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).open("rb") as file:
-            return ZoneInfo.from_file(file, key=name)
+        return ZoneInfo.from_file(io.BytesIO(_file(name)), key=name)
     cities = {known.rsplit("/", 1)[-1]: known for known in sorted(zone_names(), key=len, reverse=True)}
     city = next((full for short, full in cities.items() if short.casefold() == name.replace(" ", "_").casefold()), None)
     hint = f"did you mean {city}?" if city else did_you_mean(name, zone_names())
     raise BadInput(f"unknown time zone {name!r}", hint=hint or "zones are IANA names such as Europe/Berlin")
 
 
-@dataclass(frozen=True)
-class Offsets:
-    """A zone as a step function: from `starts[i]` (epoch seconds) on, local time is UTC + `seconds[i]`."""
-
-    starts: tuple[int, ...]
-    seconds: tuple[int, ...]
-
-
 @lru_cache(maxsize=1024)
 def offsets(tz: ZoneInfo) -> Offsets:
-    """The offsets of `tz` over [FIRST, LAST); a few milliseconds, once per zone and process."""
-    probed = [instant.astimezone(tz).utcoffset() for instant in _probes()]
-    starts, seconds = [0], [_seconds(probed[0])]
-    for at in range(1, len(probed)):
-        if probed[at] != probed[at - 1]:
-            starts.append(_change(tz, _PROBES[at - 1], _PROBES[at]))
-            seconds.append(_seconds(probed[at]))
-    return Offsets(tuple(starts), tuple(seconds))
+    """The offsets of `tz`, one of tzdata's zones, over [FIRST, LAST); a third of a millisecond, once per zone."""
+    return tzfile.offsets(_file(tz.key), _LAST_SECOND)
 
 
 def resolve(local: datetime, tz: ZoneInfo) -> datetime:
@@ -195,12 +179,15 @@ def open_windows(
 ) -> list[tuple[Window, datetime, datetime]]:
     """`windows_between` cut to `open_intervals`: (window, first instant, end) of each open part, in order."""
     intervals = open_intervals(tz, start, end, allowed, quiet)
-    parts = []
+    parts, at = [], 0
     for window in windows_between(tz, start, end):
-        for opens, closes in intervals:
-            first, last = max(window.start, opens), min(window.end, closes)
-            if first < last:
-                parts.append((window, first, last))
+        while at < len(intervals) and intervals[at][1] <= window.start:
+            at += 1
+        here = at
+        while here < len(intervals) and intervals[here][0] < window.end:
+            first, last = max(window.start, intervals[here][0]), min(window.end, intervals[here][1])
+            parts.append((window, first, last))
+            here += 1
     return parts
 
 
@@ -285,22 +272,8 @@ def cron_instants(expression: str, tz: ZoneInfo | None, after: datetime, until: 
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def _probes() -> list[datetime]:
-    return [FIRST + timedelta(seconds=second) for second in _PROBES]
-
-
-def _seconds(offset: timedelta | None) -> int:
-    return int((offset or timedelta()).total_seconds())
-
-
-def _change(tz: ZoneInfo, before: int, after: int) -> int:
-    """The epoch second at which the offset of `before` ends; it changes once in (before, after]."""
-    known = datetime.fromtimestamp(before, tz).utcoffset()
-    while after - before > 1:
-        middle = (before + after) // 2
-        before, after = (middle, after) if datetime.fromtimestamp(middle, tz).utcoffset() == known else (before, middle)
-    return after
+def _file(name: str) -> bytes:
+    return resources.files("tzdata").joinpath("zoneinfo", *name.split("/")).read_bytes()
 
 
 def _micros(instant: datetime) -> int:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BENCHES = {
     "ingest": "events a second from a file into events and profiles, beside a bare COPY of the same rows",
     "score": "candidates, feature rows and the model's goal, 50 rows a user, beside the model alone",
+    "allocate": "value of the planner's allocation beside the exact linear program, and beside greedy ways",
     "plan": "a planning run, from the database to published pushes, beside the model alone",
 }
 """Modules of engine.bench, and what they measure."""

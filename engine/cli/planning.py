@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from engine.cli.asking import agreed
 from engine.cli.campaigns import campaign_app, opened
+from engine.cli.preview import reason_table, show_preview
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from engine.planning.preview import Preview
     from engine.planning.progress import Counts, RunState
-    from engine.planning.trigger import Request, Triggered
+    from engine.planning.trigger import Triggered
     from engine.runtime import Runtime
 
 runs_app = typer.Typer(no_args_is_help=True, help="Planning runs: how far they are and what they decided.")
@@ -67,7 +66,7 @@ def trigger(
         with runtime.database.begin() as connection:
             now = business_now(connection)
         if dry_run:
-            _dry_run(runtime, now, name, request, as_json=as_json)
+            show_preview(runtime, now, name, request, as_json=as_json)
             return
         expected = triggers.describe(runtime.database, now, name, request)
         if not as_json:
@@ -103,25 +102,6 @@ def _open(runtime: Runtime, now: datetime, made: Triggered) -> int | None:
     return run_id
 
 
-def _dry_run(runtime: Runtime, now: datetime, name: str, request: Request, *, as_json: bool) -> None:
-    from engine.planning.preview import preview
-    from engine.planning.trigger import spec_of
-
-    spec = spec_of(runtime.database, now, name, request)
-    with Progress(console=stderr, transient=True) as bar:
-        task = bar.add_task("planning", total=None)
-        found = preview(
-            runtime.database,
-            runtime.gateways,
-            spec,
-            lambda seen, total: bar.update(task, completed=seen, total=max(total, 1)),
-        )
-    if as_json:
-        typer.echo(json.dumps({"campaign": name, "dry_run": True, **asdict(found), "planned": found.planned}, indent=2))
-    else:
-        _print_preview(name, found)
-
-
 def _print_expected(expected: Triggered) -> None:
     counted = ", ".join(f"{count:,} {reason}" for reason, count in expected.audience.items() if count)
     stdout.print(f"{expected.campaign}: {expected.asked:,} users ({counted or 'nobody'})", markup=False)
@@ -145,18 +125,6 @@ def _print_triggered(made: Triggered, run_id: int | None, *, as_json: bool) -> N
     stdout.print(f"Triggered: occurrence {made.occurrence_id}; it may leave until {until}.")
     follow = f"horae runs show {run_id}" if run_id else "horae runs list"
     stdout.print(f"Workers plan it now (horae up runs them). Follow it: {follow}")
-
-
-def _print_preview(name: str, found: Preview) -> None:
-    stdout.print(
-        f"{name}: {found.asked:,} users, {found.planned:,} would get a push; nothing was written\n", markup=False
-    )
-    stdout.print(_reason_table(found.reasons))
-    if found.by_hour:
-        stdout.print("\nplanned by local hour:")
-        most = max(found.by_hour.values())
-        for hour, count in found.by_hour.items():
-            stdout.print(f"  {hour:02d}:00  {count:>8,}  {'█' * max(1, round(40 * count / most))}")
 
 
 # --- runs ------------------------------------------------------------------------------------------------------------
@@ -226,19 +194,8 @@ def _print_run(one: RunState, counts: Counts) -> None:
         stdout.print(f"error: {one.error}", style="red", markup=False)
     if counts.reasons:
         stdout.print()
-        stdout.print(_reason_table(counts.reasons))
+        stdout.print(reason_table(counts.reasons))
         arms = ", ".join(f"{name} {count:,}" for name, count in counts.arms.items())
         stdout.print(f"\narms: {arms}; revised: {counts.revised:,}")
     if counts.pushes:
         stdout.print("pushes: " + ", ".join(f"{state} {count:,}" for state, count in sorted(counts.pushes.items())))
-
-
-def _reason_table(reasons: dict[str, int]) -> Table:
-    total = sum(reasons.values())
-    table = Table("decision", box=None, pad_edge=False)
-    table.add_column("users", justify="right")
-    table.add_column("share", justify="right")
-    for name, count in sorted(reasons.items(), key=lambda pair: -pair[1]):
-        table.add_row(name, f"{count:,}", f"{count / max(total, 1):.1%}")
-    table.add_row("together", f"{total:,}", "", style="dim")
-    return table

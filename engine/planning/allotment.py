@@ -77,8 +77,7 @@ def allot(
 ) -> Allotment:
     """Give the capacity there is to the proposals by value − price; the losers get what their campaign's overflow says.
 
-    Of a user who lost several pushes only the first is moved: alternatives were found beside the others' choice. What
-    was explored and lost is not moved: another window has another propensity.
+    What was explored and lost is not moved: another window has another propensity.
     """
     bids = bids_of(terms, capacities, proposals)
     left = capacities.flat()
@@ -91,24 +90,55 @@ def allot(
     lost = np.flatnonzero(~granted)
     stays = np.array([occasion.definition.overflow == "drop" for occasion in terms.occasions])[proposals.occurrence]
     wants = lost[(bids.first[lost] == ORDINARY) & ~stays[lost]]
-    movable = wants[np.sort(np.unique(proposals.user[wants], return_index=True)[1])]
-    found = alternatives(movable)
-    owner = np.repeat(movable, [len(each) for each in found]).astype(np.int64)
-    options = np.concatenate([*found, np.zeros(0, receipt.ALTERNATIVE)])
-    keep = (options["code"] == receipt.FREE) & (options["send_at"] > now.timestamp())
-    options, owner = options[keep], owner[keep]
-    wanted = Bids(
-        resource=capacities.resources(proposals.occurrence[owner], options["send_at"], options["item"]),
-        net=options["value"].astype(np.float64),  # what is left over costs nothing
-        first=np.full(len(owner), ORDINARY, np.int8),
-        tie=bids.tie[owner],
-    )
-    chosen = settlement.refill(wanted, owner, left)
-    refused = np.setdiff1d(lost, owner[chosen])
+    # Alternatives that only another push of the run stood in the way of are free for who lost all of them, which is
+    # known where every occurrence of the run was a bid.
+    alone = np.zeros(len(bids.net), bool)
+    if capacities.all_bounded():
+        alone = ~np.isin(proposals.user, proposals.user[granted])
+    moved, to, left = _moved(capacities, proposals, bids, wants, (left, alternatives, now.timestamp(), alone))
+    refused = np.setdiff1d(lost, moved)
     spent = bids.uses[refused] >= capacities.rates
     spent &= left[np.maximum(bids.uses[refused], 0)] <= 0
     reasons = np.where(spent.any(1), REASON["budget"], REASON["capacity"]).astype(np.int8)
-    return Allotment(owner[chosen], options[chosen], refused, reasons, heirs, displaced)
+    return Allotment(moved, to, refused, reasons, heirs, displaced)
+
+
+def _moved(
+    capacities: Capacities,
+    proposals: Proposals,
+    bids: Bids,
+    wants: np.ndarray,
+    given: tuple[np.ndarray, Alternatives, float, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(proposals that are moved, to which alternatives, what is left then), of those at `wants`.
+
+    Alternatives were found beside the user's other choices: of a user who lost several pushes one is moved, the second
+    only where there was no room for the first. `given`: what is left, alternatives, now, and who has no push (bool).
+    """
+    left, alternatives, now, alone = given
+    moved, to = [np.zeros(0, np.int64)], [np.zeros(0, receipt.ALTERNATIVE)]
+    while len(wants):
+        first = np.sort(np.unique(proposals.user[wants], return_index=True)[1])
+        movable = wants[first]
+        found = alternatives(movable)
+        owner = np.repeat(movable, [len(each) for each in found]).astype(np.int64)
+        options = np.concatenate([*found, np.zeros(0, receipt.ALTERNATIVE)])
+        free = (options["code"] == receipt.FREE) | ((options["code"] == receipt.BESIDE) & alone[owner])
+        keep = free & (options["send_at"] > now)
+        options, owner = options[keep], owner[keep]
+        wanted = Bids(
+            resource=capacities.resources(proposals.occurrence[owner], options["send_at"], options["item"]),
+            net=options["value"].astype(np.float64),  # what is left over costs nothing
+            first=np.full(len(owner), ORDINARY, np.int8),
+            tie=bids.tie[owner],
+        )
+        chosen = settlement.refill(wanted, owner, left)
+        left = settlement.remaining(wanted, np.isin(np.arange(len(owner)), chosen), left)
+        moved.append(owner[chosen])
+        to.append(options[chosen])
+        wants = np.delete(wants, first)
+        wants = wants[~np.isin(proposals.user[wants], proposals.user[owner[chosen]])]
+    return np.concatenate(moved), np.concatenate(to), left
 
 
 def _replaced(

@@ -18,7 +18,7 @@ from engine.planning.allocation import NOTHING, Problem
 from engine.planning.inbox import Rivals
 from engine.planning.limits import Rules, Sends
 from engine.planning.offers import MISSING
-from engine.planning.prices import Prices
+from engine.planning.prices import JITTER, Prices
 from engine.planning.worth import Weights
 from engine.store.tables import DECISION_REASONS
 
@@ -173,9 +173,27 @@ def weigh(terms: Terms, people: People, goods: Goods) -> Options:
     price, charge = terms.prices.at(at), terms.prices.of_offers(goods.item)
     allowed = (code == receipt.FREE) & np.isfinite(value)
     ties = _ties(terms, people, goods.item, slots)
-    net = np.where(allowed, value - price[:, :, None, :] - charge[..., None], -np.inf) * ties
+    if terms.prices.highest():
+        jitter = jitters(terms.secret, terms.seed, people.users, (terms.campaigns, slots))
+        value_at_prices = np.where(allowed, value, 0.0) * jitter[:, :, None, :]
+    else:
+        value_at_prices = value
+    net = np.where(allowed, value_at_prices - price[:, :, None, :] - charge[..., None], -np.inf) * ties
     problem = Problem(net, goods.item, goods.category, micros, day, terms.once, terms.rules, room)
     return Options(code, value, price, charge, at, ties, failed, problem)
+
+
+def jitters(secret: bytes, seed: int, users: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Factors near 1 on values that are weighed against prices, float64[n, O, W], of campaigns int64[O] and slots
+    float64[n, O, W] (`where`): the same in the program that made the prices.
+
+    At its prices many users are indifferent; without the factor all of them would want the same window.
+    """
+    campaigns, slots = where
+    key = chance.key_of(secret, "jitter", seed)
+    drawn = chance.uniform(key, users[:, None, None], campaigns[None, :, None], slots.astype(np.int64))
+    factors: np.ndarray = 1.0 + JITTER * (drawn - 0.5)
+    return factors
 
 
 def _kept_instants(kept: Kept, slots: np.ndarray, at: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

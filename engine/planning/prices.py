@@ -23,7 +23,7 @@ QUARTER = 900.0
 """Seconds of a quarter-hour."""
 
 UNLIMITED = -1
-SAMPLE_USERS = 2_000
+SAMPLE_USERS = 4_000
 JITTER = 0.02
 """Sampled values are moved by up to this share, by hash: equal values would give one price to all or to none."""
 
@@ -53,6 +53,10 @@ class Capacities:
     def bounded(self) -> bool:
         """Whether anything is scarce for any occurrence."""
         return bool((self.of >= 0).any() or (self.budget_of >= 0).any() or len(self.stock))
+
+    def all_bounded(self) -> bool:
+        """Whether every occurrence has a rate or a budget."""
+        return bool(((self.of >= 0).any(0) | (self.budget_of >= 0)).all())
 
     def flat(self) -> np.ndarray:
         """int64[R]: what is left of every resource."""
@@ -108,6 +112,11 @@ class Prices:
         total: np.ndarray = own[None, :, None] + np.append(self.stock, 0.0)[place]
         return total
 
+    def none(self) -> Prices:
+        """The same with every price zero."""
+        table, budget, stock = (np.zeros(each.shape) for each in (self.table, self.budget, self.stock))
+        return replace(self, table=table, budget=budget, stock=stock)
+
     def highest(self) -> float:
         """No push pays more than this."""
         parts = [self.table.max(initial=0.0) * len(self.of), self.budget.max(initial=0.0), self.stock.max(initial=0.0)]
@@ -133,6 +142,13 @@ def rates(first: int, left: np.ndarray, of: np.ndarray) -> Capacities:
     """Capacities of rates alone, one row for each occurrence: left int64[C, Q], of int32[O]."""
     none = np.zeros(0, np.int64)
     return Capacities(first, left, of.reshape(1, -1), none, np.full(len(of), UNLIMITED, np.int32), none, none)
+
+
+def shared(capacities: Capacities, share: float) -> Capacities:
+    """A share of everything, rounded down: what a sample of the users may use up."""
+    parts = (capacities.left, capacities.budget, capacities.stock)
+    left, budget, stock = (np.floor(each * share).astype(np.int64) for each in parts)
+    return replace(capacities, left=left, budget=budget, stock=stock)
 
 
 def _place(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:

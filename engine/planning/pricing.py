@@ -7,10 +7,12 @@ import json
 import numpy as np
 from sqlalchemy import text
 
-from engine.planning import allocation, chance, locks
+from engine.planning import allocation, locks
+from engine.planning.allocation import Problem
+from engine.planning.decide import People, Terms, jitters
 from engine.planning.offers import NO_ITEM
-from engine.planning.prices import JITTER, SAMPLE_USERS, Capacities, Prices, Sample, free, solve_prices
-from engine.planning.scene import Scene, Weighing, blocks_of, count_users, weigh_block
+from engine.planning.prices import SAMPLE_USERS, Capacities, Prices, Sample, free, solve_prices
+from engine.planning.scene import Scene, blocks_of, count_users, weigh_block
 from engine.planning.windows import MOST_WINDOWS
 from engine.store.database import Database
 from engine.store.tables import SLOTS
@@ -45,19 +47,19 @@ def sampled_prices(scene: Scene, capacities: Capacities) -> Prices:
         weighed = weigh_block(scene, (low, high)) if count else None
         users += count
         if weighed is not None:
-            parts.append(_sample(scene, weighed))
+            parts.append(sample_of(scene.terms, weighed.people, weighed.options.problem))
     if not parts:
         return free(capacities)
     whole = Sample(*(np.concatenate([getattr(part, name) for part in parts]) for name in Sample.__dataclass_fields__))
     return solve_prices(whole, capacities, users / total)
 
 
-def _sample(scene: Scene, weighed: Weighing) -> Sample:
-    people, problem = weighed.people, weighed.options.problem
-    key = chance.key_of(scene.terms.secret, "jitter", scene.terms.seed)
-    drawn = chance.uniform(key, people.users[:, None], scene.terms.campaigns[None, :])
+def sample_of(terms: Terms, people: People, problem: Problem) -> Sample:
+    """What the program behind the prices sees of some users: their best offer of each window, values jittered."""
+    slots = people.table.slot[people.group]
+    jitter = jitters(terms.secret, terms.seed, people.users, (terms.campaigns, slots))
     best = np.argmax(problem.net, 2)
-    value = np.take_along_axis(problem.net, best[:, :, None], 2)[:, :, 0] * (1.0 + JITTER * (drawn - 0.5))[:, :, None]
+    value = np.take_along_axis(problem.net, best[:, :, None], 2)[:, :, 0] * jitter
     item = np.take_along_axis(problem.item, best, 2)
     first = people.table.first[people.group]
     end = first + np.maximum(people.table.length[people.group], 1.0)

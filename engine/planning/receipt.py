@@ -141,3 +141,11 @@ def decode(stored: bytes) -> Receipt:
         features=np.frombuffer(stored, "<f4", int(row["features"]), ROW.itemsize).copy(),
         alternatives=np.frombuffer(stored, ALTERNATIVE, int(head["alternatives"]), middle).copy(),
     )
+
+
+def alternatives_of(stored: bytes | None) -> np.ndarray:
+    """The alternatives in `stored` alone; none where there is no receipt, or one of another version."""
+    if stored is None or len(stored) < HEADER.itemsize or stored[0] != VERSION:
+        return np.zeros(0, ALTERNATIVE)
+    count = stored[1]
+    return np.frombuffer(stored, ALTERNATIVE, count, len(stored) - count * ALTERNATIVE.itemsize)

@@ -149,7 +149,10 @@ def _alternatives(weighed: Weighed, at: tuple[np.ndarray, np.ndarray], chosen: n
     rows = np.arange(len(row))[:, None]
     price = options.price[row, occurrence] + options.charge[row, occurrence][rows, k]
     net = best - price
-    w = _five(net, (best_code == receipt.FREE) & np.isfinite(net))
+    # Ranked as they were weighed, with jitter: at prices that make many indifferent, they remember different windows.
+    weighed_net = options.problem.net[row, occurrence][rows, k, np.arange(windows_count)[None, :]]
+    ranked = np.where(np.isfinite(weighed_net), weighed_net, net)
+    w = _five(ranked, (best_code == receipt.FREE) & np.isfinite(net))
     group = people.group[row][:, None]
     out = np.zeros(w.shape, receipt.ALTERNATIVE)
     there = np.isfinite(net[rows, w])

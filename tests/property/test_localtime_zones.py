@@ -28,6 +28,8 @@ from engine.localtime import (
     zone,
     zone_names,
 )
+from engine.planning.windows import LAST_CALL, Span, open_stretches
+from engine.planning.windows import instants as instants_of
 
 ZONES = sorted(zone_names())
 NIGHT: Hours = (time(22), time(8))
@@ -105,6 +107,35 @@ def test_on_every_day_from_2024_to_2030_open_hours_begin_and_end_where_the_wall_
         outside = [instant.astimezone(tz).hour for first, last in found[1:-1] for instant in (first - second, last)]
         assert all(8 <= hour < 22 for hour in inside), name
         assert not any(8 <= hour < 22 for hour in outside), name
+
+
+def test_no_planned_instant_of_any_zone_on_any_day_lies_in_quiet_hours_and_its_window_is_the_local_one():
+    """The windows beside quiet hours of every day 2024–2030 in every zone, with a user's instant, read by zoneinfo.
+
+    Of zones that never change their clocks in that time four weeks stand for all.
+    """
+    start = datetime.fromtimestamp(FROM, UTC)
+    rng = np.random.default_rng(3)
+    for name in _alike():
+        tz = zone(name)
+        changes = any(FROM < second < UNTIL for second in offsets(tz).starts)
+        end = datetime.fromtimestamp(UNTIL, UTC) if changes else start + timedelta(days=28)
+        span = Span(start, end, (time(20), time(10)), spread=None)
+        found, why = open_stretches(tz, span, NIGHT, start, most=1 << 30)
+        first, length, closes, cell, day = (
+            np.array([getattr(each, field) for each in found]) for field in ("first", "length", "end", "cell", "day")
+        )
+        due = instants_of(first, length, rng.random(len(found)))
+        local = [datetime.fromtimestamp(at, tz) for at in due.tolist()]
+        hour, weekday = np.array([x.hour for x in local]), np.array([x.isoweekday() for x in local])
+
+        assert why == ""
+        assert len(set(day.tolist())) >= (end - start).days - 1, name
+        assert (((hour >= 8) & (hour < 10)) | ((hour >= 20) & (hour < 22))).all(), name
+        assert (cell == (weekday >= 6) * 8 + hour // 3).all(), name
+        assert (day == np.array([x.toordinal() for x in local])).all(), name
+        assert (due < closes - LAST_CALL.total_seconds() + 1e-3).all(), name
+        assert (np.diff(due) > 0).all(), name
 
 
 def test_hours_of_all_zones_at_once_are_the_local_ones():

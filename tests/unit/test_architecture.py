@@ -15,7 +15,19 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    *("errors", "config", "clock", "localtime", "store", "features", "ingest", "learning", "campaigns", "planning"),
+    *(
+        "errors",
+        "config",
+        "clock",
+        "tzfile",
+        "localtime",
+        "store",
+        "features",
+        "ingest",
+        "learning",
+        "campaigns",
+        "planning",
+    ),
     *("delivery", "embedded", "runtime", "supervise", "status", "web", "bench", "demo", "cli"),
 )
 """The rooms of engine/, each importing only rooms before it."""
