@@ -145,7 +145,8 @@ def decode(stored: bytes) -> Receipt:
 
 def alternatives_of(stored: bytes | None) -> np.ndarray:
     """The alternatives in `stored` alone; none where there is no receipt, or one of another version."""
-    if stored is None or len(stored) < HEADER.itemsize or stored[0] != VERSION:
+    if stored is None or len(stored) < ROW.itemsize + HEADER.itemsize or stored[0] != VERSION:
         return np.zeros(0, ALTERNATIVE)
-    count = stored[1]
-    return np.frombuffer(stored, ALTERNATIVE, count, len(stored) - count * ALTERNATIVE.itemsize)
+    begin = ROW.itemsize + 4 * int(np.frombuffer(stored, ROW, 1)[0]["features"])
+    count = int(np.frombuffer(stored, HEADER, 1, begin)[0]["alternatives"])
+    return np.frombuffer(stored, ALTERNATIVE, count, begin + HEADER.itemsize)
