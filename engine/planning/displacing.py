@@ -16,7 +16,13 @@ from engine.planning.allotment import Allotment, Proposals
 from engine.planning.decide import REASON
 from engine.planning.opening import RunSpec
 from engine.planning.roster import FROZEN
-from engine.store.bulk import copy_rows
+
+# Where the push is the user's own, the inbox has noted it already.
+_NOTE = text("""
+    INSERT INTO displacements (run_id, user_id, occurrence_id, rival_id, rival_user_id)
+    SELECT :run, * FROM unnest(CAST(:users AS bigint[]), CAST(:occurrences AS bigint[]), CAST(:rivals AS bigint[]),
+                               CAST(:rival_users AS bigint[])) ON CONFLICT DO NOTHING
+""")
 
 _GIVING = text("""
     CREATE TEMP TABLE giving ON COMMIT DROP AS
@@ -61,17 +67,17 @@ _TOO_LATE = text("""
 
 def note(connection: Connection, spec: RunSpec, proposals: Proposals, result: Allotment) -> None:
     """Note whose places the proposals take that capacity had no room for."""
+    if not len(result.heirs):
+        return
     ours = np.array([occasion.occurrence_id for occasion in spec.occasions], np.int64)
-    heirs = result.heirs
-    copy_rows(
-        connection,
-        "displacements",
+    connection.execute(
+        _NOTE,
         {
-            "run_id": np.full(len(heirs), spec.run_id, np.int64),
-            "user_id": proposals.user[heirs],
-            "occurrence_id": ours[proposals.occurrence[heirs]],
-            "rival_id": result.displaced[:, 0],
-            "rival_user_id": result.displaced[:, 1],
+            "run": spec.run_id,
+            "users": proposals.user[result.heirs].tolist(),
+            "occurrences": ours[proposals.occurrence[result.heirs]].tolist(),
+            "rivals": result.displaced[:, 0].tolist(),
+            "rival_users": result.displaced[:, 1].tolist(),
         },
     )
 

@@ -171,6 +171,25 @@ def replace_name(campaign: Any, name: str) -> Any:
     return campaign.model_copy(update={"name": name})
 
 
+def test_a_place_that_the_inbox_and_a_full_quarter_both_ask_for_is_taken_once(shop):
+    set_caps(shop, DAY_CAP)
+    with shop.database.begin() as connection:
+        rule = GatewayRule(gateway="log", per_quarter=4)
+        save_policy(connection, lambda policy: policy.model_copy(update={"gateways": (rule,)}))
+    four = {"field": "user_id", "in": ["u0", "u4", "u8", "u12"]}
+    narrow = {"horizon": "16h", "hours": "12:00-12:20", "exploration": 0, "audience": four}
+    create(shop, daily(**narrow))
+    workers = Workers(shop)
+    workers.tick()
+    assert by_campaign(shop) == {"daily": 4}
+    create(shop, sale(**narrow))
+    workers.tick()
+
+    assert by_campaign(shop) == {"sale": 4}
+    assert latest(shop, "daily") == {"displaced": 4}
+    assert rows(shop, "SELECT count(*) FROM deliveries")[0][0] == 4
+
+
 def test_a_providers_daily_quota_holds_for_campaigns_that_obey_no_caps(shop):
     with shop.database.begin() as connection:
         rule = GatewayRule(gateway="log", per_device_day=1)
