@@ -176,6 +176,7 @@ def _terms(seed: int, prices: Prices) -> Terms:
         rules=Rules(rules, everyone, everyone, 4 * hour, yes, yes),
         prices=prices,
         model=0,
+        regime=0,
         policy=1,
         library=(0, 0, 0),
     )

@@ -15,7 +15,8 @@ from rich.table import Table
 from engine.cli.campaigns import AsJson, opened
 
 if TYPE_CHECKING:
-    from engine.planning.simulate import Change, Side, Simulation
+    from engine.planning.sides import Side
+    from engine.planning.simulate import Change, Simulation
 
 export_app = typer.Typer(no_args_is_help=True, help="Files for analysts.")
 

@@ -115,7 +115,7 @@ def _print_score(one: Explanation) -> None:
     less = f" − {cost:.4g} for disturbing" if cost > 0 and len(one.revisions) == 1 else ""
     stdout.print(f"  score {parts.score:.4g}{hour} ({parts.regime}); × {parts.worth:g}{less} = value", markup=False)
     for reason in parts.reasons:
-        stdout.print(f"    {reason.sentence}", markup=False, soft_wrap=True)
+        stdout.print(f"    {reason.text}", markup=False, soft_wrap=True)
 
 
 def _print_alternatives(one: Explanation) -> None:

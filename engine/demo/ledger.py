@@ -45,7 +45,8 @@ _REBOUND = text("""
            i.external_id AS item, j.external_id AS first_item, x.at AS sent_at,
            r.as_of AS planned_at
     FROM first f JOIN changes c USING (occurrence_id, user_id) JOIN last l USING (occurrence_id, user_id)
-    JOIN runs r ON r.id = f.run_id JOIN users u ON u.id = f.user_id LEFT JOIN items i ON i.id = l.item_id LEFT JOIN items j ON j.id = f.item_id
+    JOIN runs r ON r.id = f.run_id JOIN users u ON u.id = f.user_id LEFT JOIN items i ON i.id = l.item_id
+    LEFT JOIN items j ON j.id = f.item_id
     LEFT JOIN deliveries x ON x.push_id = f.push_id AND x.state = 'accepted' AND NOT x.test
     WHERE f.send_at IS NOT NULL ORDER BY 1
 """)

@@ -85,8 +85,8 @@ class Aftermath:
 @dataclass(frozen=True)
 class LateBinding:
     """What new purchases changed about planned pushes. changed: pushes that were planned again, of which `items` got
-    another item and `windows` another window; ended: closed by it. saved: sent with another item since theirs was bought
-    meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item, how
+    another item and `windows` another window; ended: closed by it. saved: sent with another item since theirs was
+    bought meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item, how
     often it was bought, beside the item that was planned first (None: there are none)."""
 
     planned: int
@@ -213,8 +213,8 @@ def _late(report: Report) -> list[str]:
     late = report.late
     lines = [
         "Late binding: users who bought something were planned again, up to ten minutes before",
-        f"  {late.changed:,} of {late.planned:,} planned pushes changed ({late.items:,} their item, {late.windows:,} their"
-        f" window), {late.ended:,} ended",
+        f"  {late.changed:,} of {late.planned:,} planned pushes changed ({late.items:,} their item,"
+        f" {late.windows:,} their window), {late.ended:,} ended",
     ]
     if late.saved:
         lines += [

@@ -21,6 +21,7 @@ from sqlalchemy import text
 
 from engine.campaigns import store
 from engine.errors import BadInput
+from engine.features.logged import ROW, VERSION
 from engine.planning import receipt
 from engine.store.database import Database, Snapshot
 from engine.store.slots import shard_ranges
@@ -140,7 +141,7 @@ SELECT d.date, c.name AS campaign, o.version AS campaign_version, o.label AS occ
        d.run_id AS run, u.external_id AS "user", d.revision,
        d.revision = max(d.revision) OVER (PARTITION BY d.occurrence_id, d.user_id) AS last,
        d.arm, d.reason, d.propensity, i.external_id AS item, d.item_id, d.window_start, d.send_at, d.score, d.value,
-       d.price, substring(d.receipt FROM 1 FOR {header}) AS head, p.state AS hot, e.state AS ended, e.reason AS why,
+       d.price, {head} AS head, p.state AS hot, e.state AS ended, e.reason AS why,
        e.at AS outcome_at, f.opened, f.clicked, f.dismissed, f.purchase_value
 FROM users u JOIN decisions d ON d.user_id = u.id
 JOIN occurrences o ON o.id = d.occurrence_id JOIN campaigns c ON c.id = o.campaign_id
@@ -158,11 +159,19 @@ ORDER BY d.occurrence_id, d.user_id, d.revision
 """
 
 
+_HEAD = (
+    f"CASE WHEN octet_length(d.receipt) >= {ROW.itemsize + receipt.HEADER.itemsize} AND get_byte(d.receipt, 0) = {VERSION}"
+    f" THEN substring(d.receipt FROM {ROW.itemsize + 1} + 4 * (get_byte(d.receipt, 1) + 256 * get_byte(d.receipt, 2))"
+    f" FOR {receipt.HEADER.itemsize}) END"
+)
+"""The header of a receipt of this version, which follows the row: ROW's `features` (u2) are its bytes 1 and 2."""
+
+
 def _read(snapshot: Snapshot, day: date, slots: tuple[int, int], campaign: int | None) -> Iterator[pa.Table]:
     of = "" if campaign is None else f" AND o.campaign_id = {campaign:d}"
     ids = EVENT_TYPES
     query = _QUERY.format(
-        header=receipt.HEADER.itemsize,
+        head=_HEAD,
         opens=f"{ids['push_open']}, {ids['push_click']}",
         click=ids["push_click"],
         dismissals=f"{ids['push_dismiss']}, {ids['unsubscribe']}",
@@ -190,7 +199,7 @@ def _exploited(snapshot: Snapshot, rows: pa.Table) -> dict[int, str]:
 def _heads(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """(there bool[n], HEADER[n]): receipts' headers, zeros where there is none of this version."""
     size, stored = receipt.HEADER.itemsize, column.to_pylist()
-    there = np.array([one is not None and len(one) == size and one[0] == receipt.VERSION for one in stored], bool)
+    there = np.array([one is not None and len(one) == size for one in stored], np.bool_)
     empty = bytes(size)
     flat = b"".join(one if ok else empty for one, ok in zip(stored, there, strict=True))
     return there, np.frombuffer(flat, receipt.HEADER)

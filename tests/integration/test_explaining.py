@@ -14,6 +14,7 @@ from engine.errors import BadInput, UnknownName
 from engine.features.schema import NAMES
 from engine.learning import registry, related
 from engine.learning.candidates import Blend
+from engine.learning.head import Head
 from engine.learning.model import Model
 from engine.learning.windows import with_everybody
 from engine.planning.explain import Explanation, explain
@@ -41,7 +42,8 @@ def learn(shop: Runtime, regime: str) -> None:
     with shop.database.begin() as connection:
         items = np.array(connection.execute(text("SELECT id FROM items ORDER BY id")).scalars().all(), np.int64)
         windows = with_everybody(np.ones(48))
-        model = Model(regime, booster, 1.0, related.nothing(items), Blend(), windows, NOW)
+        head = Head(0.5, 1.0, 1.0, booster) if regime == "click" else None
+        model = Model(booster, 1.0, related.nothing(items), Blend(), windows, NOW, head=head)
         registry.promote(connection, registry.register(connection, model, {}))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import time, timedelta
+from typing import Any
 
 import pytest
 
@@ -14,13 +15,13 @@ from engine.planning.trigger import Request
 from engine.runtime import Runtime
 from tests.planning_shop import NOW, USERS, Workers, create, daily, fill_shop, reasons, rows, set_caps
 
-RULES = {
+RULES: dict[str, dict[str, Any]] = {
     "cap-1: at most 1 a local day": {"caps": (Cap(id="cap-1", scope="all", limit=1, window="local_day"),)},
     "minimum gap": {"min_gap": timedelta(hours=20)},
     "quiet hours": {"quiet_hours": (time(22), time(10))},
     "holdout": {"holdout": 0.2},
 }
-NONE = {"caps": (), "min_gap": None, "quiet_hours": None, "holdout": 0.0}
+NONE: dict[str, Any] = {"caps": (), "min_gap": None, "quiet_hours": None, "holdout": 0.0}
 
 NEXT = daily(name="next", schedule=None, exploration=0, horizon="12h", overflow="best_window")
 

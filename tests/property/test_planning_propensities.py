@@ -43,6 +43,7 @@ def terms_of(rules: Rules) -> Terms:
         rules=rules,
         prices=free(rates(0, np.zeros((0, 1), np.int64), np.array([-1], np.int32))),
         model=0,
+        regime=0,
         policy=1,
         library=(0, 0, 0),
     )
