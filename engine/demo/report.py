@@ -86,8 +86,8 @@ class Aftermath:
 class LateBinding:
     """What new purchases changed about planned pushes. changed: pushes that were planned again, of which `items` got
     another item and `windows` another window; ended: closed by it. saved: sent with another item since theirs was
-    bought meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item, how
-    often it was bought, beside the item that was planned first (None: there are none)."""
+    bought meanwhile (such a push never leaves), `saved_bought` of them bought. bought: of all others with another item,
+    how often it was bought, beside the item that was planned first (None: there are none)."""
 
     planned: int
     changed: int

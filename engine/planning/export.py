@@ -159,10 +159,11 @@ ORDER BY d.occurrence_id, d.user_id, d.revision
 """
 
 
+_LEAST = ROW.itemsize + receipt.HEADER.itemsize
+_ROW_END = f"{ROW.itemsize + 1} + 4 * (get_byte(d.receipt, 1) + 256 * get_byte(d.receipt, 2))"
 _HEAD = (
-    f"CASE WHEN octet_length(d.receipt) >= {ROW.itemsize + receipt.HEADER.itemsize} AND get_byte(d.receipt, 0) = {VERSION}"
-    f" THEN substring(d.receipt FROM {ROW.itemsize + 1} + 4 * (get_byte(d.receipt, 1) + 256 * get_byte(d.receipt, 2))"
-    f" FOR {receipt.HEADER.itemsize}) END"
+    f"CASE WHEN octet_length(d.receipt) >= {_LEAST} AND get_byte(d.receipt, 0) = {VERSION}"
+    f" THEN substring(d.receipt FROM {_ROW_END} FOR {receipt.HEADER.itemsize}) END"
 )
 """The header of a receipt of this version, which follows the row: ROW's `features` (u2) are its bytes 1 and 2."""
 

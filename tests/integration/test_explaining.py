@@ -11,6 +11,7 @@ from sqlalchemy import text
 
 from engine.campaigns.policy import Cap
 from engine.errors import BadInput, UnknownName
+from engine.features.logged import ROW
 from engine.features.schema import NAMES
 from engine.learning import registry, related
 from engine.learning.candidates import Blend
@@ -136,7 +137,8 @@ TAMPERED = {
     "UPDATE decisions SET arm = 2 WHERE send_at IS NOT NULL": "differs: arm",
     "UPDATE decisions SET propensity = propensity / 2 WHERE send_at IS NOT NULL": "differs: propensity",
     "UPDATE decisions SET receipt = NULL": "not comparable: the receipt is gone",
-    "UPDATE decisions SET receipt = overlay(receipt placing '\\x090909'::bytea from 5)": "not comparable: decided by",
+    "UPDATE decisions SET receipt = overlay(receipt placing '\\x090909'::bytea from"
+    f" {ROW.itemsize + 3} + 4 * get_byte(receipt, 1)) WHERE send_at IS NOT NULL": "not comparable: decided by",
 }
 
 
