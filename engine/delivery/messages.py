@@ -16,6 +16,10 @@ class Device:
 
     id: int
     token: str
+    gateway: str = ""
+    """What reaches it: one channel may have devices of several."""
+    seen_at: datetime | None = None
+    """Its latest registration, aware UTC."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -36,6 +40,8 @@ class Outgoing:
     """Business time of the attempt, aware UTC."""
     ttl: timedelta
     """How long the provider may keep it for a phone that is off."""
+    urgent: bool = False
+    """Somebody waits for it (transactional)."""
     test: bool = False
     device: Device | None = None
 
@@ -67,3 +73,5 @@ class Outcome:
     """The provider's own wish for the next attempt (Retry-After)."""
     provider_id: str | None = None
     detail: str | None = None
+    gateway: str | None = None
+    """Which gateway of a channel of several said so; None: the channel itself."""

@@ -39,7 +39,7 @@ __all__ = ["Device", "Gateway", "Kind", "Outcome", "Outgoing", "build_gateways",
 
 
 class Gateway(Protocol):
-    """A way out. Used by one thread at a time; never inside a database transaction."""
+    """A way out. Several threads use it at once; never inside a database transaction."""
 
     @property
     def name(self) -> str:
@@ -88,5 +88,8 @@ def known_gateways() -> list[str]:
     return sorted(_BUILDERS)
 
 
+register_gateway("apns", "engine.delivery.gateways.apns")
+register_gateway("fcm", "engine.delivery.gateways.fcm")
 register_gateway("log", "engine.delivery.gateways.log")
 register_gateway("webhook", "engine.delivery.gateways.webhook")
+register_gateway("webpush", "engine.delivery.gateways.webpush")
