@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     apns_team_id: str | None = Field(None, description="The team's id, 10 characters.")
     apns_topic: str | None = Field(None, description="The app's bundle id.")
     apns_url: str = Field(
-        "https://api.push.apple.com", description="APNs' address; development builds: https://api.sandbox.push.apple.com."
+        "https://api.push.apple.com",
+        description="APNs' address; development builds: https://api.sandbox.push.apple.com.",
     )
     webpush_key: Path | None = Field(None, description="VAPID private key (P-256, PEM).")
     webpush_subject: str | None = Field(None, description="How push services reach you: mailto:… or https://…")
@@ -51,7 +52,9 @@ class Settings(BaseSettings):
         "fcm.googleapis.com,.push.services.mozilla.com,.push.apple.com,.notify.windows.com",
         description="Push services that browsers may name: hosts, or .domains with all below them.",
     )
-    provider_ca: Path | None = Field(None, description="PEM certificates that FCM, APNs and Web Push are trusted by too.")
+    provider_ca: Path | None = Field(
+        None, description="PEM certificates that FCM, APNs and Web Push are trusted by too."
+    )
 
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port under `horae up`; 0: no Flower.")
     flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")

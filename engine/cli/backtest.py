@@ -38,7 +38,7 @@ def register(app: typer.Typer) -> None:
     app.command()(backtest)
 
 
-def backtest(  # noqa: PLR0913 - the options of a command
+def backtest(
     begin: Annotated[
         datetime | None,
         typer.Option("--from", metavar="DAY", formats=["%Y-%m-%d"], help="The first weekly snapshot."),

@@ -72,6 +72,8 @@ class Outcome:
     delay: timedelta | None = None
     """The provider's own wish for the next attempt (Retry-After)."""
     provider_id: str | None = None
+    since: datetime | None = None
+    """Since when the provider calls the device dead, where it says so."""
     detail: str | None = None
     gateway: str | None = None
     """Which gateway of a channel of several said so; None: the channel itself."""

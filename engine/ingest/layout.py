@@ -9,11 +9,12 @@ from typing import Literal
 
 from engine.errors import BadInput, did_you_mean
 
-Kind = Literal["users", "items", "events"]
+Kind = Literal["users", "items", "events", "devices"]
 
 CANONICAL: dict[Kind, tuple[str, ...]] = {
     "users": ("user_id", "timezone", "country", "locale", "consent"),
     "items": ("item_id", "title", "category", "brand", "price", "available_from", "available_until", "stock"),
+    "devices": ("user_id", "token", "gateway", "platform", "registered_at"),
     "events": ("event_id", "user_id", "item_id", "event_type", "occurred_at", "value", "quantity", "push_id"),
 }
 """The columns Horae knows; every other column of a file becomes an attribute."""
@@ -21,6 +22,7 @@ CANONICAL: dict[Kind, tuple[str, ...]] = {
 REQUIRED: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "users": (("user_id",),),
     "items": (("item_id",),),
+    "devices": (("user_id",), ("token",), ("gateway", "platform")),
     "events": (("event_type",), ("occurred_at",), ("user_id", "item_id")),
 }
 """Of each group, a file must have at least one column."""
@@ -42,6 +44,9 @@ SYNONYMS = {
     "occurred_at": ("timestamp", "time", "ts", "date", "datetime", "created_at", "event_time", "at"),
     "timezone": ("tz", "time_zone", "zone"),
     "event_id": ("id", "uuid"),
+    "token": ("device_token", "registration_token", "push_token", "fcm_token", "apns_token", "endpoint"),
+    "platform": ("os", "device_type", "system"),
+    "registered_at": ("last_seen", "last_seen_at", "updated_at", "refreshed_at", "seen_at"),
 }
 """What other systems call them: only used to suggest a --map."""
 

@@ -21,8 +21,9 @@ from standardwebhooks import Webhook
 
 from engine.clock import monotonic
 from engine.delivery.gateways import Gateway, Kind, Outgoing
+from engine.delivery.gateways.exchange import NotSent, Request
 from engine.delivery.gateways.log import LogGateway
-from engine.delivery.gateways.transport import NotSent, Pin, Request, Transport, Wire
+from engine.delivery.gateways.transport import Pin, Transport, Wire
 from engine.delivery.gateways.webhook import LONGEST_BODY, WebhookGateway
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

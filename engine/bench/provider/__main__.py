@@ -61,7 +61,7 @@ async def serve(folder: Path, port: int, rough_port: int) -> None:
     (folder / "ready").touch()
     await loop.run_in_executor(None, sys.stdin.read)
     rough.close()
-    server.stop()
+    server.stop()  # type: ignore[no-untyped-call]
     await serving
 
 

@@ -47,7 +47,7 @@ class Desk:
         if not self._faults or path == "/control":
             return None
         for name in self._faults:
-            if name == "*" or name == path or name in path or name.encode() in body:
+            if name == "*" or name in path or name.encode() in body:
                 found = self._faults[name]
                 if found.times <= 1:
                     del self._faults[name]

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from engine.bench.provider.authority import KEY_ID, SUBJECT, TEAM_ID, TOPIC, Files
 from engine.clock import monotonic
-from engine.delivery.gateways.transport import Answer, Request, Transport, Wire
+from engine.delivery.gateways.exchange import Answer, Request
+from engine.delivery.gateways.transport import Transport, Wire
 from engine.errors import Unavailable
 
 START = 20.0

@@ -106,7 +106,7 @@ class Fcm:
         """Refuse every access token issued so far."""
         self._issued.clear()
 
-    def _fault(self, message: Mapping[str, Any]) -> Reply | None:
+    def _fault(self, message: Mapping[str, Any]) -> Reply | None:  # noqa: PLR0911 - a list of checks
         device = str(message.get("token"))
         if not self._token.fullmatch(device):
             return _fcm(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
@@ -239,7 +239,9 @@ class WebPush:
         location = f"{self._world.origin}/messages/{secrets.token_hex(8)}"
         return Reply(201, b"", (("location", location), ("ttl", headers["ttl"])), got)
 
-    def _fault(self, path: str, headers: Headers, body: bytes) -> tuple[int, str] | None:
+    def _fault(  # noqa: PLR0911 - a list of checks
+        self, path: str, headers: Headers, body: bytes
+    ) -> tuple[int, str] | None:
         if path in self._world.gone or path not in self._world.subscriptions:
             return 410, "Gone"
         if path in self._world.foreign:

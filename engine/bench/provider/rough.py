@@ -108,5 +108,3 @@ class RoughProtocol(asyncio.Protocol):
 def rough_protocol(desk: Desk) -> Callable[[], RoughProtocol]:
     """What `loop.create_server` makes a connection with."""
     return lambda: RoughProtocol(desk)
-
-

@@ -13,8 +13,9 @@ from urllib.parse import urlencode
 from engine import clock
 from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, refused_for_now
 from engine.delivery.gateways.credentials import ServiceAccount
+from engine.delivery.gateways.exchange import Answer, Request
 from engine.delivery.gateways.jose import sign_token
-from engine.delivery.gateways.transport import Answer, Request, Transport
+from engine.delivery.gateways.transport import Transport
 from engine.delivery.messages import Kind, Outcome
 
 LIFE = timedelta(hours=1)
@@ -72,4 +73,3 @@ class AccessTokens:
 
 def _described(found: dict[str, object], answer: Answer) -> str:
     return str(found.get("error_description", "" if found else answer.body))[:DETAIL]
-

@@ -6,8 +6,8 @@ import json
 from datetime import datetime
 from typing import Any
 
+from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
 from engine.delivery.gateways.retry_after import read_retry_after
-from engine.delivery.gateways.transport import Answer, NotSent, Uncertain
 from engine.delivery.messages import Kind, Outcome
 
 DETAIL = 200

@@ -26,8 +26,9 @@ from engine.config import Settings
 from engine.delivery.gateways import Device, Kind, Outcome, Outgoing
 from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, refused_for_now
 from engine.delivery.gateways.credentials import read_p256_key
+from engine.delivery.gateways.exchange import Answer, Request, Result
 from engine.delivery.gateways.jose import sign_token
-from engine.delivery.gateways.transport import Answer, Request, Result, Transport, Wire
+from engine.delivery.gateways.transport import Transport, Wire
 from engine.errors import BadInput
 
 MOST_BYTES = 4096
@@ -165,9 +166,10 @@ def classify(result: Result, now: datetime, device: Device | None = None) -> Out
     detail = f"HTTP {result.status} {reason if isinstance(reason, str) else result.body[:DETAIL]}".rstrip()
     if result.status in (429, 503):
         return refused_for_now(result, now, detail)
-    if result.status == 410 and _registered_since(device, found.get("timestamp")):
+    since = _instant(found.get("timestamp")) if result.status == 410 else None
+    if since is not None and device is not None and device.seen_at is not None and device.seen_at > since:
         return Outcome(Kind.RETRY, detail=f"{detail}, but it was registered again since")
-    return Outcome(_refusal(result.status, reason), detail=detail)
+    return Outcome(_refusal(result.status, reason), since=since, detail=detail)
 
 
 def _refusal(status: int, reason: object) -> Kind:
@@ -182,13 +184,13 @@ def _refusal(status: int, reason: object) -> Kind:
     return Kind.UNKNOWN
 
 
-def _registered_since(device: Device | None, milliseconds: object) -> bool:
-    if device is None or device.seen_at is None or not isinstance(milliseconds, int | float):
-        return False
+def _instant(milliseconds: object) -> datetime | None:
+    if not isinstance(milliseconds, int | float):
+        return None
     try:
-        return device.seen_at > datetime.fromtimestamp(milliseconds / 1000, UTC)
+        return datetime.fromtimestamp(milliseconds / 1000, UTC)
     except (ValueError, OverflowError, OSError):
-        return False
+        return None
 
 
 def _refused_here(message: Outgoing) -> Outcome | None:

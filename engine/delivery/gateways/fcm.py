@@ -21,7 +21,8 @@ from engine.delivery.gateways import Kind, Outcome, Outgoing
 from engine.delivery.gateways.access import AccessTokens
 from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, refused_for_now
 from engine.delivery.gateways.credentials import ServiceAccount, read_service_account
-from engine.delivery.gateways.transport import Answer, Request, Result, Transport, Wire
+from engine.delivery.gateways.exchange import Answer, Request, Result
+from engine.delivery.gateways.transport import Transport, Wire
 
 MOST_BYTES = 4096
 LONGEST_TTL = timedelta(days=28)
@@ -48,7 +49,7 @@ class FcmGateway:
     name = "fcm"
     needs_device = True
 
-    def __init__(self, account: ServiceAccount, options: FcmOptions = FcmOptions()) -> None:  # noqa: B008 - frozen
+    def __init__(self, account: ServiceAccount, options: FcmOptions = FcmOptions()) -> None:
         self.timeout = options.timeout
         self._account = account
         self._options = options
@@ -61,7 +62,9 @@ class FcmGateway:
         """Send each message to its device; see Gateway.send_many."""
         now = clock.machine_now()
         bodies = [body_of(message, now, validate_only=self._options.validate_only) for message in messages]
-        outcomes = [Outcome(Kind.PAYLOAD_REFUSED, detail=f"the payload is longer than {MOST_BYTES} bytes")] * len(bodies)
+        outcomes = [Outcome(Kind.PAYLOAD_REFUSED, detail=f"the payload is longer than {MOST_BYTES} bytes")] * len(
+            bodies
+        )
         fitting = [i for i, body in enumerate(bodies) if body is not None]
         access = self._access.token(start_by)
         if isinstance(access, Outcome):

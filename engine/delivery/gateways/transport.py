@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -23,6 +23,7 @@ from pyreqwest.exceptions import RequestError
 from pyreqwest.response import Response
 
 from engine.clock import monotonic
+from engine.delivery.gateways.exchange import Answer, NotSent, Request, Result, Uncertain
 from engine.errors import BadInput
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -32,43 +33,6 @@ MOST_OF_A_BODY = 8_000
 NEVER_CONNECTED = "client error (Connect)"
 NOT_LOOKED_AT = "refused stream"
 """h2's word for REFUSED_STREAM: the server says that it did no processing (RFC 9113, section 8.7)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A POST: where, with which headers, what."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The provider answered. `body` is its beginning; of the headers those are kept that a gateway reads."""
-
-    status: int
-    retry_after: str | None
-    body: str
-    named: str | None = None
-    """What it calls the message: `apns-id`, or the `location` of a Web Push message."""
-
-
-@dataclass(frozen=True, slots=True)
-class NotSent:
-    """The request certainly did not leave."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Uncertain:
-    """The request may have arrived."""
-
-    why: str
-
-
-Result = Answer | NotSent | Uncertain
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from engine import clock
 from engine.config import Settings
 from engine.delivery.gateways import Kind, Outcome, Outgoing
 from engine.delivery.gateways.addresses import resolve_pinned
+from engine.delivery.gateways.exchange import Answer, NotSent, Request, Result
 from engine.delivery.gateways.retry_after import read_retry_after
-from engine.delivery.gateways.transport import Answer, NotSent, Pin, Request, Result, Transport, Wire
+from engine.delivery.gateways.transport import Pin, Transport, Wire
 from engine.errors import BadInput
 
 LONGEST_BODY = 20_000

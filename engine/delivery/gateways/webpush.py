@@ -31,8 +31,9 @@ from engine.config import Settings
 from engine.delivery.gateways import Device, Kind, Outcome, Outgoing
 from engine.delivery.gateways.answers import DETAIL, no_answer, refused_for_now
 from engine.delivery.gateways.credentials import read_p256_key
+from engine.delivery.gateways.exchange import Answer, Request, Result
 from engine.delivery.gateways.jose import encode_base64url, sign_token
-from engine.delivery.gateways.transport import Answer, Request, Result, Transport, Wire
+from engine.delivery.gateways.transport import Transport, Wire
 from engine.errors import BadInput
 
 MOST_BYTES = 4096
@@ -50,7 +51,7 @@ TIMEOUT = timedelta(seconds=15)
 _TOPIC = re.compile(r"[A-Za-z0-9_-]{1,32}")
 _NOBODY = re.compile(r"(localhost|.*\.(local|localhost|example|invalid|test))", re.IGNORECASE)
 _MISMATCH = ("mismatch", "do not correspond")
-"""How push services say that a subscription was made for another key: Apple (VapidPkHashMismatch) and Mozilla, Google."""
+"""How push services say that a subscription was made for another key: Apple (VapidPkHashMismatch), Mozilla; Google."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _Refused(Exception):
 
 
 def build(settings: Settings) -> WebPushGateway | None:
-    """The Web Push gateway, or None where HORAE_WEBPUSH_KEY is not set. Raises BadInput for what is missing or wrong."""
+    """The Web Push gateway, or None where HORAE_WEBPUSH_KEY is not set. Raises BadInput for what is wrong."""
     if settings.webpush_key is None:
         return None
     subject = settings.webpush_subject
