@@ -35,7 +35,7 @@ from engine.delivery.ledger import close_cancelled, close_expired
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.sending import Desk, Pace, go_back, no_crash, prepare_group, why_back
 from engine.errors import RedisUnavailable
-from engine.store.database import Database
+from engine.store.database import Database, Transactions
 from engine.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def dispatch_due(
     today = now.astimezone(UTC).date()
     ensure_partitions(database, "deliveries", today, today + timedelta(days=1))
     close_late(database, now, desk.counts, every=False)
-    with Flight(desk) as flight:
+    with database.hold() as desk.database, Flight(desk) as flight:
         ended = _pass(desk, runtime.gateways, flight, limit)
     if not ended and wake is not None:
         wake(DISPATCH_TASK)
@@ -143,17 +143,13 @@ def _batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, most: in
 def _send_batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, lease: _Lease, epoch: Epoch) -> None:
     with desk.database.begin() as connection:
         facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), reach_of(gateways))
-    known = epoch.number
     try:
         for name, group in _groups(facts, desk.pace.group):
             flight.make_room()
             held = lease.check(group)
-            epoch = current_epoch(desk.database, desk.caps, desk.book.horizon(desk.pace.deadline))
             lease.done(group)
-            if epoch.number != known and gateways[name].needs_device:
-                # Somebody stopped something, perhaps the gateway of a device that was chosen for one of these.
-                go_back(desk, [one.push for one in held], "epoch_moved", None)
-            elif (leaving := prepare_group(desk, gateways[name], held, epoch)) is not None:
+            leaving = prepare_group(desk, gateways[name], held, epoch)
+            if leaving is not None:
                 flight.launch(leaving)
     except (EpochLost, RedisUnavailable) as error:
         go_back(desk, lease.remaining(), why_back(error), None)
@@ -200,7 +196,7 @@ def _groups(facts: Sequence[Facts], size: int) -> Iterator[tuple[str, list[Facts
             yield name, members[start : start + size]
 
 
-def _business_clock(database: Database, now: datetime) -> Callable[[], datetime]:
+def _business_clock(database: Transactions, now: datetime) -> Callable[[], datetime]:
     """Business time during a pass that began at `now`: virtual it stands still, else it runs with the machine."""
     with database.begin() as connection:
         virtual = connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one()
@@ -208,7 +204,7 @@ def _business_clock(database: Database, now: datetime) -> Callable[[], datetime]
     return lambda: now if virtual else now + timedelta(seconds=clock.monotonic() - begun)
 
 
-def _due(database: Database, now: datetime) -> int:
+def _due(database: Transactions, now: datetime) -> int:
     with database.begin() as connection:
         query = text("SELECT count(*) FROM pushes WHERE state = 'planned' AND send_at <= :now")
         return int(connection.execute(query, {"now": now}).scalar_one())

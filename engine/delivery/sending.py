@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from random import Random
+from time import sleep
 from uuid import UUID
 
 from sqlalchemy import text
@@ -30,9 +31,9 @@ from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
-from engine.errors import BadInput, RedisUnavailable
+from engine.errors import BadInput, RedisUnavailable, StoreUnavailable
 from engine.localtime import local_day
-from engine.store.database import Database
+from engine.store.database import Transactions
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ HELD = timedelta(seconds=30)
 
 LATE = timedelta(minutes=1)
 """An accepted push counts as late from here on."""
+
+RECORD_TRIES = 3
 
 KEPT = ("accepted", "unknown")
 """Final states that keep their place under the caps."""
@@ -82,7 +85,7 @@ def no_crash(point: str) -> None:
 class Desk:
     """What every group needs: the store, the caps, this pass' clock, pace, chance and counts."""
 
-    database: Database
+    database: Transactions
     caps: CapStore
     book: Book
     now: Callable[[], datetime]
@@ -293,15 +296,32 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
             if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
                 free.append((leaving.epoch, one.push))
         _bury(desk, leaving.held, outcomes)
-    with desk.database.begin() as connection:
-        recorded = close(connection, ends, ("sending",)) | (put_back(connection, backs) if backs else set[UUID]())
-        desk.at("after_record")
+    recorded = _written(desk, ends, backs)
     desk.at("after_commit")
     desk.counts["lease_lost"] += len(ends) + len(backs) - len(recorded)
     for leaving, outcomes in landed:
         _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id in recorded])
         free = [(epoch, push) for epoch, push in free if epoch is not leaving.epoch]
         _stop_if_refused(desk, leaving.gateway, [outcome for answers in outcomes for outcome in answers])
+
+
+def _written(desk: Desk, ends: Sequence[End], backs: Sequence[Back]) -> set[UUID]:
+    """Close and put back what was sent; the ids that were still ours.
+
+    A connection that was lost is taken anew: what happened at the provider is known, and would else be in doubt.
+    """
+    for attempt in range(RECORD_TRIES):
+        try:
+            with desk.database.begin() as connection:
+                ours = close(connection, ends, ("sending",)) | (put_back(connection, backs) if backs else set[UUID]())
+                desk.at("after_record")
+        except StoreUnavailable:
+            if attempt == RECORD_TRIES - 1:
+                raise
+            sleep(0.2 * 4**attempt)
+        else:
+            return ours
+    raise AssertionError("a loop that returns or raises")
 
 
 def _tried(desk: Desk, gateway: Gateway, one: Ready, now: datetime) -> Tried:

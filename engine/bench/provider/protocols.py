@@ -21,6 +21,7 @@ from engine.delivery.gateways.fcm import SCOPE
 from engine.delivery.gateways.jose import encode_base64url
 
 Headers = Mapping[str, str]
+GOOGLE = "https://oauth2.googleapis.com/token"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Fcm:
                 form.get("assertion", ""),
                 self._key,  # type: ignore[arg-type]
                 algorithms=["RS256"],
-                audience=f"{self._world.origin}/token",
+                audience=[f"{self._world.origin}/token", GOOGLE],  # its own client names it wherever it asks
                 issuer=EMAIL,
                 options={"require": ["iat", "exp", "aud", "iss"]},
             )
