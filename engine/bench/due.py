@@ -137,14 +137,15 @@ _RUN = """
 """
 _OCCURRENCE = """
     INSERT INTO occurrences (campaign_id, version, label, date, starts_at, ends_at, run_id)
-    VALUES (:campaign, 1, :label, CAST(:at AS timestamptz)::date, :at, CAST(:at AS timestamptz) + interval '1 day', :run)
+    VALUES (:campaign, 1, :label, CAST(:at AS timestamptz)::date, :at, CAST(:at AS timestamptz) + interval '1 day',
+            :run)
     RETURNING id
 """
 _PUSHES = """
     INSERT INTO pushes (id, state, date, occurrence_id, campaign_id, run_id, user_id, slot, item_id, revision, gateway,
                         window_start, window_end, send_at, not_after, value, price)
-    SELECT gen_random_uuid(), 'planned', CAST(:send_at AS timestamptz)::date, :occurrence, :campaign, :run, u.id, u.slot,
-           i.id, 0, 'fcm', CAST(:send_at AS timestamptz) - interval '1 hour',
+    SELECT gen_random_uuid(), 'planned', CAST(:send_at AS timestamptz)::date, :occurrence, :campaign, :run, u.id,
+           u.slot, i.id, 0, 'fcm', CAST(:send_at AS timestamptz) - interval '1 hour',
            CAST(:send_at AS timestamptz) + interval '3 hours',
            CAST(:send_at AS timestamptz) + CAST(:spread AS interval) * (n::float8 / :number),
            CAST(:send_at AS timestamptz) + interval '1 day', 1, 0

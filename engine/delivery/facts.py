@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -115,7 +116,7 @@ class Facts:
         """The devices that the next attempt goes to."""
         return chosen_devices(self.terms.campaign, self.devices)
 
-    @property
+    @cached_property
     def scopes(self) -> frozenset[str]:
         """What caps count it under."""
         return scopes_of(self.terms.campaign, self.item.category if self.item else None)

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
+from psycopg.types.json import set_json_loads
+from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
@@ -196,6 +198,7 @@ class _Readers:
 
 
 def _set_utc(dbapi_connection: Any, _record: Any) -> None:
+    set_json_loads(from_json, context=dbapi_connection)  # half of json's time, which is much where rows hold JSON
     with dbapi_connection.cursor() as cursor:
         cursor.execute("SET timezone TO 'UTC'")
     dbapi_connection.commit()

@@ -26,12 +26,11 @@ def application(desk: Desk) -> Any:
 
     async def serve(scope: Any, protocol: Any) -> None:
         body = await protocol()
-        headers = dict(scope.headers.items())
         fault = desk.fault(scope.path, body)
         delay = desk.latency(scope.path, fault)
         if delay:
             await asyncio.sleep(delay)
-        reply = desk.answer(scope.path, headers, body, fault)
+        reply = desk.answer(scope.path, scope.headers, body, fault)
         protocol.response_bytes(reply.status, list(reply.headers), reply.body)
 
     return serve

@@ -14,6 +14,9 @@ LATENCY = 0.03
 """Seconds until an answer: a push service far away."""
 
 
+_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
 @dataclass(frozen=True)
 class Fault:
     """How the provider was told to misbehave.
@@ -66,7 +69,10 @@ class Desk:
             return self._control(json.loads(body))
         reply, vendor = self._reply(path, headers, body, fault)
         line = {"vendor": vendor, "status": reply.status, "at": self._world.now(), **reply.got}
-        self._journal.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+        text = _ENCODE(line).encode()
+        if reply.raw:
+            text = text[:-1] + b',"request":' + reply.raw.replace(b"\n", b" ") + b"}"
+        self._journal.write(text + b"\n")
         return reply
 
     def _reply(self, path: str, headers: Headers, body: bytes, fault: Fault | None) -> tuple[Reply, str]:

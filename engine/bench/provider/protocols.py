@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import secrets
 from base64 import urlsafe_b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 import http_ece
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from pydantic_core import from_json
 
 from engine.bench.provider.authority import EMAIL, PROJECT, TEAM_ID, TOPIC, Files
 from engine.delivery.gateways.fcm import SCOPE
 from engine.delivery.gateways.jose import encode_base64url
 
-Headers = Mapping[str, str]
+
+class Headers(Protocol):
+    """A request's headers, by lower-case names."""
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """The first value, or `default`."""
+
+    def items(self) -> Iterable[tuple[str, str]]:
+        """All of them."""
+
+
 GOOGLE = "https://oauth2.googleapis.com/token"
 
 
@@ -32,6 +44,8 @@ class Reply:
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
     got: Mapping[str, Any] = field(default_factory=dict)
+    raw: bytes = b""
+    """The request's JSON, journalled as it came."""
 
 
 @dataclass
@@ -60,6 +74,7 @@ class Fcm:
         self._world = world
         self._key = load_pem_public_key(world.files.public("fcm"))
         self._issued: dict[str, float] = {}
+        self._numbers = itertools.count(1)
 
     def exchange(self, body: bytes) -> Reply:
         """A signed assertion for an access token (RFC 7523)."""
@@ -92,22 +107,21 @@ class Fcm:
         if path != f"/v1/projects/{PROJECT}/messages:send":
             return _google(404, "NOT_FOUND", "Requested entity was not found.")
         try:
-            asked = json.loads(body)
+            asked = from_json(body)
             message = asked["message"]
         except (ValueError, KeyError, TypeError):
             return _google(400, "INVALID_ARGUMENT", "Invalid JSON payload received.", "google.rpc.BadRequest")
-        got = {"token": message.get("token"), "message": message, "validate_only": asked.get("validate_only", False)}
-        fault = self._fault(message)
+        fault = self._fault(message, len(body))
         if fault is not None:
-            return Reply(fault.status, fault.body, fault.headers, got)
-        name = f"projects/{PROJECT}/messages/0:{secrets.token_hex(16)}"
-        return _json(200, {"name": name}, got)
+            return Reply(fault.status, fault.body, fault.headers, {"token": message.get("token")}, body)
+        name = f'{{"name": "projects/{PROJECT}/messages/0:{next(self._numbers):032x}"}}'
+        return Reply(200, name.encode(), _IS_JSON, {"token": message["token"]}, body)
 
     def forget(self) -> None:
         """Refuse every access token issued so far."""
         self._issued.clear()
 
-    def _fault(self, message: Mapping[str, Any]) -> Reply | None:  # noqa: PLR0911 - a list of checks
+    def _fault(self, message: Mapping[str, Any], length: int) -> Reply | None:  # noqa: PLR0911 - a list of checks
         device = str(message.get("token"))
         if not self._token.fullmatch(device):
             return _fcm(400, "INVALID_ARGUMENT", "The registration token is not a valid FCM registration token")
@@ -123,7 +137,7 @@ class Fcm:
         if any(key in ("from", "message_type") or key.startswith(("google", "gcm")) for key in data):
             return _fcm(400, "INVALID_ARGUMENT", "Invalid data payload key")
         content = {"notification": message.get("notification", {}), "data": data}
-        if len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()) > 4096:
+        if length > 4096 and len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()) > 4096:
             return _fcm(400, "INVALID_ARGUMENT", "Android message is too big")
         ttl = message.get("android", {}).get("ttl", "0s")
         if not self._ttl.fullmatch(ttl) or float(ttl[:-1]) > 28 * 86_400:
@@ -238,7 +252,7 @@ class WebPush:
             return Reply(400, f"cannot be decrypted: {error}".encode(), (), got)
         got["message"] = json.loads(plain)
         location = f"{self._world.origin}/messages/{secrets.token_hex(8)}"
-        return Reply(201, b"", (("location", location), ("ttl", headers["ttl"])), got)
+        return Reply(201, b"", (("location", location), ("ttl", headers.get("ttl", "0"))), got)
 
     def _fault(  # noqa: PLR0911 - a list of checks
         self, path: str, headers: Headers, body: bytes
@@ -283,6 +297,9 @@ class WebPush:
 
 def _bytes(text: str) -> bytes:
     return urlsafe_b64decode(text + "=" * (-len(text) % 4))
+
+
+_IS_JSON = (("content-type", "application/json"),)
 
 
 def _json(
