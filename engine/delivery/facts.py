@@ -147,7 +147,7 @@ _FACTS = text(f"""
     LEFT JOIN shards s ON s.run_id = p.run_id AND p.slot >= s.slot_from AND p.slot < s.slot_until
     LEFT JOIN users u ON u.id = p.user_id
     LEFT JOIN items i ON i.id = p.item_id
-    WHERE p.id = ANY(:ids)
+    WHERE p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _DEVICES = text("""
@@ -210,12 +210,12 @@ def load_facts(
     """The facts of `pushes` at business time `now`, in their order; devices for the gateways that `reach` names."""
     book.refresh(connection)
     parameters = {
-        "ids": [push.id for push in pushes],
+        "ids": "{" + ",".join([str(push.id) for push in pushes]) + "}",
         "purchase": EVENT_TYPES["purchase"],
         "late": LATE_PURCHASE,
         "now": now,
     }
-    rows = {row.id: row for row in connection.execute(_FACTS, parameters)}
+    rows = {row.id: row for row in connection.execute(_FACTS, parameters).all()}
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
     facts = []
     for push in pushes:
@@ -244,7 +244,7 @@ def _devices(connection: Connection, users: Iterable[int], reach: Reach) -> dict
     found: dict[int, list[tuple[Device, bool]]] = {}
     parameters = {"users": list(users), "gateways": sorted({name for names in reach.values() for name in names})}
     if parameters["users"]:
-        for user_id, *values, stopped in connection.execute(_DEVICES, parameters):
+        for user_id, *values, stopped in connection.execute(_DEVICES, parameters).all():
             found.setdefault(user_id, []).append((Device(*values), stopped))
     return found
 

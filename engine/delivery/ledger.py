@@ -125,7 +125,7 @@ def close(connection: Connection, ends: Sequence[End], states: Collection[str]) 
         }
         for end in ends
     ]
-    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars())
+    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars().all())
 
 
 def close_expired(connection: Connection, now: datetime, most: int, *, every: bool) -> int:
