@@ -15,7 +15,7 @@ class Device:
     """A live push token of a user."""
 
     id: int
-    token: str
+    token: str = field(repr=False)
     gateway: str = ""
     """What reaches it: one channel may have devices of several."""
     seen_at: datetime | None = None
