@@ -118,10 +118,10 @@ def running_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provi
 
 
 @pytest.fixture
-def provider(running_provider: Provider) -> Iterator[Provider]:
+def provider(running_provider: Provider) -> Provider:
     """The session's push provider, answering at once and behaving as it should."""
     running_provider.tell(faults={}, gone={}, foreign=[], latency=0)
-    yield running_provider
+    return running_provider
 
 
 def _new_database(servers: embedded.Addresses, source: str) -> Iterator[Database]:

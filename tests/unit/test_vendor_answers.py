@@ -292,8 +292,12 @@ def test_every_gateway_is_built_from_its_files_and_the_channel_of_all_with_them(
     settings = read_settings(
         home=tmp_path,
         fcm_credentials=files.service_account,
-        **{"apns_key": files.apns_key, "apns_key_id": "KEY1234567", "apns_team_id": "ABCDE12345", "apns_topic": "a.b"},
-        **{"webpush_key": files.vapid_key, "webpush_subject": "mailto:push@shop.com"},
+        apns_key=files.apns_key,
+        apns_key_id="KEY1234567",
+        apns_team_id="ABCDE12345",
+        apns_topic="a.b",
+        webpush_key=files.vapid_key,
+        webpush_subject="mailto:push@shop.com",
     )
 
     assert sorted(build_gateways(settings)) == ["apns", "fcm", "log", "push", "webpush"]
