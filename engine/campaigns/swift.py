@@ -103,9 +103,13 @@ def _filter(expression: Any, filters: Filters) -> tuple[Callable[..., Any], tupl
     function = filters[expression.name]
     if getattr(function, "with_context", False) or getattr(function, "with_environment", False):
         raise _Unusual
-    if not all(type(each.value) in (StringLiteral, IntegerLiteral, FloatLiteral) for each in expression.args):
+    return function, tuple(_constant(each.value) for each in expression.args)
+
+
+def _constant(expression: Any) -> Any:
+    if type(expression) not in (StringLiteral, IntegerLiteral, FloatLiteral):
         raise _Unusual
-    return function, tuple(each.value.value for each in expression.args)
+    return expression.value
 
 
 def _choice(node: IfNode, filters: Filters) -> Part:
@@ -161,4 +165,4 @@ def _names(expression: Any) -> tuple[str, ...]:
         raise _Unusual
     if _OWN_MEANING & set(expression.path):
         raise _Unusual
-    return tuple(expression.path)
+    return tuple(str(segment) for segment in expression.path)

@@ -90,6 +90,10 @@ class MessageSpec(Variant):
         return self
 
 
+class TooLong(BadInput):
+    """A rendered message is longer than providers take."""
+
+
 @dataclass(frozen=True)
 class Message:
     """A rendered message."""
@@ -165,7 +169,7 @@ def render(
         raise BadInput(f"the message's {'body' if message.title else 'title'} came out blank")
     size = payload_size(message)
     if size > PAYLOAD_BYTES:
-        raise BadInput(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
+        raise TooLong(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
     return message
 
 

@@ -24,7 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMAND_MODULES = ("servers", "ingest", "learning", "backtest", "campaigns", "planning", "delivery", "bench", "demo")
+COMMAND_MODULES = (
+    *("servers", "ingest", "learning", "backtest", "campaigns", "planning", "delivery", "devices", "bench", "demo"),
+)
 """Modules of engine.cli; each adds its commands in `register(app)`. They import their rooms inside the commands, so
 that `horae --help` stays quick."""
 

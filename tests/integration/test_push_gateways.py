@@ -19,7 +19,10 @@ from engine.clock import machine_now, monotonic
 from engine.config import read_settings
 from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Device, Gateway, Kind, Outgoing, build_gateways
+from engine.delivery.gateways.credentials import read_service_account
+from engine.delivery.gateways.fcm import FcmGateway, FcmOptions
 from engine.runtime import Runtime
+from engine.status import gather
 from tests.delivery_store import NOON, DeliveryShop
 
 VENDORS = ("fcm", "apns", "webpush")
@@ -291,8 +294,6 @@ def test_a_connection_that_breaks_is_doubt_unless_the_provider_says_that_it_look
 def test_a_provider_that_is_too_slow_leaves_doubt(
     provider: Provider, device: Callable[[str], Device], tmp_path: Path
 ) -> None:
-    from engine.delivery.gateways.fcm import FcmGateway, FcmOptions, read_service_account
-
     account = read_service_account(provider.files.service_account, "X")
     options = FcmOptions(provider.origin, authority=provider.files.authority, timeout=timedelta(milliseconds=400))
     gateway = FcmGateway(account, options)
@@ -343,7 +344,8 @@ def test_a_user_is_reached_by_whatever_their_devices_are_registered_for(
 
     assert dispatch_due(sending(), NOON) == {"accepted": 2, "suppressed.no_device": 1}
 
-    got = [line["vendor"] for line in provider.received(before) if line["vendor"] != "oauth"]
+    tokens = {fcm_token("ada"), apns_token(77), made.endpoint.removeprefix(provider.origin)}
+    got = [line["vendor"] for line in provider.received(before) if line.get("token") in tokens]
     assert sorted(got) == ["apns", "fcm", "webpush"]
 
 
@@ -401,3 +403,23 @@ def test_a_gateway_that_is_configured_wrongly_keeps_its_rows_and_lets_the_others
 
     assert dispatch_due(sending(apns_key=not_elliptic), NOON) == {"accepted": 1}
     assert [(row["gateway"], row["state"]) for row in shop.hot()] == [("apns", "planned")]
+
+
+def test_status_says_what_keeps_pushes_waiting(
+    shop: DeliveryShop, sending: Callable[..., Runtime], provider: Provider, tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange.p8"
+    strange.write_bytes(pem_of(ec.generate_private_key(ec.SECP256R1())))
+    runtime = sending(apns_key=strange, webpush_subject="me@localhost", fcm_credentials=None)
+    shop.campaign("a", gateway="apns")
+    shop.campaign("f", gateway="fcm")
+    shop.device("ada", apns_token(9), "apns")
+    shop.push("ada", "a")
+    shop.push("ada", "f")
+    dispatch_due(runtime, NOON)
+
+    alarms = "\n".join(gather(runtime.settings).alarms)
+
+    assert "gateway webpush is configured wrongly: HORAE_WEBPUSH_SUBJECT" in alarms
+    assert "gateway apns was stopped: credentials_refused: HTTP 403 InvalidProviderToken" in alarms
+    assert "1 due pushes wait for the gateway fcm, which is not configured here" in alarms

@@ -18,6 +18,7 @@ from engine.bench.provider.authority import make_files, pem_of
 from engine.campaigns.template import PAYLOAD_BYTES, Message, payload_size
 from engine.config import read_settings
 from engine.delivery.gateways import Device, Kind, Outgoing, apns, build_gateways, fcm, try_gateways, webpush
+from engine.delivery.gateways.credentials import read_service_account
 from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
 from engine.delivery.gateways.jose import sign_token
 from engine.errors import BadInput
@@ -364,7 +365,7 @@ def test_a_file_that_holds_no_certificate_is_named(tmp_path: Path) -> None:
 
 def test_keys_and_tokens_are_not_shown_where_objects_are_printed(tmp_path: Path) -> None:
     files = make_files(tmp_path, 443, datetime.now(UTC))
-    account = fcm.read_service_account(files.service_account, "X")
+    account = read_service_account(files.service_account, "X")
     device = Device(1, "a-secret-token", "fcm", NOW)
 
     assert "key=" not in repr(account).replace("key_id=", "")
