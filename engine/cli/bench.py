@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BENCHES = {
     "ingest": "events a second from a file into events and profiles, beside a bare COPY of the same rows",
     "score": "candidates, feature rows and the model's goal, 50 rows a user, beside the model alone",
+    "caps": "reservations of caps a second, beside scripts that do nothing",
     "dispatch": "due pushes to recorded deliveries over HTTP/2, beside firebase-admin; how late they leave under load",
     "plan": "a planning run, from the database to published pushes, beside the model alone",
 }
