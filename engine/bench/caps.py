@@ -37,12 +37,12 @@ DEADLINE = timedelta(seconds=30)
 CAPS = tuple(
     Cap.model_validate({"id": name, "scope": scope, "limit": limit, "window": window})
     for name, scope, limit, window in (
-        ("day", "all", 20, "local_day"),
-        ("week", "all", 40, "local_week"),
-        ("own", "campaign:daily-pick", 20, "rolling:PT24H"),
-        ("channel", "channel:fcm", 30, "rolling:P7D"),
-        ("tag", "tag:spring", 20, "rolling:P3D"),
-        ("category", "category:Bakery", 20, "rolling:P7D"),
+        ("day", "all", 9, "local_day"),
+        ("week", "all", 10, "local_week"),
+        ("own", "campaign:daily-pick", 9, "rolling:PT24H"),
+        ("channel", "channel:fcm", 12, "rolling:P7D"),
+        ("tag", "tag:spring", 10, "rolling:P3D"),
+        ("category", "category:Bakery", 12, "rolling:P7D"),
     )
 )
 SCOPES = frozenset({"campaign:daily-pick", "channel:fcm", "tag:spring", "category:Bakery"})
@@ -108,7 +108,7 @@ def _empty(client: redis.Redis, epoch: Epoch, number: int) -> float:
     for start in range(0, number, PIPELINE):
         pipeline = client.pipeline(transaction=False)
         for user in range(start, min(start + PIPELINE, number)):
-            pipeline.evalsha(sha, 1, f"horae:caps:{epoch.token}:{{{user}}}", "1")
+            pipeline.evalsha(sha, 1, f"horae:cap:{epoch.token}:{{{user}}}", "1")
         pipeline.execute()
     return number / (monotonic() - begun)
 
@@ -126,5 +126,6 @@ def _own_epoch(client: redis.Redis) -> Iterator[Epoch]:
     try:
         yield Epoch(1, store.run_id(), token, timedelta(days=9))
     finally:
-        for key in client.scan_iter(f"horae:caps:{token}*", count=1000):
+        store.forget(token)
+        for key in client.scan_iter(f"horae:cap:{token}:*", count=1000):
             client.unlink(key)

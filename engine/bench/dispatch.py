@@ -120,11 +120,11 @@ _LATENESS = """
 def _own_caps(url: str) -> Iterator[None]:
     """What this bench leaves in the caps' Redis is removed."""
     client = redis.Redis.from_url(url)
-    before = set(client.scan_iter("horae:caps:*", count=1000))
+    before = set(client.scan_iter("horae:cap*", count=1000))
     try:
         yield
     finally:
-        for key in client.scan_iter("horae:caps:*", count=1000):
+        for key in client.scan_iter("horae:cap*", count=1000):
             if key not in before:
                 client.unlink(key)
         client.close()
