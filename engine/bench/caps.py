@@ -90,8 +90,8 @@ def _entry(at: datetime) -> Entry:
 
 
 def _fill(store: CapStore, epoch: Epoch, users: int, rng: np.random.Generator) -> None:
-    """Give every user a log of LIVE reservations: the last two hours ago, the others earlier in six days."""
-    hours = rng.uniform(3, 144, (users, LIVE - 1))
+    """Give every user a log of LIVE reservations: the last two hours ago, the others spread over six days before."""
+    hours = 3 + 15 * np.arange(LIVE - 1) + rng.uniform(0, 12, (users, LIVE - 1))
 
     def logs(cold: Collection[int]) -> dict[int, list[Entry]]:
         return {user: [_entry(NOW - timedelta(hours=float(hour))) for hour in hours[user]] for user in cold}

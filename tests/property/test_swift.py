@@ -15,7 +15,7 @@ PATHS = ["user.id", "user.attributes.name", "item.title", "item.price", "item.no
 FILTERS = ["", " | upcase", " | decimals: 2", " | default: 'you'", ' | append: "!"', " | truncate: 5, '…'", " | size"]
 
 outputs = st.builds("{{{{ {}{} }}}}".format, st.sampled_from([*PATHS, "'text'", "3"]), st.sampled_from(FILTERS))
-texts = st.text(st.characters(blacklist_characters="{}%", blacklist_categories=("Cs",)), max_size=8)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="{}%"), max_size=8)
 parts = st.recursive(
     texts | outputs,
     lambda inner: st.builds(
