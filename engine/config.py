@@ -35,6 +35,27 @@ class Settings(BaseSettings):
     webhook_secret: SecretStr | None = Field(None, description="Standard Webhooks secret, whsec_….")
     webhook_allow_private: bool = Field(False, description="Let the webhook gateway reach private addresses.")
 
+    fcm_credentials: Path | None = Field(None, description="Service account key (JSON) of the Firebase project.")
+    fcm_validate_only: bool = Field(False, description="Let FCM check every message and deliver none.")
+    fcm_url: str = Field("https://fcm.googleapis.com", description="FCM's address.")
+    apns_key: Path | None = Field(None, description="Apple's authentication key, a .p8 file.")
+    apns_key_id: str | None = Field(None, description="Its key id, 10 characters.")
+    apns_team_id: str | None = Field(None, description="The team's id, 10 characters.")
+    apns_topic: str | None = Field(None, description="The app's bundle id.")
+    apns_url: str = Field(
+        "https://api.push.apple.com",
+        description="APNs' address; development builds: https://api.sandbox.push.apple.com.",
+    )
+    webpush_key: Path | None = Field(None, description="VAPID private key (P-256, PEM).")
+    webpush_subject: str | None = Field(None, description="How push services reach you: mailto:… or https://…")
+    webpush_hosts: str = Field(
+        "fcm.googleapis.com,.push.services.mozilla.com,.push.apple.com,.notify.windows.com",
+        description="Push services that browsers may name: hosts, or .domains with all below them.",
+    )
+    provider_ca: Path | None = Field(
+        None, description="PEM certificates that FCM, APNs and Web Push are trusted by too."
+    )
+
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port under `horae up`; 0: no Flower.")
     flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")
 

@@ -345,13 +345,14 @@ def _day_start(tz: ZoneInfo, day: date) -> datetime:
     return _instant(table.starts[bisect_right(table.starts, _micros(instant) // _SECOND) - 1] * _SECOND)
 
 
-def _open_day(allowed: Hours | None, quiet: Hours | None) -> list[tuple[int, int]]:
+@lru_cache(4096)  # few hours are in use, and each push that leaves asks
+def _open_day(allowed: Hours | None, quiet: Hours | None) -> tuple[tuple[int, int], ...]:
     """The open parts of a local day, in microseconds since midnight, ascending."""
     parts = [(0, _DAY)] if allowed is None else _parts(allowed)
     for begin, stop in _parts(quiet) if quiet else []:
         outside = [((first, min(last, begin)), (max(first, stop), last)) for first, last in parts]
         parts = [part for pair in outside for part in pair if part[0] < part[1]]
-    return parts
+    return tuple(parts)
 
 
 def _parts(hours: Hours) -> list[tuple[int, int]]:

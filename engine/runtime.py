@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from engine.config import Settings, read_settings
 from engine.errors import RedisUnavailable
@@ -14,6 +18,9 @@ from engine.store.database import Database
 
 if TYPE_CHECKING:
     from engine.delivery.gateways import Gateway
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,14 +36,18 @@ class Runtime:
     @cached_property
     def caps(self) -> redis.Redis:
         """The Redis that holds the caps' reservations."""
-        return redis.Redis.from_url(self.caps_url, socket_timeout=5, socket_connect_timeout=5)
+        return redis_client(self.caps_url, retries=1)
 
     @cached_property
-    def gateways(self) -> dict[str, Gateway]:
-        """The gateways that are configured, by name."""
-        from engine.delivery.gateways import build_gateways  # noqa: PLC0415 - they import their vendors' libraries
+    def gateways(self) -> Mapping[str, Gateway]:
+        """The gateways that are configured, by name. One that is configured wrongly is left out, and said so once: its
+        pushes wait, the others' leave."""
+        from engine.delivery.gateways import try_gateways  # noqa: PLC0415 - they import their vendors' libraries
 
-        return build_gateways(self.settings)
+        built = try_gateways(self.settings)
+        for name, problem in built.problems.items():
+            logger.error("gateway %s sends nothing: %s", name, problem, extra={"action": "gateway_misconfigured"})
+        return built.gateways
 
     def close(self) -> None:
         """Close what was opened."""
@@ -93,7 +104,7 @@ def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> R
 
 def require_redis(url: str) -> None:
     """Raise RedisUnavailable unless a Redis answers at `url`."""
-    client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
+    client = redis_client(url)
     try:
         client.ping()
     except (redis.RedisError, OSError) as error:
@@ -103,6 +114,12 @@ def require_redis(url: str) -> None:
         ) from error
     finally:
         client.close()
+
+
+def redis_client(url: str, *, retries: int = 0) -> redis.Redis:
+    """A client that gives up soon: redis-py's own default tries on for up to 45 seconds, where callers have their own
+    ways to wait and people want to be told. One retry, at once, takes a dropped connection anew."""
+    return redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=2, retry=Retry(NoBackoff(), retries))
 
 
 def revive(settings: Settings) -> None:

@@ -17,6 +17,8 @@ from sqlalchemy import Connection, text
 
 from engine import clock, embedded
 from engine.config import QUEUES, Settings
+from engine.delivery.gateways import try_gateways
+from engine.delivery.switches import HORAE, stopped
 from engine.errors import HoraeError, SchemaMismatch
 from engine.store.database import Database
 from engine.supervise import one
@@ -63,6 +65,9 @@ class StoreStatus:
     outcomes_last_day: dict[str, int]
     """Deliveries of the last 24 hours by state and, where it has one, reason: `accepted`, `suppressed: capped`, …"""
     unknown_last_day: int
+    due_by_gateway: dict[str, int]
+    stopped_by_horae: dict[str, str]
+    """Switches that Horae itself turned off, and why."""
     model: dict[str, Any] | None
     """The champion: version, regime, as_of."""
 
@@ -85,6 +90,9 @@ class Status:
     store: StoreStatus | None
     down: list[str] = field(default_factory=list)
     """What is missing for pushes to go out."""
+    alarms: list[str] = field(default_factory=list)
+    """What keeps some pushes waiting until a person has looked: a channel that Horae stopped, a gateway that is not
+    configured or wrongly."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -112,6 +120,7 @@ def gather(settings: Settings) -> Status:
         store=store,
     )
     found.down.extend(_down(found))
+    found.alarms.extend(_alarms(settings, found.store))
     return found
 
 
@@ -127,6 +136,20 @@ def _down(status: Status) -> Iterator[str]:
         yield f"workers for the queues {', '.join(unserved)}"
     if not status.beat:
         yield "beat"
+
+
+def _alarms(settings: Settings, store: StoreStatus | None) -> Iterator[str]:
+    built = try_gateways(settings)
+    for gateway in built.gateways.values():
+        gateway.close()
+    for name, problem in built.problems.items():
+        yield f"gateway {name} is configured wrongly: {problem}"
+    if store is not None:
+        for scope, why in store.stopped_by_horae.items():
+            yield f"{scope.replace(':', ' ')} was stopped: {why}; let it go on with: horae start"
+        for name, number in store.due_by_gateway.items():
+            if name not in built.gateways and name not in built.problems:
+                yield f"{number:,} due pushes wait for the gateway {name}, which is not configured here"
 
 
 def _postgres(settings: Settings, url: str | None) -> tuple[ServerStatus, str, StoreStatus | None]:
@@ -180,6 +203,14 @@ def _store(connection: Connection) -> StoreStatus:
         events_unfolded=connection.execute(text("SELECT count(*) FROM unfolded_events")).scalar_one(),
         outcomes_last_day=outcomes,
         unknown_last_day=sum(n for state, n in outcomes.items() if state.split(":")[0] == "unknown"),
+        due_by_gateway=_counts(
+            connection,
+            "SELECT gateway, count(*) FROM pushes WHERE state = 'planned' AND send_at <= :now GROUP BY 1",
+            now=now,
+        ),
+        stopped_by_horae={
+            switch.scope: switch.why or "no reason given" for switch in stopped(connection) if switch.author == HORAE
+        },
         model=_model(connection),
     )
 

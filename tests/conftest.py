@@ -15,6 +15,7 @@ import redis as redis_client
 from sqlalchemy import text
 
 from engine import embedded
+from engine.bench.provider.launch import Provider
 from engine.config import Settings
 from engine.ingest.replay import require_current_profiles
 from engine.runtime import Runtime
@@ -108,6 +109,21 @@ def runtime(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Runt
     yield opened
     for gateway in opened.__dict__.get("gateways", {}).values():
         gateway.close()
+
+
+@pytest.fixture(scope="session")
+def running_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Provider]:
+    """A local push provider of this session's own."""
+    provider = Provider(tmp_path_factory.mktemp("provider"))
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def provider(running_provider: Provider) -> Provider:
+    """The session's push provider, answering at once and behaving as it should."""
+    running_provider.tell(faults={}, gone={}, foreign=[], latency=0)
+    return running_provider
 
 
 def _new_database(servers: embedded.Addresses, source: str) -> Iterator[Database]:

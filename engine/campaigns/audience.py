@@ -53,6 +53,9 @@ REFUSALS = ("not_eligible", "no_consent", "no_device")
 CONSENTLESS = frozenset({"log"})
 """Gateways that reach nobody: a missing consent record does not stop them, an explicit refusal does."""
 
+ANY_DEVICE = "push"
+"""The gateway that reaches a user by whatever gateway their devices are registered for."""
+
 _NUMBER = r"^[-+]?[0-9]{1,30}(\.[0-9]{1,30})?$"
 
 
@@ -293,11 +296,10 @@ def _in_audience(query: AudienceQuery) -> list[ColumnElement[bool]]:
 
 def _has_device(gateway: str) -> ColumnElement[bool]:
     alive: FromClause = devices
-    return (
-        exists()
-        .select_from(alive)
-        .where(devices.c.user_id == users.c.id, devices.c.gateway == gateway, devices.c.dead_at.is_(None))
-    )
+    tests = [devices.c.user_id == users.c.id, devices.c.dead_at.is_(None)]
+    if gateway != ANY_DEVICE:
+        tests.append(devices.c.gateway == gateway)
+    return exists().select_from(alive).where(*tests)
 
 
 def _refusal(query: AudienceQuery, has_device: ColumnElement[bool]) -> ColumnElement[Any]:

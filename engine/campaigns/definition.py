@@ -171,7 +171,15 @@ class Campaign(Strict):
     )
     holdout: Share = Field(0.0, description="Share of users who never get it, sticky, to measure its effect.")
     exploration: Share = Field(0.05, description="Share of users who get a random feasible choice, to learn from.")
-    gateway: Name = Field("log", description="What sends it: log (a journal file), webhook, …")
+    gateway: Name = Field(
+        "log",
+        description="What sends it: log (a journal file), webhook, fcm, apns, webpush, or push (by whatever of these"
+        " three a user's devices are registered for).",
+    )
+    devices: Literal["newest", "all"] = Field(
+        "newest",
+        description="Of a user's several devices: the newest, or the next where that one is gone; or all.",
+    )
     message: MessageSpec = Field(description="Title, body and data in Liquid, with variants for locales.")
     tags: tuple[Name, ...] = Field((), description="Names that caps may have as scope (tag:NAME).", max_length=20)
     priority: float = Field(

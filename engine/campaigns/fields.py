@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, time, timedelta
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
@@ -52,7 +53,12 @@ def parse_duration(value: Any) -> Any:
     """`90m`, `24h`, `3d`, `2w`, `1d12h` or ISO 8601 (weeks to seconds) as a timedelta. Raises ValueError."""
     if isinstance(value, timedelta):
         return value
-    text = value.strip() if isinstance(value, str) else ""
+    return _duration(value.strip() if isinstance(value, str) else "")
+
+
+@lru_cache(1024)
+def _duration(text: str) -> timedelta:
+    """Kept: a cap's window is asked for with each push."""
     found = _ISO.fullmatch(text) or _SHORT.fullmatch(text)
     if found is None or not any(found.groups()):
         raise ValueError("must be a duration: 90m, 24h, 3d, 2w or PT24H")

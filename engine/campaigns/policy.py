@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from functools import cached_property
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
@@ -86,7 +87,7 @@ class Cap(Strict):
         description="local_day, local_week (from Monday), both the user's own calendar, or rolling:PT24H."
     )
 
-    @property
+    @cached_property
     def width(self) -> timedelta | None:
         """The length of a rolling window; None of a calendar one."""
         return parse_duration(self.window.partition(":")[2]) if self.window.startswith("rolling:") else None

@@ -19,8 +19,9 @@ from engine.campaigns.filters import AttributeIs, EventCount, parts
 from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import rules_of
+from engine.campaigns.sampling import try_message
 from engine.campaigns.schedule import last_instant, upcoming
-from engine.campaigns.store import Created, create, find
+from engine.campaigns.store import Created, create, find, get_all
 from engine.errors import BadInput, did_you_mean
 from engine.localtime import Hours, cron_labels, open_intervals, open_minutes, zone
 from engine.store.tables import event_types, items, users
@@ -46,7 +47,10 @@ def review(connection: Connection, campaign: Campaign, now: datetime, gateways: 
         *_time_errors(campaign, now),
         *_item_errors(connection, campaign),
     ]
+    tried = try_message(connection, campaign)
+    errors += tried.errors
     warnings = [
+        *tried.warnings,
         *_cap_warnings(campaign, policy),
         *_late_warnings(campaign, now),
         *_unknown_warnings(connection, campaign),
@@ -76,6 +80,33 @@ def define(
     found = review(connection, campaign, now, gateways)
     require_sound(found, campaign.name)
     return Defined(create(connection, campaign, now, author), found.warnings)
+
+
+def scope_warning(connection: Connection, scope: str, gateways: Collection[str], known: Collection[str]) -> str | None:
+    """What is probably not meant by a cap's `scope`: nothing in the store is of it, and so the cap holds nobody.
+
+    `gateways` are those that are configured here, `known` those that there are.
+    """
+    kind, _, name = scope.partition(":")
+    if kind == "channel" and name not in gateways:
+        if name in known:
+            return f"channel {name} is not configured here: nothing is counted until it is"
+        return f"there is no channel {name!r}: this cap holds nobody" + _meant(name, known)
+    names: set[str] = set()
+    if kind == "campaign":
+        names = {stored.name for stored in get_all(connection)}
+    elif kind == "tag":
+        names = {tag for stored in get_all(connection) for tag in stored.definition.tags}
+    elif kind == "category":
+        names = set(connection.execute(select(items.c.category).distinct()).scalars()) - {None}
+    if kind in ("campaign", "tag", "category") and name not in names:
+        return f"there is no {kind} {name!r} yet: this cap holds nobody until there is" + _meant(name, names)
+    return None
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    hint = did_you_mean(name, known)
+    return f"; {hint}" if hint else ""
 
 
 def require_sound(found: Review, name: str) -> None:

@@ -26,6 +26,7 @@ from liquid.undefined import FalsyStrictUndefined
 from pydantic import AfterValidator, Field, PlainSerializer, model_validator
 
 from engine.campaigns.fields import Strict, Text
+from engine.campaigns.swift import Swift, compile_swiftly
 from engine.errors import BadInput, did_you_mean
 
 PAYLOAD_BYTES = 3840
@@ -89,6 +90,10 @@ class MessageSpec(Variant):
         return self
 
 
+class TooLong(BadInput):
+    """A rendered message is longer than providers take."""
+
+
 @dataclass(frozen=True)
 class Message:
     """A rendered message."""
@@ -99,10 +104,23 @@ class Message:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A parsed template, compiled where it can be."""
+
+    template: BoundTemplate
+    swift: Swift | None
+
+    def render(self, context: dict[str, Any]) -> str:
+        """What it gives. Raises as Liquid does."""
+        found = self.swift.render(context) if self.swift is not None else None
+        return self.template.render(context) if found is None else found
+
+
+@dataclass(frozen=True)
 class Compiled:
     """The parsed templates of a message, by locale ("" is the default)."""
 
-    variants: Mapping[str, tuple[BoundTemplate, BoundTemplate, Mapping[str, BoundTemplate]]]
+    variants: Mapping[str, tuple[Source, Source, Mapping[str, Source]]]
 
 
 def compile_message(spec: MessageSpec) -> Compiled:
@@ -112,9 +130,9 @@ def compile_message(spec: MessageSpec) -> Compiled:
         MappingProxyType(
             {
                 locale: (
-                    _parse(variant.title, "title"),
-                    _parse(variant.body, "body"),
-                    MappingProxyType({key: _parse(source, f"data.{key}") for key, source in variant.data.items()}),
+                    _compile(variant.title, "title"),
+                    _compile(variant.body, "body"),
+                    MappingProxyType({key: _compile(source, f"data.{key}") for key, source in variant.data.items()}),
                 )
                 for locale, variant in variants.items()
             }
@@ -149,10 +167,21 @@ def render(
         raise BadInput(f"the message cannot be rendered: {_said(error)}") from error
     if not message.title or not message.body:
         raise BadInput(f"the message's {'body' if message.title else 'title'} came out blank")
-    size = len(json.dumps([message.title, message.body, dict(message.data)], ensure_ascii=False).encode())
+    size = payload_size(message)
     if size > PAYLOAD_BYTES:
-        raise BadInput(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
+        raise TooLong(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
     return message
+
+
+def payload_size(message: Message) -> int:
+    """Bytes of title, body and data as compact JSON; for short ones a number that is not smaller."""
+    parts = [message.title, message.body, *message.data, *message.data.values()]
+    most = 6 * sum(map(len, parts)) + 8 * len(
+        parts
+    )  # no character takes more than six bytes, nor a part's quotes eight
+    if most <= PAYLOAD_BYTES:
+        return most
+    return len(json.dumps([message.title, message.body, dict(message.data)], ensure_ascii=False).encode())
 
 
 def user_fields(
@@ -308,6 +337,11 @@ def _parse(source: str, place: str) -> BoundTemplate:
     if fault:
         raise BadInput(fault)
     return _LIQUID.from_string(source)
+
+
+def _compile(source: str, place: str) -> Source:
+    template = _parse(source, place)
+    return Source(template, compile_swiftly(template))
 
 
 def _fault(source: str, place: str) -> str | None:

@@ -17,6 +17,8 @@ BENCHES = {
     "ingest": "events a second from a file into events and profiles, beside a bare COPY of the same rows",
     "score": "candidates, feature rows and the model's goal, 50 rows a user, beside the model alone",
     "allocate": "value of the planner's allocation beside the exact linear program, and beside greedy ways",
+    "caps": "reservations of caps a second, beside scripts that do nothing",
+    "dispatch": "due pushes to recorded deliveries over HTTP/2, beside firebase-admin; how late they leave under load",
     "plan": "a planning run, from the database to published pushes, beside the model alone",
 }
 """Modules of engine.bench, and what they measure."""

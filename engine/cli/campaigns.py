@@ -173,10 +173,15 @@ def add_cap(
     from engine.campaigns import policy_store
     from engine.campaigns.loading import build
     from engine.campaigns.policy import Cap, window_of
+    from engine.campaigns.review import scope_warning
+    from engine.delivery.gateways import known_gateways
 
     cap = build(Cap, {"scope": scope, "limit": limit, "window": window_of(per, rolling=rolling)})
     with opened() as runtime, runtime.database.begin() as connection:
         version, added = policy_store.add_cap(connection, cap, AUTHOR)
+        warning = scope_warning(connection, cap.scope, runtime.gateways, known_gateways())
+    if warning is not None:
+        _warn(f"{added.id}: {warning}")
     if as_json:
         _print_json({"policy": version, "cap": _cap(added)})
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,15 +42,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as one J
 def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     group = typer.Typer(
-        help="Bring users, items, events and promotions from files into the store. Safe to repeat: what is known"
-        " already is not taken twice. Rows that cannot be taken go to FILE.rejects.jsonl, each with its line and the"
-        " reason.",
+        help="Bring users, items, devices, events and promotions from files into the store. Safe to repeat: what is"
+        " known already is not taken twice. Rows that cannot be taken go to FILE.rejects.jsonl, each with its line and"
+        " the reason.",
         no_args_is_help=True,
     )
     group.command()(users)
     group.command()(items)
     group.command()(events)
     group.command()(promotions)
+    group.command()(devices)
     group.command()(replay)
     app.add_typer(group, name="ingest")
 
@@ -136,6 +138,25 @@ def promotions(
     _ingest("promotions", files, _options("promotions", mapping, rejects, timezone=timezone), as_json)
 
 
+def devices(
+    files: Files,
+    mapping: Mapped = None,
+    timezone: Zone = None,
+    rejects: Rejects = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register devices, or refresh them.
+
+    Columns: user_id and token are required, and gateway (fcm, apns, webpush) or platform (android, ios, web);
+    registered_at (an ISO 8601 time), when the app last got or sent this token. Every other column becomes an attribute,
+    such as app_version. A Web Push subscription's token is its endpoint, with the columns p256dh and auth beside it.
+
+    A user may have several devices; a token belongs to the user of its newest registration. A dead device lives again
+    by a newer registered_at only: rows without one make new devices and change none. Unknown users are made as stubs.
+    """
+    _ingest("devices", files, _options("devices", mapping, rejects, timezone=timezone), as_json)
+
+
 def replay(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 where profiles differ.")] = False,
     as_json: AsJson = False,
@@ -186,18 +207,19 @@ def _ingest(kind: Kind, files: list[Path], options: Options, as_json: bool) -> N
     from engine.ingest.summary import Summary
     from engine.runtime import open_runtime
 
-    ingest = {
+    ingests: dict[Kind, Callable[..., Summary]] = {
         "users": run.ingest_users,
         "items": run.ingest_items,
         "events": run.ingest_events,
+        "devices": partial(run.ingest_devices, gateways=_device_gateways() if kind == "devices" else ()),
         "promotions": run.ingest_promotions,
-    }[kind]
+    }
     runtime = open_runtime()
     try:
         with runtime.database.begin() as connection:
             now = business_now(connection)
         with _bar(kind, BarColumn(), DownloadColumn(), TimeRemainingColumn()) as told:
-            summary = ingest(runtime.database, files, now, options, lambda at: told(*_bytes(at)))
+            summary = ingests[kind](runtime.database, files, now, options, lambda at: told(*_bytes(at)))
     except IngestStopped as stopped:
         if isinstance(stopped.summary, Summary):
             _show(stopped.summary, as_json)
@@ -209,6 +231,12 @@ def _ingest(kind: Kind, files: list[Path], options: Options, as_json: bool) -> N
         runtime.close()
     _show(summary, as_json)
     raise typer.Exit(1 if summary.refused else 0)
+
+
+def _device_gateways() -> list[str]:
+    from engine.delivery.gateways import device_gateways
+
+    return device_gateways()
 
 
 def _bytes(at: FileProgress) -> tuple[int, int, str]:

@@ -59,6 +59,7 @@ def trigger(
     from engine.planning import trigger as triggers
     from engine.planning.trigger import Request
     from engine.planning.userlist import read_user_list
+    from engine.runtime import require_redis
 
     listed = None if users is None else read_user_list(users)
     request = Request(at_once=at_once, users=listed, data=_data(data), key=idempotency_key)
@@ -68,6 +69,8 @@ def trigger(
         if dry_run:
             show_preview(runtime, now, name, request, as_json=as_json)
             return
+        require_redis(runtime.broker_url)  # before anything is written: nothing of it would leave
+        require_redis(runtime.caps_url)
         expected = triggers.describe(runtime.database, now, name, request)
         if not as_json:
             _print_expected(expected)

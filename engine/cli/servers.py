@@ -42,12 +42,14 @@ def up() -> None:
     user is `horae`; the password is HORAE_FLOWER_PASSWORD, or is made and kept in HORAE_HOME/flower-password.
     """
     from engine.config import read_settings
+    from engine.delivery.gateways import build_gateways
     from engine.embedded.home import usable_home
     from engine.errors import HoraeError
     from engine.runtime import open_runtime, revive
     from engine.supervise import Supervisor, only_one, plan_programs
 
     settings = read_settings()
+    build_gateways(settings)  # whoever starts it is here to read what is wrong with a credential
     with only_one(usable_home(settings.home)):
         with err.status("starting the servers, bringing the schema up to date …"):
             runtime = open_runtime(settings)
@@ -153,6 +155,8 @@ def _server_lines(found: Status) -> Iterator[tuple[str, str]]:
         yield "worker", f"{worker.name}: {', '.join(worker.queues)}"
     yield "beat", "[green]running[/]" if found.beat else "[red]down[/]"
     yield "messages waiting", ", ".join(f"{name} {n}" for name, n in found.queues.items()) or "unknown"
+    for alarm in found.alarms:
+        yield "alarm", f"[red]{alarm}[/]"
     yield "down", f"[red]{', '.join(found.down)}[/]" if found.down else "nothing"
 
 

@@ -2,12 +2,8 @@
 --
 -- KEYS[1]  the user's log (see reserve.lua)
 -- ARGV[1]  seconds of machine time until an unused log may go
--- ARGV[2…] the entries; the score of each is its first 16 digits
+-- ARGV[2]  the log
 --
 -- Returns 1 where it was built, 0 where another process had built it.
 
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-redis.call('ZADD', KEYS[1], 'inf', '~')
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], string.sub(ARGV[i], 1, 16), ARGV[i]) end
-redis.call('EXPIRE', KEYS[1], ARGV[1])
-return 1
+return redis.call('SET', KEYS[1], ARGV[2], 'NX', 'EX', ARGV[1]) and 1 or 0

@@ -121,12 +121,12 @@ def claim(
 ) -> list[Claimed]:
     """Claim up to `most` pushes for `gateways` that are due at `now`, in time and not stopped; oldest first."""
     rows = connection.execute(_CLAIM, {"now": now, "gateways": list(gateways), "most": most, "lease": lease})
-    return sorted((Claimed(**row._mapping) for row in rows), key=lambda push: (push.send_at, push.id))
+    return sorted((Claimed(*row) for row in rows.all()), key=lambda push: (push.send_at, push.id.int))
 
 
 def heartbeat(connection: Connection, pushes: Sequence[Claimed], lease: timedelta) -> set[UUID]:
     """Extend the lease of claimed pushes; the ids still held. A lease that has ended cannot be extended."""
-    return set(connection.execute(_HEARTBEAT, {**_mine(pushes), "lease": lease}).scalars())
+    return set(connection.execute(_HEARTBEAT, {**_mine(pushes), "lease": lease}).scalars().all())
 
 
 def commit_intent(connection: Connection, pushes: Sequence[Claimed], epoch: Epoch, lease: timedelta) -> set[UUID]:
@@ -135,7 +135,7 @@ def commit_intent(connection: Connection, pushes: Sequence[Claimed], epoch: Epoc
     In one statement: the fence is ours, the lease lives, nobody stopped it, the campaign runs, the caps' epoch holds.
     """
     parameters = {**_mine(pushes), "lease": lease, "epoch": epoch.number}
-    return set(connection.execute(_INTENT, parameters).scalars())
+    return set(connection.execute(_INTENT, parameters).scalars().all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def put_back(connection: Connection, rows: Sequence[Back]) -> set[UUID]:
         "in_doubt": [row.in_doubt for row in rows],
         "send_at": [row.send_at for row in rows],
     }
-    return set(connection.execute(_PUT_BACK, parameters).scalars())
+    return set(connection.execute(_PUT_BACK, parameters).scalars().all())
 
 
 def expired_leases(connection: Connection, now: datetime, most: int) -> list[Claimed]:  # noqa: ARG001 - as below
@@ -176,4 +176,6 @@ def overdue_in_doubt(connection: Connection, now: datetime, most: int) -> list[C
 
 
 def _mine(pushes: Sequence[Claimed]) -> dict[str, object]:
-    return {"ids": [push.id for push in pushes], "fences": [push.fence for push in pushes]}
+    """As the text of arrays: the driver looks at every element of a list."""
+    ids, fences = ",".join([str(push.id) for push in pushes]), ",".join([str(push.fence) for push in pushes])
+    return {"ids": f"{{{ids}}}", "fences": f"{{{fences}}}"}

@@ -3,12 +3,12 @@
     claim ≤ 500 ─► facts ─► in groups ≤ 100 of one gateway:
         check (clock, consent, item …) ─► render ─► reserve caps ─► commit the intent ─► send ─► record
 
-The order is the protocol. A kill before the intent has sent nothing: the lease ends and upkeep puts the rows back. A
-kill after it leaves at most this group in `sending`: marketing ends as `unknown`, keeps its place under the caps and is
-never sent again; transactional is sent again under the same collapse id. The intent checks, in one statement,
-everything that may have changed since the claim: fence, lease, stop switches, campaign state, the epoch of the caps. No
-request is made inside a transaction, and none starts once the lease or the reservation's deadline δ has too little
-left.
+While some groups are with their providers (`flight`) the next are prepared. The order is the protocol. A kill before
+the intent has sent nothing: the lease ends and upkeep puts the rows back. A kill after it leaves at most this group in
+`sending`: marketing ends as `unknown`, keeps its place under the caps and is never sent again; transactional is sent
+again under the same collapse id. The intent checks, in one statement, everything that may have changed since the
+claim: fence, lease, stop switches, campaign state, the epoch of the caps. No request is made inside a transaction, and
+none starts once the lease or the reservation's deadline δ has too little left.
 
 Where the caps are in doubt (Redis is away, or lost data, or another process says so) nothing leaves: the rows go back
 untried and are counted.
@@ -17,7 +17,7 @@ untried and are counted.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from random import Random
@@ -28,12 +28,14 @@ from sqlalchemy import text
 from engine import clock
 from engine.delivery.claim import Claimed, claim, heartbeat
 from engine.delivery.epoch import current_epoch
-from engine.delivery.facts import Book, Facts, load_facts
+from engine.delivery.facts import Book, Facts, load_facts, reach_of
+from engine.delivery.flight import Flight
+from engine.delivery.gateways import Gateway
 from engine.delivery.ledger import close_cancelled, close_expired
-from engine.delivery.reserve import CapStore, EpochLost
-from engine.delivery.sending import Desk, Pace, go_back, no_crash, send_group, why_back
+from engine.delivery.reserve import CapStore, Epoch, EpochLost
+from engine.delivery.sending import Desk, Pace, go_back, no_crash, prepare_group, why_back
 from engine.errors import RedisUnavailable
-from engine.store.database import Database
+from engine.store.database import Database, Transactions
 from engine.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
@@ -67,15 +69,10 @@ def dispatch_due(
     today = now.astimezone(UTC).date()
     ensure_partitions(database, "deliveries", today, today + timedelta(days=1))
     close_late(database, now, desk.counts, every=False)
-    begun, claimed, more = clock.monotonic(), 0, True
-    while more and (limit is None or claimed < limit):
-        if clock.monotonic() > begun + pace.longest.total_seconds():
-            if wake is not None:
-                wake(DISPATCH_TASK)
-            break
-        most = pace.batch if limit is None else min(pace.batch, limit - claimed)
-        number = _batch(desk, runtime, most)
-        claimed, more = claimed + number, number > 0
+    with database.hold() as desk.database, Flight(desk) as flight:
+        ended = _pass(desk, runtime.gateways, flight, limit)
+    if not ended and wake is not None:
+        wake(DISPATCH_TASK)
     return {name: number for name, number in sorted(desk.counts.items()) if number}
 
 
@@ -109,35 +106,51 @@ def outstanding(database: Database, now: datetime) -> int:
         )
 
 
-def _batch(desk: Desk, runtime: Runtime, most: int) -> int:
-    """Claim and send up to `most` pushes; the number claimed, 0 where the pass should end."""
+def _pass(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, limit: int | None) -> bool:
+    """Batch after batch; whether everything due was claimed, or `limit`."""
+    end, claimed = clock.monotonic() + desk.pace.longest.total_seconds(), 0
+    while limit is None or claimed < limit:
+        if clock.monotonic() > end:
+            return False
+        number = _batch(
+            desk, gateways, flight, desk.pace.batch if limit is None else min(desk.pace.batch, limit - claimed)
+        )
+        if number == 0 and not flight.land_all():
+            break  # what came back for another attempt may be due by now
+        claimed += number
+    return True
+
+
+def _batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, most: int) -> int:
+    """Claim up to `most` pushes and let them leave; the number claimed, 0 where the pass should end."""
     now, pace = desk.now(), desk.pace
     try:
-        current_epoch(desk.database, desk.caps, desk.book.horizon(pace.deadline))
+        epoch = current_epoch(desk.database, desk.caps, desk.book.horizon(pace.deadline))
     except RedisUnavailable as error:
         desk.counts["waiting.caps_unreachable"] += _due(desk.database, now)
         logger.warning("nothing leaves: %s", error, extra={"action": "caps_unreachable"})
         return 0
     lease = _Lease(desk)
     with desk.database.begin() as connection:
-        pushes = claim(connection, now, list(runtime.gateways), most, pace.lease)
+        pushes = claim(connection, now, list(gateways), most, pace.lease)
     desk.at("after_claim")
     if pushes:
         lease.pushes = {push.id: push for push in pushes}
-        _send_batch(desk, runtime, lease)
+        _send_batch(desk, gateways, flight, lease, epoch)
     return len(pushes)
 
 
-def _send_batch(desk: Desk, runtime: Runtime, lease: _Lease) -> None:
-    with_devices = frozenset(name for name, gateway in runtime.gateways.items() if gateway.needs_device)
+def _send_batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, lease: _Lease, epoch: Epoch) -> None:
     with desk.database.begin() as connection:
-        facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), with_devices)
+        facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), reach_of(gateways))
     try:
         for name, group in _groups(facts, desk.pace.group):
+            flight.make_room()
             held = lease.check(group)
-            epoch = current_epoch(desk.database, desk.caps, desk.book.horizon(desk.pace.deadline))
             lease.done(group)
-            send_group(desk, runtime.gateways[name], held, epoch)
+            leaving = prepare_group(desk, gateways[name], held, epoch)
+            if leaving is not None:
+                flight.launch(leaving)
     except (EpochLost, RedisUnavailable) as error:
         go_back(desk, lease.remaining(), why_back(error), None)
         logger.warning("nothing leaves: %s", error, extra={"action": "caps_in_doubt"})
@@ -183,7 +196,7 @@ def _groups(facts: Sequence[Facts], size: int) -> Iterator[tuple[str, list[Facts
             yield name, members[start : start + size]
 
 
-def _business_clock(database: Database, now: datetime) -> Callable[[], datetime]:
+def _business_clock(database: Transactions, now: datetime) -> Callable[[], datetime]:
     """Business time during a pass that began at `now`: virtual it stands still, else it runs with the machine."""
     with database.begin() as connection:
         virtual = connection.execute(text("SELECT business_now IS NOT NULL FROM workspace")).scalar_one()
@@ -191,7 +204,7 @@ def _business_clock(database: Database, now: datetime) -> Callable[[], datetime]
     return lambda: now if virtual else now + timedelta(seconds=clock.monotonic() - begun)
 
 
-def _due(database: Database, now: datetime) -> int:
+def _due(database: Transactions, now: datetime) -> int:
     with database.begin() as connection:
         query = text("SELECT count(*) FROM pushes WHERE state = 'planned' AND send_at <= :now")
         return int(connection.execute(query, {"now": now}).scalar_one())

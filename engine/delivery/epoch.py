@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from engine.delivery.reserve import CapStore, Epoch
 from engine.errors import RedisUnavailable
-from engine.store.database import Database
+from engine.store.database import Transactions
 
 _TRIES = 5
 
@@ -26,7 +26,7 @@ _MOVE = text(
 )
 
 
-def current_epoch(database: Database, caps: CapStore, horizon: timedelta) -> Epoch:
+def current_epoch(database: Transactions, caps: CapStore, horizon: timedelta) -> Epoch:
     """The epoch that holds now; a new one where Redis lost data or the logs do not reach back by `horizon`.
 
     Raises RedisUnavailable: then nothing may leave.
@@ -53,7 +53,7 @@ def move_epoch(connection: Connection) -> None:
     connection.execute(text("UPDATE workspace SET cap_epoch = cap_epoch + 1 WHERE id = 1"))
 
 
-def _begin(database: Database, caps: CapStore, number: int, old: str | None, horizon: timedelta) -> Epoch | None:
+def _begin(database: Transactions, caps: CapStore, number: int, old: str | None, horizon: timedelta) -> Epoch | None:
     """A new epoch, or None where another process was faster. The marker is written before anybody can read its name."""
     token = secrets.token_hex(6)
     run_id = caps.run_id()

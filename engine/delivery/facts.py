@@ -5,9 +5,10 @@ Read after the claim, so that what changed since the plan (consent, zone, stock,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,7 +21,7 @@ from engine.campaigns.rules import Rules, own_hours, rules_of, scopes_of
 from engine.campaigns.store import get_version
 from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
 from engine.delivery.claim import Claimed
-from engine.delivery.gateways import Device
+from engine.delivery.gateways import Device, Gateway
 from engine.delivery.limits import horizon_of
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
@@ -106,8 +107,16 @@ class Facts:
     bought: bool
     """Whether the user bought the item since the plan looked."""
     devices: tuple[Device, ...] = ()
+    """Live devices that the push may go to, newest first."""
+    held: bool = False
+    """Whether the user has devices, but all of gateways that are stopped."""
 
     @property
+    def chosen(self) -> tuple[Device, ...]:
+        """The devices that the next attempt goes to."""
+        return chosen_devices(self.terms.campaign, self.devices)
+
+    @cached_property
     def scopes(self) -> frozenset[str]:
         """What caps count it under."""
         return scopes_of(self.terms.campaign, self.item.category if self.item else None)
@@ -138,14 +147,33 @@ _FACTS = text(f"""
     LEFT JOIN shards s ON s.run_id = p.run_id AND p.slot >= s.slot_from AND p.slot < s.slot_until
     LEFT JOIN users u ON u.id = p.user_id
     LEFT JOIN items i ON i.id = p.item_id
-    WHERE p.id = ANY(:ids)
+    WHERE p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _DEVICES = text("""
-    SELECT user_id, gateway, id, token, attributes FROM devices
-    WHERE user_id = ANY(:users) AND gateway = ANY(:gateways) AND dead_at IS NULL
-    ORDER BY seen_at DESC, id DESC
+    SELECT d.user_id, d.id, d.token, d.gateway, d.seen_at, d.attributes,
+           EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway) AS stopped
+    FROM devices d
+    WHERE d.user_id = ANY(:users) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
+    ORDER BY d.seen_at DESC, d.id DESC
 """)
+
+Reach = Mapping[str, frozenset[str]]
+"""Of each gateway that needs devices, the gateways whose devices it reaches."""
+
+
+def reach_of(gateways: Mapping[str, Gateway]) -> Reach:
+    """What the configured `gateways` reach."""
+    return {
+        name: frozenset(getattr(gateway, "members", (name,)))
+        for name, gateway in gateways.items()
+        if gateway.needs_device
+    }
+
+
+def chosen_devices(campaign: Campaign, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Those of a user's live devices, newest first, that a push of `campaign` goes to."""
+    return devices if campaign.devices == "all" else devices[:1]
 
 
 class Book:
@@ -177,22 +205,24 @@ class Book:
 
 
 def load_facts(
-    connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, with_devices: frozenset[str]
+    connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, reach: Reach
 ) -> list[Facts]:
-    """The facts of `pushes` at business time `now`, in their order; devices for the gateways in `with_devices`."""
+    """The facts of `pushes` at business time `now`, in their order; devices for the gateways that `reach` names."""
     book.refresh(connection)
     parameters = {
-        "ids": [push.id for push in pushes],
+        "ids": "{" + ",".join([str(push.id) for push in pushes]) + "}",
         "purchase": EVENT_TYPES["purchase"],
         "late": LATE_PURCHASE,
         "now": now,
     }
-    rows = {row.id: row for row in connection.execute(_FACTS, parameters)}
-    devices = _devices(connection, [push for push in pushes if push.gateway in with_devices])
+    rows = {row.id: row for row in connection.execute(_FACTS, parameters).all()}
+    devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
     facts = []
     for push in pushes:
         row = rows[push.id]
         terms = book.terms(connection, push.campaign_id, row.version)
+        owned = [one for one in devices.get(push.user_id, ()) if one[0].gateway in reach.get(push.gateway, ())]
+        live = tuple(device for device, stopped in owned if not stopped)
         facts.append(
             Facts(
                 push=push,
@@ -202,21 +232,20 @@ def load_facts(
                 item=item_of(row) if row.i_id is not None else None,
                 data=row.data,
                 bought=row.bought,
-                devices=tuple(devices.get((push.user_id, push.gateway), ())),
+                devices=live,
+                held=bool(owned) and not live,
             )
         )
     return facts
 
 
-def _devices(connection: Connection, pushes: Sequence[Claimed]) -> dict[tuple[int, str], list[Device]]:
-    found: dict[tuple[int, str], list[Device]] = {}
-    if pushes:
-        parameters = {
-            "users": list({push.user_id for push in pushes}),
-            "gateways": list({push.gateway for push in pushes}),
-        }
-        for row in connection.execute(_DEVICES, parameters):
-            found.setdefault((row.user_id, row.gateway), []).append(Device(row.id, row.token, row.attributes))
+def _devices(connection: Connection, users: Iterable[int], reach: Reach) -> dict[int, list[tuple[Device, bool]]]:
+    """The live devices of `users`, newest first, each with whether its gateway is stopped."""
+    found: dict[int, list[tuple[Device, bool]]] = {}
+    parameters = {"users": list(users), "gateways": sorted({name for names in reach.values() for name in names})}
+    if parameters["users"]:
+        for user_id, *values, stopped in connection.execute(_DEVICES, parameters).all():
+            found.setdefault(user_id, []).append((Device(*values), stopped))
     return found
 
 

@@ -117,15 +117,20 @@ def close(connection: Connection, ends: Sequence[End], states: Collection[str]) 
         return set()
     rows = [
         {
-            **{name: getattr(end, name) for name in ("fence", "state", "reason", "counts", "provider_id", "detail")},
             "push_id": str(end.push_id),
+            "fence": end.fence,
+            "state": end.state,
+            "reason": end.reason,
+            "counts": end.counts,
+            "provider_id": end.provider_id,
+            "detail": end.detail,
             "at": end.at.isoformat(),
             "local_day": end.local_day.isoformat() if end.local_day else None,
             "scopes": list(end.scopes),
         }
         for end in ends
     ]
-    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars())
+    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars().all())
 
 
 def close_expired(connection: Connection, now: datetime, most: int, *, every: bool) -> int:

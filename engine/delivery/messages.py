@@ -15,7 +15,11 @@ class Device:
     """A live push token of a user."""
 
     id: int
-    token: str
+    token: str = field(repr=False)
+    gateway: str = ""
+    """What reaches it: one channel may have devices of several."""
+    seen_at: datetime | None = None
+    """Its latest registration, aware UTC."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -36,6 +40,8 @@ class Outgoing:
     """Business time of the attempt, aware UTC."""
     ttl: timedelta
     """How long the provider may keep it for a phone that is off."""
+    urgent: bool = False
+    """Somebody waits for it (transactional)."""
     test: bool = False
     device: Device | None = None
 
@@ -66,4 +72,8 @@ class Outcome:
     delay: timedelta | None = None
     """The provider's own wish for the next attempt (Retry-After)."""
     provider_id: str | None = None
+    since: datetime | None = None
+    """Since when the provider calls the device dead, where it says so."""
     detail: str | None = None
+    gateway: str | None = None
+    """Which gateway of a channel of several said so; None: the channel itself."""

@@ -26,6 +26,8 @@ class Tried:
     """Whether an earlier attempt may have been received."""
     left: timedelta
     """Time in which another attempt may begin."""
+    others: bool = False
+    """Whether the user has other live devices, which this attempt left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ def settle(outcome: Outcome, tried: Tried, luck: float) -> Ended | Again:
     if stops_channel(kind, needs_device=tried.needs_device):
         return Again(FIRST_WAIT, tried=False)
     doubt = tried.in_doubt or kind is Kind.UNKNOWN
+    if kind is Kind.DEAD_DEVICE and tried.others:
+        return _again(timedelta(0), tried, doubt=doubt)  # the device is buried: the next newest is tried
     if kind in (Kind.PAYLOAD_REFUSED, Kind.DEAD_DEVICE):
         return end_in_doubt(Ended("rejected", kind.value), in_doubt=doubt)
     if kind is Kind.UNKNOWN and not tried.transactional:

@@ -6,9 +6,16 @@
 --
 -- Returns the number of reservations freed: 0 or 1. A repeat changes nothing.
 
-for _, entry in ipairs(redis.call('ZRANGE', KEYS[1], 0, -2)) do
-  if string.sub(entry, 23, 54) == ARGV[1] and tonumber(string.match(entry, '^%d+', 55)) <= tonumber(ARGV[2]) then
-    return redis.call('ZREM', KEYS[1], entry)
+local text = redis.call('GET', KEYS[1])
+if not text or not string.find(text, ARGV[1], 1, true) then return 0 end
+local kept, freed = {}, 0
+for line in string.gmatch(text, '[^\n]+') do
+  if freed == 0 and string.sub(line, 23, 54) == ARGV[1]
+    and tonumber(string.match(line, '^%d+', 55)) <= tonumber(ARGV[2]) then
+    freed = 1
+  else
+    kept[#kept + 1] = line .. '\n'
   end
 end
-return 0
+if freed == 1 then redis.call('SET', KEYS[1], table.concat(kept), 'KEEPTTL') end
+return freed

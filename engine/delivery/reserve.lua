@@ -1,6 +1,7 @@
 -- Check every cap of one user and take them all, or none, by the id of the push.
 --
--- KEYS[1]  the user's log: a sorted set of live reservations, score = business instant in microseconds since 1970
+-- KEYS[1]  the user's log: a string of live reservations, a line each; empty where there are none, absent where it was
+--          not built
 -- ARGV[1]  a JSON array: id, fence, at, day, scopes, keep_since, ttl, then three values per cap: since, most, scope
 --
 --   id          push id, 32 hexadecimal digits
@@ -17,27 +18,46 @@
 -- Returns 0: granted (a repeat of a granted reservation changes nothing but a newer fence, which takes it over);
 -- n > 0: the nth cap refuses, nothing was written; -1: there is no log, it must be rebuilt from the ledger.
 --
--- An entry is at .. day .. id .. fence .. scopes. The last entry (score inf) marks a log that was built. Entries later
--- than `at` count too: clocks of two hosts differ a little, and then the stricter reading is taken.
+-- A line is at .. day .. id .. fence .. scopes .. "\n". Entries later than `at` count too: clocks of two hosts differ a
+-- little, and then the stricter reading is taken. One string is read and written
+-- in a third of a sorted set's time.
 
-local log = redis.call('ZRANGE', KEYS[1], 0, -1)
-local live = #log - 1
-if live < 0 then return -1 end
+local text = redis.call('GET', KEYS[1])
+if not text then return -1 end
 local find, sub = string.find, string.sub
 local asked = cjson.decode(ARGV[1])
-local id, fence, at = asked[1], asked[2], asked[3]
+local id, fence, at, keep = asked[1], asked[2], asked[3], asked[6]
 
-local own = 0
-if find(table.concat(log), id, 1, true) then -- one search where the common answer is no
-  for i = 1, live do
-    if sub(log[i], 23, 54) == id then own = i end
-  end
+local log, live, own, old = {}, 0, 0, false
+local mine = find(text, id, 1, true)
+local from, to = 1, find(text, '\n', 1, true)
+while to do
+  local line = sub(text, from, to - 1)
+  live = live + 1
+  log[live] = line
+  if line < keep then old = true end
+  if mine and sub(line, 23, 54) == id then own = live end
+  from = to + 1
+  to = find(text, '\n', from, true)
 end
+
+local function store(replaced, line) -- all that is kept of the log, and a new line instead of the one at `replaced`
+  if replaced == 0 and not old then
+    redis.call('APPEND', KEYS[1], line .. '\n') -- two calls, and still quicker than to write the whole
+    redis.call('EXPIRE', KEYS[1], asked[7])
+    return
+  end
+  local kept = {}
+  for i = 1, live do
+    if i ~= replaced and log[i] >= keep then kept[#kept + 1] = log[i] .. '\n' end
+  end
+  redis.call('SET', KEYS[1], table.concat(kept) .. line .. '\n', 'EX', asked[7])
+end
+
 if own > 0 and sub(log[own], 1, 16) >= at then
-  local entry = log[own]
-  if tonumber(string.match(entry, '^%d+', 55)) < fence then
-    redis.call('ZREM', KEYS[1], entry)
-    redis.call('ZADD', KEYS[1], sub(entry, 1, 16), sub(entry, 1, 54) .. string.format('%d', fence) .. asked[5])
+  local line = log[own]
+  if tonumber(string.match(line, '^%d+', 55)) < fence then
+    store(own, sub(line, 1, 54) .. string.format('%d', fence) .. asked[5])
   end
   return 0
 end
@@ -45,28 +65,23 @@ end
 local days
 for c = 8, #asked, 3 do
   local since, left, scope = asked[c], asked[c + 1], asked[c + 2]
-  if #since == 6 then
-    if not days then
-      days = {}
-      for i = 1, live do days[i] = sub(log[i], 17, 22) end
+  if live >= left then -- a log shorter than the cap cannot break it
+    local lines = log
+    if #since == 6 then
+      if not days then
+        days = {}
+        for i = 1, live do days[i] = sub(log[i], 17, 22) end
+      end
+      lines = days
     end
     for i = 1, live do
-      if days[i] >= since and i ~= own and (scope == '' or find(log[i], scope, 56, true)) then left = left - 1 end
+      if lines[i] >= since and i ~= own and (scope == '' or find(log[i], scope, 55, true)) then left = left - 1 end
     end
-  else
-    for i = live, 1, -1 do
-      local entry = log[i]
-      if entry < since then break end
-      if i ~= own and (scope == '' or find(entry, scope, 56, true)) then left = left - 1 end
-    end
+    if left <= 0 then return (c - 5) / 3 end
   end
-  if left <= 0 then return (c - 5) / 3 end
 end
 
-if live > 0 and log[1] < asked[6] then redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. asked[6]) end
 if asked[5] ~= '' then
-  if own > 0 then redis.call('ZREM', KEYS[1], log[own]) end
-  redis.call('ZADD', KEYS[1], at, at .. asked[4] .. id .. string.format('%d', fence) .. asked[5])
-  redis.call('EXPIRE', KEYS[1], asked[7])
+  store(own, at .. asked[4] .. id .. string.format('%d', fence) .. asked[5])
 end
 return 0

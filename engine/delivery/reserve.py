@@ -24,7 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any
@@ -40,7 +40,9 @@ LOG_LIFE = timedelta(days=2)
 
 _SEPARATOR = "\x1f"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+_PLAIN = str.maketrans({_SEPARATOR: " ", "\n": " "})
+_LOG_SECONDS = int(LOG_LIFE.total_seconds())
+_AS_JSON = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class EpochLost(HoraeError):
@@ -117,12 +119,13 @@ class CapStore:
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
         with _answering():
             pipeline = self._pipeline("reserve", "build")
+            build, reserve = _script("build")[1], _script("reserve")[1]
             for user_id, entries in logs.items():
-                life = str(int(LOG_LIFE.total_seconds()))
-                pipeline.evalsha(_script("build")[1], 1, _key(epoch.token, user_id), life, *map(_member, entries))
+                log = "".join(map(_line, entries))
+                pipeline.evalsha(build, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), log)
             for reservation in asked:
                 key = _key(epoch.token, reservation.user_id)
-                pipeline.evalsha(_script("reserve")[1], 1, key, _arguments(epoch, reservation))
+                pipeline.evalsha(reserve, 1, key, _arguments(epoch, reservation))
             proof = _proof(pipeline, epoch.run_id, epoch.token)
             answers = pipeline.execute()
         if not proof(answers):
@@ -167,33 +170,35 @@ def _arguments(epoch: Epoch, reservation: Reservation) -> str:
         _day(entry.day),
         _scopes(entry.scopes) if reservation.counts else "",
         _instant(entry.at - epoch.horizon),
-        int(LOG_LIFE.total_seconds()),
+        _LOG_SECONDS,
     ]
     for limit in reservation.limits:
         since = _instant(limit.since) if isinstance(limit.since, datetime) else _day(limit.since)
-        values += [since, limit.most, _scopes((limit.scope,)) if limit.scope else ""]
-    return json.dumps(values, separators=(",", ":"))
+        values += (since, limit.most, _scopes((limit.scope,)) if limit.scope else "")
+    return _AS_JSON(values)
 
 
-def _member(entry: Entry) -> str:
-    return f"{_instant(entry.at)}{_day(entry.day)}{entry.push_id.hex}{entry.fence}{_scopes(entry.scopes)}"
+def _line(entry: Entry) -> str:
+    return f"{_instant(entry.at)}{_day(entry.day)}{entry.push_id.hex}{entry.fence}{_scopes(entry.scopes)}\n"
 
 
 def _instant(instant: datetime) -> str:
-    return f"{(instant - _EPOCH) // _MICROSECOND:016d}"
+    since = instant - _EPOCH
+    return f"{(since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds:016d}"
 
 
 def _day(day: date) -> str:
     return f"{day.toordinal():06d}"
 
 
-def _scopes(scopes: Sequence[str]) -> str:
-    return _SEPARATOR + "".join(scope.replace(_SEPARATOR, " ") + _SEPARATOR for scope in scopes)
+@lru_cache(4096)
+def _scopes(scopes: tuple[str, ...]) -> str:
+    return _SEPARATOR + "".join(scope.translate(_PLAIN) + _SEPARATOR for scope in scopes)
 
 
 def _key(token: str, user_id: int) -> str:
     """A user's log; the braces keep all of a user in one slot of a cluster."""
-    return f"horae:caps:{token}:{{{user_id}}}"
+    return f"horae:cap:{token}:{{{user_id}}}"
 
 
 def _marker(token: str) -> str:

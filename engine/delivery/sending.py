@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from random import Random
+from time import sleep
 from uuid import UUID
 
 from sqlalchemy import text
@@ -30,17 +31,22 @@ from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
-from engine.errors import BadInput, RedisUnavailable
+from engine.errors import BadInput, RedisUnavailable, StoreUnavailable
 from engine.localtime import local_day
-from engine.store.database import Database
+from engine.store.database import Transactions
 
 logger = logging.getLogger(__name__)
 
 PAUSE = timedelta(seconds=1)
 """Machine time for which a push rests that went back for no fault of its own: longer than a pass takes to end."""
 
+HELD = timedelta(seconds=30)
+"""Machine time for which a push rests whose user's devices are all of stopped gateways."""
+
 LATE = timedelta(minutes=1)
 """An accepted push counts as late from here on."""
+
+RECORD_TRIES = 3
 
 KEPT = ("accepted", "unknown")
 """Final states that keep their place under the caps."""
@@ -53,12 +59,22 @@ class Pace:
     batch: int = 500
     """Pushes claimed at once."""
     group: int = 100
-    """Pushes per intent: the bound on what one kill leaves in doubt, and on what `stop` cannot hold back."""
+    """Pushes per intent: with `in_flight`, the bound on what one kill leaves in doubt and `stop` cannot hold back."""
     lease: timedelta = timedelta(seconds=60)
+    in_flight: int = 4
+    """Groups under way at once: while some are answered, the next ones are prepared."""
     deadline: timedelta = timedelta(seconds=30)
     """δ: from the reservation to the last moment at which the provider may receive it."""
     longest: timedelta = timedelta(seconds=60)
     """Machine time after which a pass ends, though more is due: the next one goes on."""
+
+
+_BURY = text("""
+    UPDATE devices d SET dead_at = greatest(coalesce(gone.since, :now), d.seen_at), dead_reason = gone.reason
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:seen AS timestamptz[]), CAST(:since AS timestamptz[]),
+                CAST(:reasons AS text[])) AS gone (id, seen, since, reason)
+    WHERE d.id = gone.id AND d.dead_at IS NULL AND d.seen_at IS NOT DISTINCT FROM gone.seen
+""")
 
 
 def no_crash(point: str) -> None:
@@ -69,7 +85,7 @@ def no_crash(point: str) -> None:
 class Desk:
     """What every group needs: the store, the caps, this pass' clock, pace, chance and counts."""
 
-    database: Database
+    database: Transactions
     caps: CapStore
     book: Book
     now: Callable[[], datetime]
@@ -99,10 +115,26 @@ class Ready:
         return self.facts.push
 
 
-def send_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoch) -> None:
-    """Send a group of claimed pushes of one gateway, and record what became of each.
+@dataclass(frozen=True)
+class Leaving:
+    """A group whose intent is committed. No request of it may start after `start_by` (clock.monotonic)."""
 
-    Raises RedisUnavailable and EpochLost; then nothing of the group left, and it is back in `planned`.
+    gateway: Gateway
+    held: tuple[Ready, ...]
+    epoch: Epoch
+    start_by: float
+
+    def send(self) -> list[list[Outcome]]:
+        """Send it: the outcomes of each push, one per message."""
+        messages = [message for one in self.held for message in one.messages]
+        answers = iter(self.gateway.send_many(messages, self.start_by))
+        return [[next(answers) for _ in one.messages] for one in self.held]
+
+
+def prepare_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoch) -> Leaving | None:
+    """Check, render, reserve and commit the intent of a group of claimed pushes of one gateway: what may now leave.
+
+    Raises RedisUnavailable and EpochLost; then nothing of the group leaves, and it is back in `planned`.
     """
     begun, now = clock.monotonic(), desk.now()
     checked = _checked(desk, gateway, group, now)
@@ -114,12 +146,11 @@ def send_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoc
     desk.at("after_reserve")
     intended = clock.monotonic()
     held = _intended(desk, ready, epoch)
-    if held:
-        desk.at("after_intent")
-        spare = min(begun + desk.pace.deadline.total_seconds(), intended + desk.pace.lease.total_seconds())
-        outcomes = _sent(gateway, held, spare - gateway.timeout.total_seconds())
-        desk.at("after_send")
-        _recorded(desk, gateway, held, outcomes, epoch)
+    if not held:
+        return None
+    desk.at("after_intent")
+    spare = min(begun + desk.pace.deadline.total_seconds(), intended + desk.pace.lease.total_seconds())
+    return Leaving(gateway, tuple(held), epoch, spare - gateway.timeout.total_seconds())
 
 
 # --- before the intent -----------------------------------------------------------------------------------------------
@@ -128,6 +159,10 @@ def send_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: Epoc
 def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime) -> list[Ready]:
     ready, ends, backs = [], list[tuple[Facts, Ended, str | None]](), list[Back]()
     for facts in group:
+        if facts.held:
+            backs.append(Back(facts.push, HELD, tried=False))
+            desk.counts["back.stopped"] += 1
+            continue
         verdict = check(facts, now, desk.pace.deadline, needs_device=gateway.needs_device)
         if isinstance(verdict, Refused):
             ends.append((facts, Ended(verdict.state, verdict.reason), None))
@@ -138,7 +173,7 @@ def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime
                 ready.append(_rendered(desk, gateway, facts, now))
             except BadInput as error:
                 ends.append((facts, Ended("rejected", "template"), str(error)))
-    desk.counts["later"] += len(backs)
+    desk.counts["later"] += sum(back.send_at is not None for back in backs)
     _finish(desk, ends, backs, now)
     return ready
 
@@ -169,9 +204,10 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
             collapse_id=push.id.hex,
             at=now,
             ttl=push.end - now,
+            urgent=facts.terms.transactional,
             device=device,
         )
-        for device in (facts.devices if gateway.needs_device else (None,))
+        for device in (facts.chosen if gateway.needs_device else (None,))
     ]
     return Ready(facts, tuple(outgoing), _asking(facts, Attempt(now, user.tz, desk.pace.deadline)))
 
@@ -242,37 +278,50 @@ def go_back(desk: Desk, pushes: Sequence[Claimed], why: str, epoch: Epoch | None
 # --- after the intent ------------------------------------------------------------------------------------------------
 
 
-def _sent(gateway: Gateway, held: Sequence[Ready], start_by: float) -> list[list[Outcome]]:
-    """The outcomes of each push, one per message."""
-    answers = iter(gateway.send_many([message for one in held for message in one.messages], start_by))
-    return [[next(answers) for _ in one.messages] for one in held]
-
-
-def _recorded(
-    desk: Desk, gateway: Gateway, held: Sequence[Ready], outcomes: Sequence[Sequence[Outcome]], epoch: Epoch
-) -> None:
+def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome]]]]) -> None:
+    """Write down what became of some groups, in one transaction."""
     now = desk.now()
-    ends, backs, free = list[End](), list[Back](), list[Claimed]()
-    for one, answers in zip(held, outcomes, strict=True):
-        outcome = combine(answers)
-        result = settle(outcome, _tried(desk, gateway, one, now), desk.rng.random())
-        if isinstance(result, Again):
-            backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
-            desk.counts[outcome.kind.value] += 1
-        else:
-            ends.append(end_of(one.facts, result, now, outcome))
-            desk.count(result)
-            desk.counts["late"] += result.state == "accepted" and now - one.push.send_at > LATE
-        if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
-            free.append(one.push)
-    _bury(desk, held, outcomes)
-    with desk.database.begin() as connection:
-        recorded = close(connection, ends, ("sending",)) | put_back(connection, backs)
-        desk.at("after_record")
+    ends, backs, free = list[End](), list[Back](), list[tuple[Epoch, Claimed]]()
+    for leaving, outcomes in landed:
+        for one, answers in zip(leaving.held, outcomes, strict=True):
+            outcome = combine(answers)
+            result = settle(outcome, _tried(desk, leaving.gateway, one, now), desk.rng.random())
+            if isinstance(result, Again):
+                backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
+                desk.counts[outcome.kind.value] += 1
+            else:
+                ends.append(end_of(one.facts, result, now, outcome))
+                desk.count(result)
+                desk.counts["late"] += result.state == "accepted" and now - one.push.send_at > LATE
+            if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
+                free.append((leaving.epoch, one.push))
+        _bury(desk, leaving.held, outcomes)
+    recorded = _written(desk, ends, backs)
     desk.at("after_commit")
-    desk.counts["lease_lost"] += len(held) - len(recorded)
-    _release(desk, epoch, [push for push in free if push.id in recorded])
-    _stop_if_refused(desk, gateway, [outcome for answers in outcomes for outcome in answers])
+    desk.counts["lease_lost"] += len(ends) + len(backs) - len(recorded)
+    for leaving, outcomes in landed:
+        _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id in recorded])
+        free = [(epoch, push) for epoch, push in free if epoch is not leaving.epoch]
+        _stop_if_refused(desk, leaving.gateway, [outcome for answers in outcomes for outcome in answers])
+
+
+def _written(desk: Desk, ends: Sequence[End], backs: Sequence[Back]) -> set[UUID]:
+    """Close and put back what was sent; the ids that were still ours.
+
+    A connection that was lost is taken anew: what happened at the provider is known, and would else be in doubt.
+    """
+    for attempt in range(RECORD_TRIES):
+        try:
+            with desk.database.begin() as connection:
+                ours = close(connection, ends, ("sending",)) | (put_back(connection, backs) if backs else set[UUID]())
+                desk.at("after_record")
+        except StoreUnavailable:
+            if attempt == RECORD_TRIES - 1:
+                raise
+            sleep(0.2 * 4**attempt)
+        else:
+            return ours
+    raise AssertionError("a loop that returns or raises")
 
 
 def _tried(desk: Desk, gateway: Gateway, one: Ready, now: datetime) -> Tried:
@@ -282,39 +331,43 @@ def _tried(desk: Desk, gateway: Gateway, one: Ready, now: datetime) -> Tried:
         needs_device=gateway.needs_device,
         in_doubt=one.push.in_doubt,
         left=one.push.end - now - desk.pace.deadline,
+        others=len(one.facts.devices) > len(one.messages),
     )
 
 
 def _bury(desk: Desk, held: Sequence[Ready], outcomes: Sequence[Sequence[Outcome]]) -> None:
-    """Mark devices dead of which the provider says so, with its reason."""
+    """Mark devices dead of which the provider says so, with its reason, unless they were registered again meanwhile."""
     dead = {
-        message.device.id: outcome.detail
+        message.device.id: (message.device.seen_at, outcome.since, outcome.detail)
         for one, answers in zip(held, outcomes, strict=True)
         for message, outcome in zip(one.messages, answers, strict=True)
         if message.device is not None and outcome.kind is Kind.DEAD_DEVICE
     }
     if dead:
+        seen, since, reasons = zip(*dead.values(), strict=True)
+        parameters = {
+            "now": desk.now(),
+            "ids": list(dead),
+            "seen": list(seen),
+            "since": list(since),
+            "reasons": list(reasons),
+        }
         with desk.database.begin() as connection:
-            connection.execute(
-                text(
-                    "UPDATE devices d SET dead_at = :now, dead_reason = gone.reason"
-                    " FROM unnest(CAST(:ids AS bigint[]), CAST(:reasons AS text[])) AS gone (id, reason)"
-                    " WHERE d.id = gone.id AND d.dead_at IS NULL"
-                ),
-                {"now": desk.now(), "ids": list(dead), "reasons": list(dead.values())},
-            )
+            connection.execute(_BURY, parameters)
 
 
 def _stop_if_refused(desk: Desk, gateway: Gateway, outcomes: Sequence[Outcome]) -> None:
-    refused = [outcome for outcome in outcomes if stops_channel(outcome.kind, needs_device=gateway.needs_device)]
-    if refused:
-        why = f"{refused[0].kind.value}: {refused[0].detail or 'the provider refuses us'}"
+    """Stop every gateway that was refused itself: of a channel of several only those."""
+    refused: dict[str, Outcome] = {}
+    for outcome in outcomes:
+        if stops_channel(outcome.kind, needs_device=gateway.needs_device):
+            refused.setdefault(outcome.gateway or gateway.name, outcome)
+    for name, outcome in refused.items():
+        why = f"{outcome.kind.value}: {outcome.detail or 'the provider refuses us'}"
         with desk.database.begin() as connection:
-            stop_channel(connection, gateway.name, why)
+            stop_channel(connection, name, why)
         desk.counts["channel_stopped"] += 1
-        logger.error(
-            "gateway %s is stopped, its pushes wait: %s", gateway.name, why, extra={"action": "channel_stopped"}
-        )
+        logger.error("gateway %s is stopped, its pushes wait: %s", name, why, extra={"action": "channel_stopped"})
 
 
 # --- common ----------------------------------------------------------------------------------------------------------

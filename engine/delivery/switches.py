@@ -18,6 +18,8 @@ from engine.delivery.gateways import known_gateways
 from engine.errors import UnknownName, did_you_mean
 
 ALL = "all"
+HORAE = "horae"
+"""The author of stops that are Horae's own doing."""
 
 _STOP = text("""
     INSERT INTO switches (scope, stopped_at, author, why) VALUES (:scope, clock_timestamp(), :author, :why)
@@ -69,7 +71,7 @@ def start(connection: Connection, scope: str) -> bool:
 
 def stop_channel(connection: Connection, gateway: str, why: str) -> None:
     """Stop a gateway that refuses us: Horae's own doing, until a person has looked."""
-    stop(connection, f"gateway:{gateway}", "horae", why)
+    stop(connection, f"gateway:{gateway}", HORAE, why)
 
 
 def stopped(connection: Connection) -> list[Switch]:

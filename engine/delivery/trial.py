@@ -18,7 +18,7 @@ from engine.campaigns.audience import CONSENTLESS, as_sql, items_select
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.store import Stored
 from engine.campaigns.template import Message, compile_message, render
-from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, item_of, user_of
+from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, chosen_devices, item_of, reach_of, user_of
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.ledger import REASONS
 from engine.delivery.messages import Kind, Outcome, Outgoing
@@ -88,7 +88,7 @@ def send_test(
         stored = store.get(connection, campaign)
         gateway = _gateway(connection, runtime.gateways, stored)
         user_id, person = _find_user(connection, user)
-        devices = _devices(connection, user_id, gateway)
+        devices = chosen_devices(stored.definition, _devices(connection, user_id, gateway))
         item_id = _find_item(connection, item) if item is not None else None
     _require_willing(person, gateway, devices)
     if item_id is None and stored.definition.items.kind != "none":
@@ -174,10 +174,13 @@ def _read_item(connection: Connection, item_id: int) -> Item:
 
 def _devices(connection: Connection, user_id: int, gateway: Gateway) -> tuple[Device, ...]:
     query = text(
-        "SELECT id, token, attributes FROM devices WHERE user_id = :user AND gateway = :gateway AND dead_at IS NULL"
+        "SELECT id, token, gateway, seen_at, attributes FROM devices d"
+        " WHERE user_id = :user AND gateway = ANY(:gateways) AND dead_at IS NULL"
+        " AND NOT EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway)"
         " ORDER BY seen_at DESC, id DESC"
     )
-    rows = connection.execute(query, {"user": user_id, "gateway": gateway.name})
+    reached = reach_of({gateway.name: gateway}).get(gateway.name, frozenset())
+    rows = connection.execute(query, {"user": user_id, "gateways": sorted(reached)})
     return tuple(Device(*row) for row in rows)
 
 
@@ -217,6 +220,7 @@ def _outgoing(target: _Target, gateway: Gateway, push_id: uuid.UUID, message: Me
             collapse_id=push_id.hex,
             at=now,
             ttl=TTL,
+            urgent=True,
             test=True,
             device=device,
         )

@@ -75,7 +75,7 @@ def rescue(database: Database, now: datetime, counts: Counter[str]) -> list[Clai
             with database.begin() as connection:
                 pushes = find(connection, now, _AT_ONCE)
                 if pushes:
-                    free += _take_over(connection, load_facts(connection, pushes, book, now, frozenset()), now, counts)
+                    free += _take_over(connection, load_facts(connection, pushes, book, now, {}), now, counts)
             found = len(pushes)
     return free
 

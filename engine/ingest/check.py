@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 import numpy as np
@@ -12,6 +13,7 @@ from engine.features.promotions import KINDS
 from engine.ingest import convert
 from engine.ingest.block import Block, Refusals, Reject, Strings
 from engine.ingest.convert import EARLIEST, LONGEST_ID, LONGEST_TYPE
+from engine.ingest.device_rows import LONGEST_TOKEN, DeviceRows, gateways_of
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.options import Options
@@ -103,6 +105,26 @@ def check_promotions(block: Block, now: datetime, options: Options) -> tuple[Pro
     return rows.take(np.flatnonzero(~refused.bad)), _rejects(block, refused)
 
 
+def check_devices(
+    block: Block, now: datetime, options: Options, gateways: Collection[str]
+) -> tuple[DeviceRows, list[Reject]]:
+    """The devices of a block, and its refused rows; `now` is business time, `gateways` are the names there are."""
+    refused = Refusals(block)
+    user = _ids(block, "user_id", refused)
+    token = convert.texts(block, "token", refused, LONGEST_TOKEN)
+    convert.required(token, "token", refused)
+    named, platform = (convert.texts(block, name, refused, LONGEST_TYPE) for name in ("gateway", "platform"))
+    gateway, problems = gateways_of(named, platform, gateways)
+    for problem in sorted({problem for problem, _ in problems.values()}):
+        rows_of = np.array([problems.get(row, ("", ""))[0] == problem for row in range(len(block))], bool)
+        refused.refuse(rows_of, problem, lambda row: problems[row][1])
+    seen = _instants_until(block, "registered_at", refused, now, options)
+    rows = DeviceRows(user, gateway, token, platform, seen, block.attributes)
+    if refused.bad.any():
+        rows = rows.take(np.flatnonzero(~refused.bad))
+    return rows, _rejects(block, refused)
+
+
 def _ids(block: Block, name: str, refused: Refusals) -> Strings:
     ids = convert.texts(block, name, refused, LONGEST_ID)
     convert.required(ids, name, refused)
@@ -122,12 +144,18 @@ def _rejects(block: Block, refused: Refusals) -> list[Reject]:
 
 
 def _event_instants(block: Block, refused: Refusals, now: datetime, options: Options) -> np.ndarray:
-    occurred_at = convert.instants(block, "occurred_at", refused, options.zone())
-    present = np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    occurred_at = _instants_until(block, "occurred_at", refused, now, options)
     refused.refuse(np.isnat(occurred_at), "occurred_at: missing")
-    refused.refuse(occurred_at < EARLIEST, "occurred_at: before 2000", lambda row: occurred_at[row])
-    refused.refuse(occurred_at > present, "occurred_at: in the future", lambda row: f"{occurred_at[row]}Z")
     return occurred_at
+
+
+def _instants_until(block: Block, name: str, refused: Refusals, now: datetime, options: Options) -> np.ndarray:
+    """Instants from 2000 until `now`."""
+    found = convert.instants(block, name, refused, options.zone())
+    present = np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    refused.refuse(found < EARLIEST, f"{name}: before 2000", lambda row: found[row])
+    refused.refuse(found > present, f"{name}: in the future", lambda row: f"{found[row]}Z")
+    return found
 
 
 def _renamed(kind: Strings, options: Options) -> Strings:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, datetime
 from typing import Any, Protocol
 
@@ -10,7 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from engine.ingest.block import Block, Reject
-from engine.ingest.check import check_events, check_items, check_promotions, check_users
+from engine.ingest.check import check_devices, check_events, check_items, check_promotions, check_users
+from engine.ingest.device_rows import DeviceRows
+from engine.ingest.devices import store_devices
 from engine.ingest.entities import Stored, store_items, store_users
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
@@ -94,6 +96,40 @@ class ItemIntake:
         with self._database.begin() as connection:
             stored = store_items(connection, rows, self._now)
         return _entity_outcome(self.kind, block, rows, stored)
+
+
+class DeviceIntake:
+    """Devices; one writer, as for users. `gateways` are the names there are."""
+
+    kind: Kind = "devices"
+    writers = 1
+
+    def __init__(self, database: Database, now: datetime, options: Options, gateways: Collection[str]) -> None:
+        self._database, self._now, self._options, self._gateways = database, now, options, gateways
+
+    def check(self, block: Block) -> tuple[DeviceRows, list[Reject]]:
+        """See Intake."""
+        return check_devices(block, self._now, self._options, self._gateways)
+
+    def split(self, rows: DeviceRows) -> Sequence[tuple[int, DeviceRows]]:
+        """See Intake."""
+        return [(0, rows)] if len(rows) else []
+
+    def store(self, block: Block, rows: DeviceRows) -> Outcome:
+        """See Intake."""
+        del block
+        with self._database.begin() as connection:
+            stored = store_devices(connection, rows, self._now)
+        summary = Summary(
+            self.kind,
+            rows=len(rows),
+            accepted=len(rows),
+            created=stored.created,
+            updated=stored.updated,
+            unchanged=stored.unchanged,
+            user_stubs=stored.user_stubs,
+        )
+        return summary, []
 
 
 class EventIntake:

@@ -9,11 +9,12 @@ from typing import Literal
 
 from engine.errors import BadInput, did_you_mean
 
-Kind = Literal["users", "items", "events", "promotions"]
+Kind = Literal["users", "items", "devices", "events", "promotions"]
 
 CANONICAL: dict[Kind, tuple[str, ...]] = {
     "users": ("user_id", "timezone", "country", "locale", "consent"),
     "items": ("item_id", "title", "category", "brand", "price", "available_from", "available_until", "stock"),
+    "devices": ("user_id", "token", "gateway", "platform", "registered_at"),
     "events": ("event_id", "user_id", "item_id", "event_type", "occurred_at", "value", "quantity", "push_id"),
     "promotions": ("item_id", "kind", "starts_at", "ends_at", "weight", "announced_at"),
 }
@@ -22,6 +23,7 @@ CANONICAL: dict[Kind, tuple[str, ...]] = {
 REQUIRED: dict[Kind, tuple[tuple[str, ...], ...]] = {
     "users": (("user_id",),),
     "items": (("item_id",),),
+    "devices": (("user_id",), ("token",), ("gateway", "platform")),
     "events": (("event_type",), ("occurred_at",), ("user_id", "item_id")),
     "promotions": (("item_id",), ("kind",), ("starts_at",), ("ends_at",)),
 }
@@ -46,6 +48,9 @@ SYNONYMS = {
     "event_id": ("id", "uuid"),
     "starts_at": ("starts", "start", "from", "valid_from", "begin"),
     "ends_at": ("ends", "end", "until", "valid_until", "to"),
+    "token": ("device_token", "registration_token", "push_token", "fcm_token", "apns_token", "endpoint"),
+    "platform": ("os", "device_type", "system"),
+    "registered_at": ("last_seen", "last_seen_at", "updated_at", "refreshed_at", "seen_at"),
 }
 """What other systems call them: only used to suggest a --map."""
 

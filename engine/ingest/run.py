@@ -9,7 +9,7 @@ their keys, users and items by their ids.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from engine.clock import monotonic
 from engine.errors import BadInput, HoraeError, IngestStopped
 from engine.ingest.block import Block, Reject
 from engine.ingest.formats import Source
-from engine.ingest.intake import EventIntake, Intake, ItemIntake, Outcome, PromotionIntake, UserIntake
+from engine.ingest.intake import DeviceIntake, EventIntake, Intake, ItemIntake, Outcome, PromotionIntake, UserIntake
 from engine.ingest.layout import Layout
 from engine.ingest.lines import Cut
 from engine.ingest.options import DEFAULTS, Options
@@ -78,6 +78,19 @@ def ingest_promotions(
 ) -> Summary:
     """Record what these files announce of items' promotions, as of `now` where they do not say; as `ingest_users`."""
     return _Run(PromotionIntake(database, now, options), options, progress).ingest(paths)
+
+
+def ingest_devices(
+    database: Database,
+    paths: Sequence[Path],
+    now: datetime,
+    options: Options = DEFAULTS,
+    progress: Told | None = None,
+    *,
+    gateways: Collection[str],
+) -> Summary:
+    """Register the devices of these files, for `gateways` of these names; as `ingest_users`."""
+    return _Run(DeviceIntake(database, now, options, gateways), options, progress).ingest(paths)
 
 
 Checked = tuple[Block, Any, list[Reject], int]

@@ -18,13 +18,13 @@ class Summary:
     rows: int = 0
     """Rows read, blank lines aside."""
     accepted: int = 0
-    """Events: stored now. Users and items: valid rows, whether they changed something or not."""
+    """Events: stored now. Others: valid rows, whether they changed something or not."""
     duplicates: int = 0
     """Events that were known already, from this or an earlier file."""
     created: int = 0
     updated: int = 0
     unchanged: int = 0
-    """Users or items, by what their rows did; a row that a later one of its chunk overrides counts in none."""
+    """Users, items or devices, by what their rows did; a row that a later one of its chunk overrides counts in none."""
     user_stubs: int = 0
     item_stubs: int = 0
     without_timezone: int = 0
@@ -62,6 +62,7 @@ class Summary:
         else:
             shown += [("created", self.created), ("updated", self.updated), ("unchanged", self.unchanged)]
             shown += [("without a time zone (workspace default)", self.without_timezone)]
+            shown += [("users made as stubs", self.user_stubs)]
         shown += [("rejected", self.refused)]
         kept = [(what, f"{number:,}") for index, (what, number) in enumerate(shown) if number or index < 2]
         kept += [(f"  {problem}", f"{number:,}") for problem, number in _most(self.rejected)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
+from psycopg.types.json import set_json_loads
+from pydantic_core import from_json
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError
 
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
 
 DISK_FULL = "53100"  # SQLSTATE disk_full
 GONE = {"57P01", "57P02", "57P03"}  # admin shutdown, crash shutdown, cannot connect now
+
+
+class Transactions(Protocol):
+    """Where transactions come from: a database, or one of its connections that is held."""
+
+    def begin(self) -> AbstractContextManager[Connection]:
+        """A transaction that commits at its end and rolls back on any exception."""
 
 
 class Database:
@@ -51,6 +60,15 @@ class Database:
             yield connection
 
     @contextmanager
+    def hold(self) -> Iterator[Held]:
+        """One connection for many transactions of one thread, one after the other: no check-out, no ping for each."""
+        held = Held(self)
+        try:
+            yield held
+        finally:
+            held.close()
+
+    @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside transactions: VACUUM, CREATE DATABASE, DETACH CONCURRENTLY."""
         with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
@@ -72,6 +90,34 @@ class Database:
         """Close every pooled connection."""
         self.engine.dispose()
         self._readers.dispose()
+
+
+class Held:
+    """A connection that is kept between transactions; it is taken anew after an error."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._shown = database.url.render_as_string(hide_password=True)
+        self._connection: Connection | None = None
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction, as Database.begin."""
+        with _translated(self._shown):
+            if self._connection is None:
+                self._connection = self._database.engine.connect()
+            try:
+                with self._connection.begin():
+                    yield self._connection
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Give the connection back."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class Snapshot:
@@ -152,6 +198,7 @@ class _Readers:
 
 
 def _set_utc(dbapi_connection: Any, _record: Any) -> None:
+    set_json_loads(from_json, context=dbapi_connection)  # half of json's time, which is much where rows hold JSON
     with dbapi_connection.cursor() as cursor:
         cursor.execute("SET timezone TO 'UTC'")
     dbapi_connection.commit()

@@ -22,7 +22,7 @@ from engine.errors import Unavailable
 from engine.runtime import Runtime
 from engine.store.database import Database
 
-PACE = Pace(batch=40, group=10, lease=timedelta(seconds=2), longest=timedelta(seconds=5))
+PACE = Pace(batch=40, group=10, in_flight=2, lease=timedelta(seconds=2), longest=timedelta(seconds=5))
 
 
 @dataclass(frozen=True)

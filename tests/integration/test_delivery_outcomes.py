@@ -201,7 +201,7 @@ def test_a_channel_that_refuses_us_is_stopped_and_its_pushes_wait(
 
 
 def test_a_dead_device_is_buried_and_the_others_are_reached(runtime: Runtime, shop: DeliveryShop) -> None:
-    shop.campaign(gateway="pigeon")
+    shop.campaign(gateway="pigeon", devices="all")
     old = shop.device("u1", "old", "pigeon", seen_at=NOON - timedelta(days=9))
     shop.device("u1", "new", "pigeon")
     shop.device("u1", "elsewhere", "log")

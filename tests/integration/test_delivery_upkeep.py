@@ -197,4 +197,6 @@ def test_a_lease_is_extended_while_a_batch_takes_long_but_never_once_it_has_ende
             )
             shop.sql("SELECT pg_sleep(1.1)")
 
-    assert dispatch_due(runtime, NOON, pace=Pace(group=1, lease=timedelta(seconds=2)), at=take_long) == counts
+    assert (
+        dispatch_due(runtime, NOON, pace=Pace(group=1, in_flight=1, lease=timedelta(seconds=2)), at=take_long) == counts
+    )

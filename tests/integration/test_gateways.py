@@ -21,8 +21,9 @@ from standardwebhooks import Webhook
 
 from engine.clock import monotonic
 from engine.delivery.gateways import Gateway, Kind, Outgoing
+from engine.delivery.gateways.exchange import NotSent, Request
 from engine.delivery.gateways.log import LogGateway
-from engine.delivery.gateways.transport import NotSent, Pin, Request, Transport
+from engine.delivery.gateways.transport import Pin, Transport, Wire
 from engine.delivery.gateways.webhook import LONGEST_BODY, WebhookGateway
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -362,7 +363,7 @@ def test_a_body_that_is_too_long_is_refused_and_the_rest_is_sent(webhook: Webhoo
 
 
 def test_the_socket_goes_to_the_address_that_was_checked_and_the_name_stays_in_the_host(receiver: Receiver) -> None:
-    transport = Transport(timeout=timedelta(seconds=5), pin=Pin("shop.example", "127.0.0.1", receiver.port))
+    transport = Transport(Wire(timedelta(seconds=5), pin=Pin("shop.example", "127.0.0.1", receiver.port)))
     url = f"http://shop.example:{receiver.port}/hook"
 
     transport.post_many([Request(url, {}, b"{}")], monotonic() + 5)
@@ -372,7 +373,7 @@ def test_the_socket_goes_to_the_address_that_was_checked_and_the_name_stays_in_t
 
 
 def test_an_url_that_cannot_be_built_was_not_sent() -> None:
-    transport = Transport(timeout=timedelta(seconds=1))
+    transport = Transport(Wire(timedelta(seconds=1)))
     result = transport.post_many([Request("http://[broken/", {}, b"")], monotonic() + 5)[0]
     transport.close()
 

@@ -1,60 +1,38 @@
 """One HTTP transport for every gateway that speaks HTTP: pooled connections, bounded concurrency, honest outcomes.
 
-pyreqwest runs on its own threads; requests of one batch are awaited together in one event loop that lives as long as
-the transport. A request ends as one of three things: `Answer` (the provider spoke), `NotSent` (it certainly did not
-leave), `Uncertain` (it may have arrived). Redirects are never followed and proxies of the environment never used.
+Each transport has an event loop (uvloop) on a thread of its own, so that several groups may be under way at once over
+the same connections: any thread may post. A request ends as one of three things: `Answer` (the provider spoke),
+`NotSent` (it certainly did not leave, or was certainly not looked at), `Uncertain` (it may have arrived). Certificates
+are always verified, redirects never followed and proxies of the environment never used.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from threading import Lock, Thread
 
+import uvloop
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.exceptions import RequestError
+from pyreqwest.response import Response
 
 from engine.clock import monotonic
+from engine.delivery.gateways.exchange import Answer, NotSent, Request, Result, Uncertain
+from engine.errors import BadInput
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
-MOST_OF_A_BODY = 2_000
+MOST_OF_A_BODY = 8_000
+"""What is read of an answer: an access token of Google may be 2,048 bytes long."""
+
 NEVER_CONNECTED = "client error (Connect)"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A POST: where, with which headers, what."""
-
-    url: str
-    headers: Mapping[str, str]
-    body: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The provider answered. `body` is its beginning, for the record."""
-
-    status: int
-    retry_after: str | None
-    body: str
-
-
-@dataclass(frozen=True, slots=True)
-class NotSent:
-    """The request certainly did not leave."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Uncertain:
-    """The request may have arrived."""
-
-    why: str
-
-
-Result = Answer | NotSent | Uncertain
+NOT_LOOKED_AT = "refused stream"
+"""h2's word for REFUSED_STREAM: the server says that it did no processing (RFC 9113, section 8.7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,70 +44,135 @@ class Pin:
     port: int
 
 
-class Transport:
-    """A pool of connections. One thread uses it at a time."""
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """How to speak to a provider.
 
-    def __init__(
-        self, *, timeout: timedelta, concurrency: int = 64, http2: bool = False, pin: Pin | None = None
-    ) -> None:
-        self.timeout = timeout
-        self._concurrency = concurrency
-        self._runner = asyncio.Runner()
-        self._client = _client(timeout, concurrency, http2, pin)
+    concurrency: requests under way at once, over `connections` connections to each host (HTTP/2: one connection takes
+    as many streams as the server allows, often 100) · authority: a PEM file trusted beside the system's own.
+    """
+
+    timeout: timedelta
+    concurrency: int = 64
+    http2: bool = False
+    connections: int = 1
+    pin: Pin | None = None
+    authority: Path | None = None
+
+
+class Transport:
+    """A pool of connections. Any thread may use it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._clients = [_client(wire) for _ in range(wire.connections)]
+        self._turn = itertools.cycle(self._clients)
+        self._starting = Lock()
+        self._thread: Thread | None = None
 
     def post_many(self, requests: Sequence[Request], start_by: float) -> list[Result]:
         """Post `requests` concurrently; results in their order. None starts after `start_by` (clock.monotonic)."""
-        return self._runner.run(self._post_many(requests, start_by))
+        if not requests:
+            return []
+        with self._starting:
+            if self._thread is None:
+                self._thread = Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+                self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._post_many(requests, start_by), self._loop).result()
 
     def close(self) -> None:
         """Close the connections."""
-        self._runner.run(self._client.close())
-        self._runner.close()
+        with self._starting:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            asyncio.run_coroutine_threadsafe(self._close_clients(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            self._loop.close()
+
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()
+
+    @cached_property
+    def _slots(self) -> asyncio.Semaphore:
+        return asyncio.Semaphore(self._wire.concurrency)
+
+    async def _close_clients(self) -> None:
+        for client in self._clients:
+            await client.close()
 
     async def _post_many(self, requests: Sequence[Request], start_by: float) -> list[Result]:
-        slots = asyncio.Semaphore(self._concurrency)
-        return await asyncio.gather(*(self._in_turn(slots, request, start_by) for request in requests))
+        return await asyncio.gather(*(self._in_turn(request, start_by) for request in requests))
 
-    async def _in_turn(self, slots: asyncio.Semaphore, request: Request, start_by: float) -> Result:
-        async with slots:
+    async def _in_turn(self, request: Request, start_by: float) -> Result:
+        async with self._slots:
             if monotonic() > start_by:
                 return NotSent("no time left before the lease ends")
             return await self._post(request)
 
     async def _post(self, request: Request) -> Result:
-        answer: Answer | None = None
+        status = 0
         try:
-            posted = self._client.post(request.url).headers(dict(request.headers)).body_bytes(request.body)
-            async with posted.streamed_read_buffer_limit(0).build_streamed() as response:
-                answer = Answer(response.status, response.get_header("retry-after"), "")
-                body = await response.body_reader.read(MOST_OF_A_BODY)
-                return replace(answer, body=bytes(body or b"").decode(errors="replace"))
+            built = next(self._turn).post(request.url).headers(request.headers).body_bytes(request.body)
+            async with built.streamed_read_buffer_limit(0).build_streamed() as response:
+                status = response.status
+                return await _read(response)
         except RequestError as error:
-            return answer or _without_answer(error)  # a status is an answer, whatever became of the rest
+            return Answer(status, None, "") if status else _without_answer(error)  # a status is an answer
         except ValueError as error:
             return NotSent(f"the request cannot be made: {error}")
 
 
+async def _read(response: Response) -> Answer:
+    header = response.get_header
+    length, body = header("content-length"), b""
+    most = min(int(length), MOST_OF_A_BODY) if length is not None and length.isdigit() else MOST_OF_A_BODY
+    while len(body) < most and (chunk := await response.body_reader.read(most - len(body))) is not None:
+        body += bytes(chunk)
+    named = header("apns-id") or header("location")
+    return Answer(response.status, header("retry-after"), body.decode(errors="replace"), named)
+
+
 def _without_answer(error: RequestError) -> Result:
     """What an error without a status means. pyreqwest calls it ConnectError and ConnectTimeoutError also where the
-    request had been written (0.15.1); the only proof that it had not is hyper's own word in the chain of causes, and
-    anything else is doubt."""
+    request had been written (0.15.1); the only proofs that it was not taken are hyper's own word in the chain of causes
+    and the server's REFUSED_STREAM; anything else is doubt."""
     causes = [cause["message"] for cause in error.details.get("causes") or []]
     said = ": ".join(dict.fromkeys([error.message, *causes]))
-    return NotSent(said) if NEVER_CONNECTED in causes else Uncertain(said)
+    certain = NEVER_CONNECTED in causes or any(NOT_LOOKED_AT in cause for cause in causes)
+    return NotSent(said) if certain else Uncertain(said)
 
 
-def _client(timeout: timedelta, concurrency: int, http2: bool, pin: Pin | None) -> Client:
+def _client(wire: Wire) -> Client:
     builder = (
         ClientBuilder()
-        .http2(http2)
-        .timeout(timeout)
-        .connect_timeout(min(CONNECT_TIMEOUT, timeout))
+        .http2(wire.http2)
+        .timeout(wire.timeout)
+        .connect_timeout(min(CONNECT_TIMEOUT, wire.timeout))
         .follow_redirects(False)
         .no_proxy()
-        .pool_max_idle_per_host(concurrency)
+        .pool_max_idle_per_host(wire.concurrency)
         .user_agent("horae")
     )
-    if pin is not None:
-        builder = builder.resolve(pin.host, pin.address, pin.port)
+    if wire.http2:  # a connection that died without a word is noticed between two batches, not by a push in doubt
+        builder = (
+            builder.http2_keep_alive_interval(timedelta(seconds=20))
+            .http2_keep_alive_timeout(timedelta(seconds=10))
+            .http2_keep_alive_while_idle(True)
+        )
+    if wire.pin is not None:
+        builder = builder.resolve(wire.pin.host, wire.pin.address, wire.pin.port)
+    if wire.authority is not None:
+        builder = builder.add_root_certificate_pem(_pem(wire.authority))
     return builder.build()
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInput(f"the file of certificates {path} cannot be read: {error.strerror}") from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        raise BadInput(f"{path} holds no PEM certificate")
+    return content

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from threading import Lock
 from urllib.parse import SplitResult, urlsplit
 
 from standardwebhooks import Webhook
@@ -19,8 +20,9 @@ from engine import clock
 from engine.config import Settings
 from engine.delivery.gateways import Kind, Outcome, Outgoing
 from engine.delivery.gateways.addresses import resolve_pinned
+from engine.delivery.gateways.exchange import Answer, NotSent, Request, Result
 from engine.delivery.gateways.retry_after import read_retry_after
-from engine.delivery.gateways.transport import Answer, NotSent, Pin, Request, Result, Transport
+from engine.delivery.gateways.transport import Pin, Transport, Wire
 from engine.errors import BadInput
 
 LONGEST_BODY = 20_000
@@ -53,6 +55,7 @@ class WebhookGateway:
         self._pin: Pin | None = None
         self._pinned_at = -math.inf
         self._transport: Transport | None = None
+        self._choosing = Lock()
 
     def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
         """Post `messages`, at most 64 at a time; see Gateway.send_many."""
@@ -67,6 +70,10 @@ class WebhookGateway:
 
     def close(self) -> None:
         """Close the connections."""
+        with self._choosing:
+            self._drop()
+
+    def _drop(self) -> None:
         if self._transport is not None:
             self._transport.close()
             self._transport = None
@@ -83,7 +90,8 @@ class WebhookGateway:
 
     def _post(self, requests: Sequence[Request], start_by: float) -> Sequence[Result]:
         try:
-            transport = self._pinned_transport()
+            with self._choosing:
+                transport = self._pinned_transport()
         except OSError as error:
             return [NotSent(f"{self._host} does not resolve: {error}")] * len(requests)
         except BadInput as error:
@@ -96,8 +104,8 @@ class WebhookGateway:
             address = resolve_pinned(self._host, self._port, allow_private=self._allow_private)
             pin = Pin(self._host, address, self._port)
             if pin != self._pin or self._transport is None:
-                self.close()
-                self._transport = Transport(timeout=self.timeout, pin=pin)
+                self._drop()
+                self._transport = Transport(Wire(self.timeout, pin=pin))
             self._pin, self._pinned_at = pin, clock.monotonic()
         return self._transport
 

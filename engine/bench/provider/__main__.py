@@ -1,0 +1,68 @@
+"""`python -m engine.bench.provider FOLDER PORT ROUGH_PORT`: serve until the end of standard input."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from granian.constants import Interfaces
+from granian.http import HTTP2Settings
+from granian.log import LogLevels
+from granian.server.embed import Server
+
+from engine import clock
+from engine.bench.provider.authority import make_files
+from engine.bench.provider.desk import Desk
+from engine.bench.provider.protocols import World
+from engine.bench.provider.rough import rough_protocol
+
+
+def application(desk: Desk) -> Any:
+    """The provider as an RSGI application."""
+
+    async def serve(scope: Any, protocol: Any) -> None:
+        body = await protocol()
+        fault = desk.fault(scope.path, body)
+        delay = desk.latency(scope.path, fault)
+        if delay:
+            await asyncio.sleep(delay)
+        reply = desk.answer(scope.path, scope.headers, body, fault)
+        protocol.response_bytes(reply.status, list(reply.headers), reply.body)
+
+    return serve
+
+
+async def serve(folder: Path, port: int, rough_port: int) -> None:
+    """Serve until standard input ends: whoever started this process has gone, or asks for it."""
+    files = make_files(folder, port, clock.machine_now())
+    world = World(files, f"https://localhost:{port}", lambda: clock.machine_now().timestamp())
+    desk = Desk(world, folder / "journal.jsonl")
+    server = Server(
+        application(desk),
+        port=port,
+        interface=Interfaces.RSGI,
+        websockets=False,
+        http2_settings=HTTP2Settings(max_concurrent_streams=200),
+        log_level=LogLevels.error,
+        ssl_cert=files.certificate,
+        ssl_key=files.server_key,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(files.certificate, files.server_key)
+    context.set_alpn_protocols(["h2"])
+    loop = asyncio.get_running_loop()
+    rough = await loop.create_server(rough_protocol(desk), "127.0.0.1", rough_port, ssl=context)
+    serving = asyncio.create_task(server.serve())
+    (folder / "ready").touch()
+    await loop.run_in_executor(None, sys.stdin.read)
+    rough.close()
+    server.stop()  # type: ignore[no-untyped-call]
+    await serving
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

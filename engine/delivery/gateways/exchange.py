@@ -1,0 +1,43 @@
+"""What goes over the wire to a provider, and the three ways in which it ends (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A POST: where, with which headers, what."""
+
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The provider answered. `body` is its beginning; of the headers those are kept that a gateway reads."""
+
+    status: int
+    retry_after: str | None
+    body: str
+    named: str | None = None
+    """What it calls the message: `apns-id`, or the `location` of a Web Push message."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotSent:
+    """The request certainly did not leave."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertain:
+    """The request may have arrived."""
+
+    why: str
+
+
+Result = Answer | NotSent | Uncertain
