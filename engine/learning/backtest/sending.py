@@ -105,7 +105,7 @@ def _most_frequent(visits: np.ndarray) -> np.ndarray:
     """
     by_day = windows.smoothed(visits).reshape(len(visits), 2, HOURS_A_DAY)
     of_all = by_day.sum(axis=1).argmax(axis=1)
-    return np.where(by_day.any(axis=2), by_day.argmax(axis=2), of_all[:, None])
+    return np.asarray(np.where(by_day.any(axis=2), by_day.argmax(axis=2), of_all[:, None]), np.int64)
 
 
 def _one_hour(hour: np.ndarray, days: np.ndarray, everybody: np.ndarray) -> np.ndarray:
