@@ -167,9 +167,9 @@ def test_the_logistic_rival_finds_what_made_the_labels_also_where_values_are_mis
 
 
 def test_one_hour_rules_put_their_trust_on_the_users_own_hour() -> None:
-    hour = np.array([8, 8, 8, 20], np.int16)
-    four = np.ones(4)
-    hours = Hours(np.zeros(4, np.int32), np.full(4, 1, np.int16), hour, four, four, four)
+    hour = np.array([8, 24 + 20], np.int16)  # workdays at 8, fewer weekends at 20
+    weight = np.array([30.0, 10.0])
+    hours = Hours(np.zeros(2, np.int32), np.full(2, 1, np.int16), hour, weight, weight, weight)
 
     class TwoUsers:
         """A state of one user with visits and one without."""
@@ -185,7 +185,11 @@ def test_one_hour_rules_put_their_trust_on_the_users_own_hour() -> None:
 
     for shares in found.values():
         assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
-    assert found["most_frequent_hour"][0].argmax() == 8 // 3
+    frequent, everybody = found["most_frequent_hour"][0], found["global"][0]
+    assert frequent.argmax() == 8 // 3
+    assert frequent[8:].argmax() == 20 // 3
+    assert np.array_equal(np.flatnonzero(frequent > everybody), [8 // 3, 8 + 20 // 3])
+    assert np.array_equal(np.flatnonzero(found["median_hour"][0] > everybody), [8 // 3, 8 + 8 // 3])
     assert np.allclose(found["median_hour"][1], found["global"][1])
 
 

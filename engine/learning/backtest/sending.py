@@ -17,8 +17,12 @@ from engine.localtime import WINDOWS_A_DAY
 
 RIVALS = ("global", "median_hour", "most_frequent_hour")
 MEASURES = ("log_likelihood", "top_1", "top_3")
-TRUST = 0.25
-"""Share of a user's mass that a one-hour rule puts on its hour; the rest follows everybody's curve."""
+TRUST = 0.2
+"""Share of a user's mass that a one-hour rule puts on its hours; the rest follows everybody's curve. On Complete
+Journey's July to September 0.15 makes visits likelier by 0.002, and meets 0.5 % fewer of them in the best window."""
+
+DAYS_TRUST = 5.0
+"""Visits that outweigh how everybody shares their activity between workdays and weekends."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +56,16 @@ def curves(model: WindowModel, state: State) -> dict[str, np.ndarray]:
     own = windows.curves(model, hours, users).preference.astype(np.float64)
     everybody = windows.to_cells(model.curve[None])[0]
     visits = windows.habits(windows.as_visits(model, windows.hourly(hours, 0, users))[:, 1])
-    counts = visits[:, :HOURS_A_DAY] + visits[:, HOURS_A_DAY:]
+    by_day = visits.reshape(users, 2, HOURS_A_DAY)
+    counts = by_day.sum(axis=1)
     known = counts.any(axis=1)
-    below = np.cumsum(counts, axis=1) >= counts.sum(axis=1, keepdims=True) / 2
-    rules = {"median_hour": below.argmax(axis=1), "most_frequent_hour": counts.argmax(axis=1)}
+    median = (np.cumsum(counts, axis=1) >= counts.sum(axis=1, keepdims=True) / 2).argmax(axis=1)
+    rules = {"median_hour": np.stack([median, median], axis=1), "most_frequent_hour": _most_frequent(visits)}
+    share = everybody.reshape(2, WINDOWS_A_DAY).sum(axis=1)
+    days = (by_day.sum(axis=2) + DAYS_TRUST * share) / (counts.sum(axis=1) + DAYS_TRUST)[:, None]
     found = {"model": own, "global": np.broadcast_to(everybody, own.shape)}
     for name, hour in rules.items():
-        found[name] = np.where(known[:, None], _one_hour(hour, everybody), everybody)
+        found[name] = np.where(known[:, None], _one_hour(hour, days, everybody), everybody)
     return found
 
 
@@ -90,11 +97,21 @@ def report(weeks: Sequence[Sent], draws: Draws) -> dict[str, Any]:
     return told
 
 
-def _one_hour(hour: np.ndarray, everybody: np.ndarray) -> np.ndarray:
-    """TRUST on the window of `hour` (int64[users]), on workdays and weekends as everybody shares them."""
+def _most_frequent(visits: np.ndarray) -> np.ndarray:
+    """Each user's most frequent hour by day type, int64[users, 2], of visits float64[users, 48].
+
+    Counts are smoothed round the clock: the rule as its vendors state it, of unsmoothed counts, is easier to beat. Who
+    never came on such a day is met at their most frequent hour of all days.
+    """
+    by_day = windows.smoothed(visits).reshape(len(visits), 2, HOURS_A_DAY)
+    of_all = by_day.sum(axis=1).argmax(axis=1)
+    return np.asarray(np.where(by_day.any(axis=2), by_day.argmax(axis=2), of_all[:, None]), np.int64)
+
+
+def _one_hour(hour: np.ndarray, days: np.ndarray, everybody: np.ndarray) -> np.ndarray:
+    """TRUST on the windows of `hour` (int64[users, 2], by day type), shared by `days` (float64[users, 2])."""
     share = np.repeat((1 - TRUST) * everybody[None], len(hour), axis=0)
     for day in range(2):
-        part = slice(day * WINDOWS_A_DAY, (day + 1) * WINDOWS_A_DAY)
-        cell = day * WINDOWS_A_DAY + hour // (HOURS_A_DAY // WINDOWS_A_DAY)
-        share[np.arange(len(hour)), cell] += TRUST * everybody[part].sum()
+        cell = day * WINDOWS_A_DAY + hour[:, day] // (HOURS_A_DAY // WINDOWS_A_DAY)
+        share[np.arange(len(hour)), cell] += TRUST * days[:, day]
     return share
