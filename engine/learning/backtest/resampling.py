@@ -173,9 +173,14 @@ def equal_mass(scores: np.ndarray, bins: int) -> np.ndarray:
 
 
 def interval(name: str, draws: np.ndarray) -> dict[str, float | None]:
-    """A measure with its 95 % interval: `draws` float64[draws + 1], draw 0 being the log itself."""
+    """A measure with its 95 % interval: `draws` float64[draws + 1], draw 0 being the log itself.
+
+    The interval is widened to hold the log itself: drawing users again adds to absolute gaps, so that of a small ECE all
+    draws may lie above it.
+    """
     tail = draws[1:][np.isfinite(draws[1:])]
     low, high = np.percentile(tail, [2.5, 97.5]) if len(tail) else (np.nan, np.nan)
+    low, high = np.fmin(low, draws[0]), np.fmax(high, draws[0])
     return {name: rounded(draws[0]), f"{name}_lo": rounded(low), f"{name}_hi": rounded(high)}
 
 
