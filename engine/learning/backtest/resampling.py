@@ -175,8 +175,8 @@ def equal_mass(scores: np.ndarray, bins: int) -> np.ndarray:
 def interval(name: str, draws: np.ndarray) -> dict[str, float | None]:
     """A measure with its 95 % interval: `draws` float64[draws + 1], draw 0 being the log itself.
 
-    The interval is widened to hold the log itself: drawing users again adds to absolute gaps, so that of a small ECE all
-    draws may lie above it.
+    The interval is widened to hold the log itself: drawing users again adds to absolute gaps, so that of a small ECE
+    all draws may lie above it.
     """
     tail = draws[1:][np.isfinite(draws[1:])]
     low, high = np.percentile(tail, [2.5, 97.5]) if len(tail) else (np.nan, np.nan)
