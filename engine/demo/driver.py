@@ -25,7 +25,7 @@ from engine.demo.data import Journey
 from engine.demo.workspace import LOG
 from engine.errors import HoraeError, Unavailable
 from engine.ingest.event_rows import EventRows
-from engine.ingest.write import Recording, ensure_months, months_of, record_events
+from engine.ingest.write import ensure_months, months_of, record_events
 from engine.planning.wake import Wake
 from engine.runtime import Runtime
 from engine.store.partitions import ensure_ahead
@@ -116,7 +116,7 @@ class Driver:
             with database.begin() as connection:
                 clock.step_virtual(connection, now)
                 events = rows_of(self._journey.events_between(before, now))
-                record_events(connection, events, now, Recording(mark_changed=True))
+                record_events(connection, events, now)
             self.close(now)
             seen(now)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -39,17 +39,20 @@ class Recorded:
     """Accepted events of types besides the known ones, by type."""
 
 
+NEWS = timedelta(days=1)
+"""An event that is received later than this after it occurred changes no planned push."""
+
+
 @dataclass(frozen=True)
 class Recording:
     """How events are recorded.
 
-    source: whose event ids these are · fold: into profiles at once, else queued · mark_changed: note the users in
-    `changed_users` · expect_new: try first as if no event were known, which is faster where that is so.
+    source: whose event ids these are · fold: into profiles at once, else queued · expect_new: try first as if no event
+    were known, which is faster where that is so.
     """
 
     source: str = ""
     fold: bool = True
-    mark_changed: bool = False
     expect_new: bool = False
 
 
@@ -70,7 +73,8 @@ def record_events(
 ) -> Recorded:
     """Record events received at `now` (business time, not before any of them). Their months' partitions must exist.
 
-    Equal keys are one event, here and in the store: the first is kept, the others are counted.
+    Equal keys are one event, here and in the store: the first is kept, the others are counted. Users of NEWS are noted
+    in `changed_users`.
     """
     if not len(rows):
         return Recorded()
@@ -99,8 +103,7 @@ def record_events(
         users.zones,
     )
     _write(connection, keys, rows, numbers, now)
-    if recording.mark_changed:
-        _mark_changed(connection, users.id, users.slot, now)
+    _mark_changed(connection, numbers, now)
     if recording.fold:
         add_profiles(connection, fold_events(numbers, visits=claim_visits(connection, numbers)))
     else:
@@ -198,8 +201,13 @@ def _queue(connection: Connection, keys: np.ndarray, rows: EventRows, numbers: F
     )
 
 
-def _mark_changed(connection: Connection, user: np.ndarray, slot: np.ndarray, now: datetime) -> None:
-    order = np.argsort(user)
+def _mark_changed(connection: Connection, events: FoldRows, now: datetime) -> None:
+    """Note in `changed_users` whose events are news: their planned pushes are weighed again."""
+    news = (events.at >= (now - NEWS).timestamp()) & (events.user >= 0)
+    user, first = np.unique(events.user[news], return_index=True)
+    if not len(user):
+        return
+    slot = events.slot[news][first]
     connection.execute(
         text(
             "INSERT INTO changed_users AS known (user_id, slot, changed_at) SELECT user_id, slot, :now"
@@ -207,5 +215,5 @@ def _mark_changed(connection: Connection, user: np.ndarray, slot: np.ndarray, no
             " ORDER BY user_id"
             " ON CONFLICT (user_id) DO UPDATE SET changed_at = greatest(known.changed_at, excluded.changed_at)"
         ),
-        {"now": now, "users": user[order].tolist(), "slots": slot[order].tolist()},
+        {"now": now, "users": user.tolist(), "slots": slot.tolist()},
     )

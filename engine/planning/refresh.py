@@ -23,6 +23,7 @@ from sqlalchemy import Connection, text
 
 from engine import clock
 from engine.campaigns.policy_store import current_policy
+from engine.ingest.write import NEWS
 from engine.learning import registry
 from engine.planning import locks
 from engine.planning.opening import at_prices, read_capacities, read_run, set_scene
@@ -47,9 +48,6 @@ MOST_USERS = 2_000
 
 FEW_USERS = 64
 """So few users are read from all slots at once, more of them partition by partition."""
-
-ARRIVES_WITHIN = timedelta(days=1)
-"""An event that is received later than this after it occurred changes no planned push."""
 
 GROUND_KEPT = timedelta(minutes=1)
 GROUND_AGE = timedelta(hours=6)
@@ -154,7 +152,7 @@ class Happened:
 
 def _happened(connection: Connection, users: Sequence[int], since: datetime, now: datetime) -> Happened:
     kinds = {name: EVENT_TYPES[name] for name in ("purchase", "unsubscribe")}
-    given = {"users": list(users), "begin": since - ARRIVES_WITHIN, "since": since, "now": now, **kinds}
+    given = {"users": list(users), "begin": since - NEWS, "since": since, "now": now, **kinds}
     rows = connection.execute(_HAPPENED, given).all()
     return Happened(
         frozenset(row.user_id for row in rows if row.event_type == kinds["unsubscribe"]),

@@ -48,7 +48,7 @@ def test_writers_of_every_kind_at_once_end_in_the_profiles_of_the_events(databas
         accepted = 0
         for number in range(ROUNDS):
             with database.begin() as connection:
-                recording = Recording(fold=False, mark_changed=True)
+                recording = Recording(fold=False)
                 accepted += record_events(connection, events(100 * worker + number), NOW, recording).accepted
             fold(database, limit=170)
         return accepted

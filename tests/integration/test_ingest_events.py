@@ -173,6 +173,18 @@ def test_the_same_file_by_four_at_once_is_ingested_once(database, tmp_path) -> N
     assert replay(database, rebuild=False).differing == 0
 
 
+def test_users_of_news_are_noted_for_their_planned_pushes_and_those_of_history_are_not(database, tmp_path) -> None:
+    days_ago = {"today": 0.5, "yesterday": 0.99, "earlier": 1.01, "once": 300}
+    log = [[user, user, "i1", "view", (NOW - timedelta(days=ago)).isoformat(), ""] for user, ago in days_ago.items()]
+
+    ingest_events(database, [written(tmp_path, log)], NOW)
+
+    noted = (
+        "SELECT u.external_id FROM changed_users c JOIN users u ON u.id = c.user_id WHERE changed_at = '{}' ORDER BY 1"
+    )
+    assert rows_of(database, noted.format(NOW.isoformat())) == [("today",), ("yesterday",)]
+
+
 # --- computed by another recipe ---------------------------------------------------------------------------------------
 
 
@@ -360,9 +372,8 @@ def test_late_and_shuffled_events_give_the_same_profiles(database, empty_databas
 
 def test_queued_events_are_folded_once_by_any_number_of_folders(database) -> None:
     log = a_log(600)
-    recorded(database, log, fold=False, mark_changed=True)
+    recorded(database, log, fold=False)
     assert profiles(database) == {}
-    assert rows_of(database, "SELECT count(*), max(changed_at) FROM changed_users") == [(8, NOW)]
 
     def work(_number: int) -> int:
         total = 0

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from engine import clock
 from engine.campaigns.policy import Cap
 from engine.ingest.event_rows import EventRows
-from engine.ingest.write import Recording, ensure_months, months_of, record_events
+from engine.ingest.write import ensure_months, months_of, record_events
 from engine.planning import locks, receipt
 from engine.planning.refresh import refresh
 from engine.planning.wake import ignore
@@ -57,7 +57,7 @@ def happen(shop: Runtime, events: Sequence[tuple[str, str, str]], at: datetime =
     )
     ensure_months(shop.database, months_of(events_of))
     with shop.database.begin() as connection:
-        record_events(connection, events_of, at, Recording(mark_changed=True))
+        record_events(connection, events_of, at)
 
 
 def loose(shop: Runtime, count: int) -> list[Any]:
