@@ -2,14 +2,15 @@
 
 An item is a (product category, product type) bought on at least 30 shopping trips before 31 July 2017, or a product
 bought on 150; pushable goods of known kind only. A trip is a household's baskets less than an hour apart; each trip is
-ingested as an `app_open`, fuel too: it is when a household shops, whatever it buys.
+ingested as an `app_open`, fuel too: it is when a household shops, whatever it buys. The campaigns have
+a store of their own (`demo.coupons`, `demo.response`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from engine import clock, embedded
 from engine.campaigns import policy_store
 from engine.campaigns.policy import Policy
 from engine.clock import monotonic
-from engine.demo import data, response
+from engine.demo import coupons, data, response, trips
 from engine.demo.apart import Progress, apart, peak_mb
+from engine.demo.coupons import Files
 from engine.demo.promotions import promotions
 from engine.demo.workspace import fresh, only_demo
 from engine.ingest import run as intake
@@ -50,18 +52,7 @@ NOT_PUSHABLE = {
 }
 """Departments left out by the protocol: it keeps restricted goods, which the demo would not push."""
 
-TRIP_SECONDS = 3600.0
 COLUMNS = ["household_id", "basket_id", "product_id", "quantity", "sales_value", "transaction_timestamp"]
-
-
-@dataclass(frozen=True)
-class Files:
-    """Parquet files in Horae's own format."""
-
-    users: Path
-    items: Path
-    events: Path
-    promotions: Path
 
 
 def run(home: Path, options: Spec, tell: Progress) -> Result:
@@ -84,16 +75,17 @@ def _run(home: Path, options: Spec, tell: Progress) -> Result:
     def part(of: str, begin: float, end: float) -> Progress:
         return lambda what, share: tell(f"{of}: {what}", begin + (end - begin) * share)
 
-    with _store(home, "type", part("types", 0.0, 0.1)) as runtime:
+    with _store(home, (write, "type"), part("types", 0.0, 0.1)) as runtime:
         whole = backtest(runtime.database, _instant(END), spec, part("all items", 0.1, 0.4))
         new_items = backtest(runtime.database, _instant(END), new_only, part("new items", 0.4, 0.55))
         sending = hours.measure(runtime.database, _instant(WINDOWS_FROM), _instant(END), part("windows", 0.55, 0.6))
         url = runtime.database.libpq_url
         timed, train_mb = apart(_retrain, url, spec.seed, spec.threads, tell=part("training", 0.6, 0.7))
         warmed, warm_mb = apart(_warm, url, spec.seed, spec.threads, tell=part("warm update", 0.7, 0.72))
-    with _store(home, "product", part("products", 0.72, 0.77)) as runtime:
-        products = backtest(runtime.database, _instant(END), new_only, part("new products", 0.77, 0.95))
-    answered, _ = apart(response.measure, tell=part("campaign response", 0.95, 1.0))
+    with _store(home, (write, "product"), part("products", 0.72, 0.77)) as runtime:
+        products = backtest(runtime.database, _instant(END), new_only, part("new products", 0.77, 0.9))
+    with _store(home, (coupons.write,), part("campaigns", 0.9, 0.95)) as runtime:
+        answered, _ = apart(_response, runtime.database.libpq_url, tell=part("campaign response", 0.95, 1.0))
     report = dict(whole.report)
     report["windows_weekly"], report["windows"] = report["windows"], sending
     report["response"] = answered
@@ -145,16 +137,23 @@ def _warm(url: str, seed: int, threads: int, tell: Progress) -> dict[str, float]
     return {"warm_update_s": round(monotonic() - started, 2)}
 
 
+def _response(url: str, tell: Progress) -> dict[str, Any]:
+    database = Database(url)
+    found = response.measure(database, _instant(END), tell)
+    database.dispose()
+    return found
+
+
 @contextmanager
-def _store(home: Path, level: str, tell: Progress) -> Iterator[Runtime]:
-    """A fresh store with the purchases of one level of items; closed at the end."""
+def _store(home: Path, log: tuple[Callable[..., Files], *tuple[str, ...]], tell: Progress) -> Iterator[Runtime]:
+    """A fresh store with what the log's files hold; closed at the end. log: what writes them, and its arguments."""
     tell("starting PostgreSQL", 0.0)
     runtime = open_runtime(fresh(home))
     try:
         with runtime.database.begin() as connection:
             clock.start_virtual(connection, _instant(END))
             policy_store.save_policy(connection, lambda _: Policy(default_timezone=data.TIMEZONE), "backtest")
-        files, _ = apart(write, level, home / "files", tell=tell)
+        files, _ = apart(*log, home / "files", tell=tell)
         total = parquet.read_metadata(files.events).num_rows
 
         def told(progress: intake.Progress) -> None:
@@ -162,7 +161,8 @@ def _store(home: Path, level: str, tell: Progress) -> Iterator[Runtime]:
 
         intake.ingest_users(runtime.database, [files.users], _instant(END))
         intake.ingest_items(runtime.database, [files.items], _instant(END))
-        intake.ingest_promotions(runtime.database, [files.promotions], _instant(END))
+        if files.promotions is not None:
+            intake.ingest_promotions(runtime.database, [files.promotions], _instant(END))
         intake.ingest_events(runtime.database, [files.events], _instant(END), progress=told)
         yield runtime
     finally:
@@ -174,10 +174,10 @@ def write(level: str, folder: Path, tell: Progress) -> Files:
     tell("reading Complete Journey", 0.1)
     source = data.source()
     lines = data.read(source, "transactions", COLUMNS)
-    trips = _trips(lines)
+    found = trips.trips(lines)
     products = _keyed(data.read(source, "products", data.PRODUCT_COLUMNS), level)
     bought = _bought(lines, products)
-    bought["trip"] = trips.set_index("basket_id")["trip"].reindex(bought["basket_id"]).to_numpy()
+    bought["trip"] = found.set_index("basket_id")["trip"].reindex(bought["basket_id"]).to_numpy()
     early = bought[bought["at"] < pd.Timestamp(_instant(FIRST)).tz_convert("UTC").tz_localize(None)]
     often = early.drop_duplicates(["key", "trip"]).groupby("key").size()
     kept = often.index[often >= LEAST_TRIPS[level]]
@@ -188,21 +188,10 @@ def write(level: str, folder: Path, tell: Progress) -> Files:
     parquet.write_table(pa.Table.from_pandas(households.assign(timezone=data.TIMEZONE)), files.users)
     items = bought.drop_duplicates("key")[["key", "category"]].rename(columns={"key": "item_id"})
     parquet.write_table(pa.Table.from_pandas(items, preserve_index=False), files.items)
-    parquet.write_table(_events(bought, trips), files.events, compression="lz4")
+    parquet.write_table(_events(bought, found), files.events, compression="lz4")
     announced = promotions(source, products[products["key"].isin(kept)])
     parquet.write_table(announced, files.promotions, compression="lz4")
     return files
-
-
-def _trips(lines: pd.DataFrame) -> pd.DataFrame:
-    """Each basket's trip: household_id, basket_id, at, trip."""
-    baskets = lines.groupby("basket_id", as_index=False).agg(
-        household_id=("household_id", "first"), at=("transaction_timestamp", "first")
-    )
-    baskets = baskets.sort_values(["household_id", "at"], ignore_index=True)
-    gap = baskets["at"].diff().dt.total_seconds()
-    begins = (baskets["household_id"] != baskets["household_id"].shift()) | (gap >= TRIP_SECONDS)
-    return baskets.assign(trip=begins.cumsum())
 
 
 def _keyed(products: pd.DataFrame, level: str) -> pd.DataFrame:
@@ -229,8 +218,7 @@ def _bought(lines: pd.DataFrame, products: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _events(bought: pd.DataFrame, trips: pd.DataFrame) -> pa.Table:
-    first = trips.drop_duplicates("trip")
+def _events(bought: pd.DataFrame, found: pd.DataFrame) -> pa.Table:
     purchases = pd.DataFrame(
         {
             "event_id": bought["basket_id"].astype(str) + ":" + bought["key"],
@@ -242,15 +230,7 @@ def _events(bought: pd.DataFrame, trips: pd.DataFrame) -> pa.Table:
             "quantity": bought["quantity"].astype(float).clip(upper=20.0),
         }
     )
-    visits = pd.DataFrame(
-        {
-            "event_id": "trip:" + first["basket_id"].astype(str),
-            "user_id": first["household_id"].astype(str),
-            "event_type": "app_open",
-            "occurred_at": first["at"].astype("datetime64[us]"),
-        }
-    )
-    both = pd.concat([purchases, visits]).sort_values("occurred_at", kind="stable")
+    both = pd.concat([purchases, trips.opens(found)]).sort_values("occurred_at", kind="stable")
     both["occurred_at"] = both["occurred_at"].dt.tz_localize("UTC")
     return pa.Table.from_pandas(both, preserve_index=False)
 

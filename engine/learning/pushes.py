@@ -113,14 +113,14 @@ def _labelled(sent: pa.Table, told: pa.Table, goal: int, now: float) -> Pushes:
     response = np.asarray(told["event_type"], np.int64) != goal
     machines = _machines(told.filter(pa.array(response)), user)
     kept = known & ~np.isin(user, machines)
-    credited = _credited(sent, told, user, at)
+    push = credited(sent, told)
     kind, when = np.asarray(told["event_type"], np.int64), np.asarray(told["at"], np.float64)
     found = {name: np.zeros(len(user), bool) for name in ("opened", "clicked", "converted")}
     late = np.full(len(when), np.inf)
-    late[credited >= 0] = when[credited >= 0] - at[credited[credited >= 0]]
+    late[push >= 0] = when[push >= 0] - at[push[push >= 0]]
     soon = (late >= 0) & (late < CLICKED_WITHIN.total_seconds())
     for name, types in (("opened", (_OPEN, _CLICK)), ("clicked", (_CLICK,))):
-        found[name][credited[soon & np.isin(kind, types)]] = True
+        found[name][push[soon & np.isin(kind, types)]] = True
     item = _ints(sent["item_id"])
     found["converted"][_converted(told.filter(pa.array(~response)), user, item, at)] = True
     matured = at <= now - ATTRIBUTION.total_seconds()
@@ -128,9 +128,13 @@ def _labelled(sent: pa.Table, told: pa.Table, goal: int, now: float) -> Pushes:
     return pushes.where(np.flatnonzero(kept))
 
 
-def _credited(sent: pa.Table, told: pa.Table, user: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The push that each response belongs to, int64[m] positions, −1 for none: the one it names, else the last."""
-    last = last_before(user, at, _ints(told["user_id"]), np.asarray(told["at"], np.float64))
+def credited(sent: pa.Table, told: pa.Table) -> np.ndarray:
+    """The push that each response belongs to, int64[m] positions, −1 for none: the one it names, else the last.
+
+    Both tables have push_id (text), user_id and at (epoch seconds).
+    """
+    at = np.asarray(sent["at"], np.float64)
+    last = last_before(_ints(sent["user_id"]), at, _ints(told["user_id"]), np.asarray(told["at"], np.float64))
     named = pc.fill_null(pc.index_in(told["push_id"], value_set=sent["push_id"].combine_chunks(), skip_nulls=True), -1)
     of_name = np.asarray(named, np.int64)
     # one that names a push we do not know answers something else

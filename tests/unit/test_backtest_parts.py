@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engine.features.state import Hours
-from engine.learning import evaluation, windows
-from engine.learning.backtest import calendar, drawing, logistic, sending, verdict
+from engine.learning import evaluation, logistic, windows
+from engine.learning.backtest import calendar, drawing, sending, verdict
 from engine.learning.backtest.drawing import Axes, Line
 from engine.learning.backtest.resampling import Draws, Judged, Week, interval, paired, pooled_ece
 from engine.learning.timeline import MOST_TRAINING

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from engine.clock import monotonic
-from engine.learning import ctr, dataset
-from engine.learning.backtest import imputation, logistic, rivals, verdict
+from engine.learning import ctr, dataset, logistic
+from engine.learning.backtest import imputation, rivals, verdict
 from engine.learning.backtest.imputation import Imputed
 from engine.learning.backtest.log import Log
 from engine.learning.backtest.resampling import rounded

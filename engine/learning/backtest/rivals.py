@@ -10,9 +10,9 @@ import xgboost
 from engine.features import schema
 from engine.features.state import P_120D
 from engine.learning import ctr
-from engine.learning.backtest.logistic import Logistic
 from engine.learning.backtest.snapshots import Taken
 from engine.learning.dataset import Sample
+from engine.learning.logistic import Logistic
 from engine.learning.odds import corrected
 
 UNTRAINED = ("popularity", "decayed_popularity", "own_history", "item_to_item", "als")
