@@ -190,7 +190,8 @@ def test_one_hour_rules_put_their_trust_on_the_users_own_hour() -> None:
     assert frequent[8:].argmax() == 20 // 3
     # the hour reaches into its neighbours, no farther
     assert set(np.flatnonzero(frequent > everybody)) <= {1, 2, 3, 8 + 5, 8 + 6, 8 + 7}
-    assert np.array_equal(np.flatnonzero(found["median_hour"][0] > everybody), [8 // 3, 8 + 8 // 3])
+    median = found["median_hour"][0]
+    assert {2, 8 + 2} <= set(np.flatnonzero(median > everybody)) <= {1, 2, 3, 8 + 1, 8 + 2, 8 + 3}
     assert np.allclose(found["median_hour"][1], found["global"][1])
 
 
