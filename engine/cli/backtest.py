@@ -62,6 +62,9 @@ def backtest(
     impute: Annotated[
         bool, typer.Option("--impute", help="Also compare what may stand for missing values (drop, mean, KNN, …).")
     ] = False,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="Also say what each group of features and each candidate source adds.")
+    ] = False,
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A published protocol in a store of its own: complete-journey."),
@@ -93,7 +96,7 @@ def backtest(
     first, last = (None if day is None else day.date() for day in (begin, until))
     if first and last and first > last:
         raise BadInput(f"--from {first} lies after --to {last}")
-    spec = Spec(goal, first, last, candidates, _ages(stale), new_only, impute, seed, threads)
+    spec = Spec(goal, first, last, candidates, _ages(stale), new_only, impute, ablate, seed, threads)
     _check(html, impute)
     with progress_bar() as told:
         result = _run(spec, preset, home, told)
@@ -173,6 +176,10 @@ def _show(report: dict[str, Any]) -> None:
         out.print(_table(_WINDOWS, windows))
     if "imputation" in report:
         out.print(_table(_SHOWN, report["imputation"]["strategies"], "missing values"))
+    for found in report.get("ablation", {}).values():
+        for name, differs in found["differences"].items():
+            told = (("ndcg_10", "NDCG@10"), ("ap", "AP"))
+            out.print(f"{name}: {'; '.join(_differs(differs, key, title) for key, title in told)}")
     for name, value in report.get("figures", {}).items():
         out.print(f"{name} {_number(value)}")
 

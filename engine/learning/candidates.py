@@ -40,8 +40,8 @@ class Quotas:
     new: float = 0.1
 
     def of(self, k: int) -> dict[str, int]:
-        """How many each source may propose of k, one at least."""
-        return {name: max(round(share * k), 1) for name, share in vars(self).items()}
+        """How many each source may propose of k: one at least, unless its share is 0."""
+        return {name: max(round(share * k), 1) if share else 0 for name, share in vars(self).items()}
 
 
 QUOTAS = Quotas()
@@ -91,7 +91,12 @@ class Proposer:
         self._sources = sparse.vstack([neighbours.astype(np.complex64), identity], format="csr")
 
     def propose(
-        self, state: State, k: int, allowed: np.ndarray | None = None, without: np.ndarray | None = None
+        self,
+        state: State,
+        k: int,
+        allowed: np.ndarray | None = None,
+        without: np.ndarray | None = None,
+        quotas: Quotas = QUOTAS,
     ) -> Candidates:
         """At most k items for each user, of those `allowed` (bool[I]; None: all) and available at the state's τ.
 
@@ -99,15 +104,15 @@ class Proposer:
         scores keep an order that depends on the user alone.
         """
         open_items = state.catalogue.available if allowed is None else state.catalogue.available & allowed
-        quotas = QUOTAS.of(k)
+        shares = quotas.of(k)
         some = without is not None and len(without) > 0
         asked = _Asked(
             k,
-            quotas,
+            shares,
             open_items,
             without if without is not None else np.zeros(0, np.int64),
-            _popular(state, open_items, self.blend, k if some else quotas["popular"]),
-            fresh.find(state.catalogue, open_items, quotas["new"]),
+            _popular(state, open_items, self.blend, k if some else shares["popular"]),
+            fresh.find(state.catalogue, open_items, shares["new"]),
         )
         blocks = [
             self._propose(state, slice(first, min(first + BLOCK_USERS, len(state))), asked)

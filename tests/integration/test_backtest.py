@@ -18,9 +18,11 @@ from engine.cli.app import app
 from engine.errors import BadInput, HoraeError, UnknownName
 from engine.learning.backtest import sending, verdict
 from engine.learning.backtest.log import Log, Spec, read_log
+from engine.learning.backtest.page import page
 from engine.learning.backtest.rivals import MODELS
 from engine.learning.backtest.run import backtest
 from engine.learning.backtest.snapshots import Steps, Taken
+from engine.learning.candidates import SOURCES
 from engine.learning.window_fit import fit, lesson
 from engine.store.database import Database
 from tests import odd_shops
@@ -181,6 +183,24 @@ def test_ways_to_fill_what_is_missing_are_compared_on_the_same_rows(database: Da
     }
     assert found["strategies"]["none"]["ap"] is not None
     assert "none - mean" in found["differences"]
+
+
+def test_leaving_out_the_users_own_history_costs_and_every_source_and_group_is_tried(
+    database: Database, tmp_path: Path
+) -> None:
+    odd_shops.write(database, odd_shops.SHOPS["usual"](), tmp_path)
+
+    result = backtest(database, END, replace(ONE_THREAD, stale=(), candidates=20, ablate=True), _quiet)
+
+    features, sources = result.report["ablation"]["features"], result.report["ablation"]["sources"]
+    assert set(sources["measures"]) == {"everything", *(f"without {name}" for name in SOURCES)}
+    assert {"everything", "without user", "without pair", "without item"} <= set(features["measures"])
+    assert "without window" not in features["measures"]  # nobody knows a window before anything is planned
+    own = sources["differences"]["everything - without own"]
+    assert own["candidate_recall"]["difference_lo"] > 0
+    whole, without = (sources["measures"][name]["ndcg_10"] for name in ("everything", "without own"))
+    assert own["ndcg_10"]["difference"] == pytest.approx(whole - without, abs=1e-5)
+    assert "What each part adds" in page(result)
 
 
 def test_nothing_of_a_snapshot_changes_where_all_that_came_later_is_deleted(database: Database) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 
 from engine.clock import monotonic
 from engine.learning import ctr, dataset, logistic
-from engine.learning.backtest import imputation, rivals, verdict
+from engine.learning.backtest import ablation, imputation, rivals, verdict
+from engine.learning.backtest.ablation import Ablated
 from engine.learning.backtest.imputation import Imputed
 from engine.learning.backtest.log import Log
 from engine.learning.backtest.resampling import rounded
@@ -47,6 +48,7 @@ class Learned:
     models: Trained | None = None
     windows: WindowModel | None = None
     imputed: Imputed | None = None
+    ablated: Ablated | None = None
     thresholds: dict[str, float] = field(default_factory=dict)
     snapshots: list[dict[str, Any]] = field(default_factory=list)
     note: str | None = None
@@ -78,6 +80,8 @@ def learn(log: Log, tell: Progress, seconds: Seconds) -> Learned:
     if learned.note is None:
         samples.train(learned, steps.negative_share, lambda what, share: tell(what, 0.6 + 0.4 * share), seconds)
         learned.thresholds = _capacity(learned.models, taken)
+        if learned.models and learned.ablated:
+            learned.ablated.judge(taken, learned.models.full, learned.blend, log.spec)
     return learned
 
 
@@ -130,6 +134,10 @@ class _Samples:
         if spec.impute:
             learned.imputed = imputation.learn(
                 train, validate, share, spec.seed, spec.threads, lambda what: tell(what, 0.8)
+            )
+        if spec.ablate:
+            learned.ablated = ablation.learn(
+                train, validate, share, spec.seed, spec.threads, lambda what: tell(what, 0.9)
             )
 
 

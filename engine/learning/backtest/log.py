@@ -30,7 +30,8 @@ class Spec:
 
     goal: event type of a success · first, last: bounds of the weekly instants (None: the newest thirteen) ·
     candidates: per user · stale: ages in days of the features to compare · new_only: only items that the user has not
-    bought for NEW_DAYS · impute: compare what may stand for missing values · seed, threads: for training.
+    bought for NEW_DAYS · impute: compare what may stand for missing values · ablate: what each group of features and
+    each source adds · seed, threads: for training.
     """
 
     goal: str = "purchase"
@@ -40,6 +41,7 @@ class Spec:
     stale: tuple[int, ...] = STALE
     new_only: bool = False
     impute: bool = False
+    ablate: bool = False
     seed: int = 1
     threads: int = 2
 

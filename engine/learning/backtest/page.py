@@ -91,6 +91,7 @@ def page(result: Result) -> str:
         _staleness(report),
         _windows(report),
         _imputation(report),
+        _ablation(report),
         _figures(report),
         _snapshots(report),
     ]
@@ -211,6 +212,20 @@ def _imputation(report: dict[str, Any]) -> str:
     found = report["imputation"]
     differ = _differing(found["differences"], _PAIRED)
     return f"<h2>Missing values</h2>{note}{_measures(found['strategies'], 'none')}{differ}"
+
+
+def _ablation(report: dict[str, Any]) -> str:
+    if "ablation" not in report:
+        return ""
+    notes = {
+        "features": "Trees on the same rows, without one group of features; fewer rows than above.",
+        "sources": "What the other sources propose, in the model's order. AP and AUC are about fewer proposals then.",
+    }
+    parts = ["<h2>What each part adds</h2>"]
+    for kind, found in report["ablation"].items():
+        columns = _PAIRED if kind == "features" else (*_PAIRED[:2], ("candidate_recall", "candidate recall"))
+        parts.append(f"<p>{notes[kind]} On the validation week.</p>{_differing(found['differences'], columns)}")
+    return "".join(parts)
 
 
 def _figures(report: dict[str, Any]) -> str:

@@ -164,6 +164,8 @@ class _Tests:
                 "differences": verdict.differences(filled, "none"),
                 "learned": self._learned_by_strategy(),
             }
+        if learned.ablated:
+            report["ablation"] = learned.ablated.report(spec.seed)
         report["seconds"] = {name: round(value, 3) for name, value in vars(seconds).items()}
         return report | {"goal": spec.goal, "note": learned.note}
 
