@@ -23,9 +23,19 @@ import pyarrow as pa
 
 from engine.demo import coupons, data
 from engine.demo.apart import Progress
-from engine.features.catalogue import build_catalogue
+from engine.features.catalogue import Catalogue, build_catalogue
+from engine.features.decay import DAY_SECONDS
 from engine.features.readings import HOURS_PER_DAY, Reading, Readings, positions
-from engine.features.state import P_120D, PAIR_HALF_LIVES, U_30D, U_120D, USER_HALF_LIVES, Profiles, build_state
+from engine.features.state import (
+    LEAST_SESSIONS,
+    P_120D,
+    PAIR_HALF_LIVES,
+    U_30D,
+    U_120D,
+    USER_HALF_LIVES,
+    Profiles,
+    build_state,
+)
 from engine.ingest.profiles import FoldRows
 from engine.learning import logistic
 from engine.learning.backtest.resampling import Draws, Judged, Week, interval
@@ -47,11 +57,8 @@ PRIOR_RATE = 0.12
 TYPE_PUSHES, OWN_PUSHES = 20.0, 2.0
 """Pushes' worth of everybody's rate in that of a type of campaign, and of the type's in a user's own."""
 
-LEAST_SESSIONS = 0.3
 NARROW = 60
 """Coupons for at most so many products say what they are about."""
-
-DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -155,13 +162,13 @@ class Shop:
         rows = np.concatenate([column.reshape(len(ours.user), -1) for column in columns], axis=1)
         return Rows(rows.astype(np.float32), ~np.isnan(ours.first), ours.user, tau, end)
 
-    def _catalogue(self, past: FoldRows, tau: float) -> Any:
+    def _catalogue(self, past: FoldRows, tau: float) -> Catalogue:
         """The items without what everybody did with them: no column here depends on it."""
         return build_catalogue(self._items, item_profiles(past.where(np.zeros(len(past), bool))), tau)
 
     def _constants(self, at: int, sent: int, name: str) -> np.ndarray:
         """What a campaign offers: coupons, products, days, and to how many."""
-        days = (self._items.available_until[at] - self._items.available_from[at]) / DAY
+        days = (self._items.available_until[at] - self._items.available_from[at]) / DAY_SECONDS
         return np.array([self._items.stock[at], len(self._about[name][0]), days, sent], np.float64)
 
     def _rates(self, users: np.ndarray, at: int, tau: float) -> list[np.ndarray]:
