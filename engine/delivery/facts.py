@@ -21,7 +21,7 @@ from engine.campaigns.store import get_version
 from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
 from engine.delivery.claim import Claimed
 from engine.delivery.gateways import Device, Gateway
-from engine.delivery.limits import Limits, horizon_of, limits_of
+from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
 from engine.store.tables import EVENT_TYPES
@@ -46,13 +46,14 @@ class Terms:
     rules: Rules
     message: Compiled
     _standings: dict[str | None, Standing] = field(default_factory=dict, compare=False)
+    _limits: dict[tuple[Limit, ...], Limits] = field(default_factory=dict, compare=False)
 
     def standing(self, category: str | None) -> Standing:
-        """How caps see a push about an item of `category`; one object for all of them, so that it is compiled once."""
+        """How caps see a push about an item of `category`; equal limits are one object, which is compiled once."""
         if category not in self._standings:
             scopes = scopes_of(self.campaign, category)
             limits = limits_of(self.rules.caps, self.rules.policy.min_gap, scopes)
-            self._standings[category] = Standing(tuple(sorted(scopes)), limits)
+            self._standings[category] = Standing(tuple(sorted(scopes)), self._limits.setdefault(limits.each, limits))
         return self._standings[category]
 
     @property

@@ -1,8 +1,8 @@
--- Check every cap of one user and take them all, or none, by the id of the push.
+-- For each reservation: check every cap of its user and take them all, or none, by the id of the push.
 --
--- KEYS[1]  the user's log: live reservations as one MessagePack array of at, day, id, fence, scopes, at, day, …; empty
---          where there are none, absent where it was not built
--- ARGV[1]  packed: id, fence, at, day, early, today, monday, keep (the id 16 bytes, the others big-endian doubles), then
+-- KEYS[n]  the log of the nth reservation's user: live reservations as one MessagePack array of at, day, id, fence,
+--          scopes, at, day, …; empty where there are none, absent where it was not built
+-- ARGV[n]  packed: id, fence, at, day, early, today, monday, keep (the id 16 bytes, the others big-endian doubles), then
 --          the scopes as text
 --
 --   id       push id, 16 bytes
@@ -14,50 +14,57 @@
 --   keep     entries before this instant are dropped
 --   scopes   "\31scope\31scope\31": what this push counts under; "" where it counts toward nothing (checked, not kept)
 --
--- Returns 0: granted (a repeat of a granted reservation changes nothing but a newer fence, which takes it over);
+-- Returns a number for each, 0: granted (a repeat of a granted reservation changes nothing but a newer fence, which takes it over);
 -- n > 0: the nth rule refuses, nothing was written; -1: there is no log, it must be rebuilt from the ledger.
 --
 -- reserve.py puts the checks where @CHECKS@ stands, a script for each set of limits, and the life of a log for @LIFE@. Entries later than
 -- `at` count too: clocks of two hosts differ a little, and then the stricter reading is taken. Numbers of one array are
 -- compared in a third of the time of lines of text.
 
-local packed = redis.call('GET', KEYS[1])
-if not packed then return -1 end
-local find = string.find
-local id, fence, at, day, early, today, monday, keep = struct.unpack('>c16ddddddd', ARGV[1])
-local scopes = string.sub(ARGV[1], 73)
-local log = packed == '' and {} or cmsgpack.unpack(packed)
+local find, sub, unpack_log, pack_log, call = string.find, string.sub, cmsgpack.unpack, cmsgpack.pack, redis.call
 
-local own, old = 0, false
-for i = 1, #log, 5 do
-  if log[i] < keep then old = true end
-  if log[i + 2] == id then own = i end
-end
+local function reserve(key, asked)
+  local packed = call('GET', key)
+  if not packed then return -1 end
+  local id, fence, at, day, early, today, monday, keep = struct.unpack('>c16ddddddd', asked)
+  local scopes = sub(asked, 73)
+  local log = packed == '' and {} or unpack_log(packed)
 
-local function store() -- all that is kept of the log, and this push
-  local kept, n = log, #log
-  if own > 0 or old then
-    kept, n = {}, 0
-    for i = 1, #log, 5 do
-      if i ~= own and log[i] >= keep then
-        for k = 0, 4 do kept[n + k + 1] = log[i + k] end
-        n = n + 5
+  local own, old = 0, false
+  for i = 1, #log, 5 do
+    if log[i] < keep then old = true end
+    if log[i + 2] == id then own = i end
+  end
+
+  local function store() -- all that is kept of the log, and this push
+    local kept, n = log, #log
+    if own > 0 or old then
+      kept, n = {}, 0
+      for i = 1, #log, 5 do
+        if i ~= own and log[i] >= keep then
+          for k = 0, 4 do kept[n + k + 1] = log[i + k] end
+          n = n + 5
+        end
       end
     end
+    kept[n + 1], kept[n + 2], kept[n + 3], kept[n + 4], kept[n + 5] = at, day, id, fence, scopes
+    call('SET', key, pack_log(kept), 'EX', @LIFE@)
   end
-  kept[n + 1], kept[n + 2], kept[n + 3], kept[n + 4], kept[n + 5] = at, day, id, fence, scopes
-  redis.call('SET', KEYS[1], cmsgpack.pack(kept), 'EX', @LIFE@)
-end
 
-if own > 0 and log[own] >= at then
-  if log[own + 3] < fence then
-    at, day = log[own], log[own + 1]
-    store()
+  if own > 0 and log[own] >= at then
+    if log[own + 3] < fence then
+      at, day = log[own], log[own + 1]
+      store()
+    end
+    return 0
   end
-  return 0
-end
 
 @CHECKS@
 
-if scopes ~= '' then store() end
-return 0
+  if scopes ~= '' then store() end
+  return 0
+end
+
+local answers = {}
+for n = 1, #KEYS do answers[n] = reserve(KEYS[n], ARGV[n]) end
+return answers

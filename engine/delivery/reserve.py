@@ -118,20 +118,24 @@ class CapStore:
             return sum(pipeline.execute()[1:])
 
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
-        build, compiled = _script("build"), [_compiled(reservation.limits) for reservation in asked]
+        build, horizon, together = _script("build"), _micros(epoch.horizon), _by_limits(asked)
         with _answering():
-            pipeline = self._pipeline([*([build] if logs else ()), *dict.fromkeys(compiled)])
+            pipeline = self._pipeline([*([build] if logs else ()), *(_compiled(limits) for limits in together)])
             for user_id, entries in logs.items():
                 pipeline.evalsha(build.sha, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), *map(_entry, entries))
-            horizon = _micros(epoch.horizon)
-            for reservation, script in zip(asked, compiled, strict=True):
-                key = _key(epoch.token, reservation.user_id)
-                pipeline.evalsha(script.sha, 1, key, _asked(reservation, horizon))
+            for limits, places in together.items():
+                keys = [_key(epoch.token, asked[place].user_id) for place in places]
+                arguments = [_asked(asked[place], horizon) for place in places]
+                pipeline.evalsha(_compiled(limits).sha, len(keys), *keys, *arguments)
             proof = _proof(pipeline, epoch.run_id, epoch.token)
             answers = pipeline.execute()
         if not proof(answers):
             raise EpochLost("the caps' Redis lost data: their logs are rebuilt before anything leaves")
-        return [int(answer) for answer in answers[-2 - len(asked) : -2]]
+        said = [0] * len(asked)
+        for places, numbers in zip(together.values(), answers[-2 - len(together) : -2], strict=True):
+            for place, number in zip(places, numbers, strict=True):
+                said[place] = number
+        return said
 
     def _pipeline(self, scripts: Iterable[Script]) -> Any:
         """A pipeline that begins by loading `scripts`: after a restart they are gone, and it is one round trip."""
@@ -198,6 +202,14 @@ def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], 
     return lambda answers: bool(answers[-2]) and str(answers[-1]["run_id"]) == run_id
 
 
+def _by_limits(asked: Sequence[Reservation]) -> dict[Limits, list[int]]:
+    """The places in `asked` of those with the same limits: they are one call."""
+    together: dict[Limits, list[int]] = {}
+    for place, reservation in enumerate(asked):
+        together.setdefault(reservation.limits, []).append(place)
+    return together
+
+
 def _refusal(reservation: Reservation, answer: int) -> Limit | None:
     if answer < 0:  # the log vanished between its building and the question, and the marker did not
         raise EpochLost("a log of the caps' Redis vanished: does its maxmemory-policy evict single keys?")
@@ -245,8 +257,8 @@ def _literal(value: bytes) -> str:
 
 
 def _key(token: str, user_id: int) -> str:
-    """A user's log; the braces keep all of a user in one slot of a cluster."""
-    return f"horae:cap:{token}:{{{user_id}}}"
+    """A user's log. The logs of many users are asked for in one call: one server, not a cluster."""
+    return f"horae:cap:{token}:{user_id}"
 
 
 def _marker(token: str) -> str:
