@@ -19,6 +19,7 @@ This is the one module that knows Redis keys.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,12 +119,13 @@ class CapStore:
             return sum(pipeline.execute()[1:])
 
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
-        build, horizon, together = _script("build"), _micros(epoch.horizon), _by_limits(asked)
+        build, horizon, calls = _script("build"), _micros(epoch.horizon), _calls(asked)
         with _answering():
-            pipeline = self._pipeline([*([build] if logs else ()), *(_compiled(limits) for limits in together)])
+            scripts = dict.fromkeys(_compiled(limits) for limits, _ in calls)
+            pipeline = self._pipeline([*([build] if logs else ()), *scripts])
             for user_id, entries in logs.items():
                 pipeline.evalsha(build.sha, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), *map(_entry, entries))
-            for limits, places in together.items():
+            for limits, places in calls:
                 keys = [_key(epoch.token, asked[place].user_id) for place in places]
                 arguments = [_asked(asked[place], horizon) for place in places]
                 pipeline.evalsha(_compiled(limits).sha, len(keys), *keys, *arguments)
@@ -132,7 +134,7 @@ class CapStore:
         if not proof(answers):
             raise EpochLost("the caps' Redis lost data: their logs are rebuilt before anything leaves")
         said = [0] * len(asked)
-        for places, numbers in zip(together.values(), answers[-2 - len(together) : -2], strict=True):
+        for (_, places), numbers in zip(calls, answers[-2 - len(calls) : -2], strict=True):
             for place, number in zip(places, numbers, strict=True):
                 said[place] = number
         return said
@@ -202,12 +204,14 @@ def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], 
     return lambda answers: bool(answers[-2]) and str(answers[-1]["run_id"]) == run_id
 
 
-def _by_limits(asked: Sequence[Reservation]) -> dict[Limits, list[int]]:
-    """The places in `asked` of those with the same limits: they are one call."""
-    together: dict[Limits, list[int]] = {}
+def _calls(asked: Sequence[Reservation]) -> list[tuple[Limits, list[int]]]:
+    """The places in `asked` that are one call: the same limits, and of a user's several reservations each in its turn."""
+    turns: Counter[int] = Counter()
+    calls: dict[tuple[int, Limits], list[int]] = {}
     for place, reservation in enumerate(asked):
-        together.setdefault(reservation.limits, []).append(place)
-    return together
+        calls.setdefault((turns[reservation.user_id], reservation.limits), []).append(place)
+        turns[reservation.user_id] += 1
+    return [(limits, places) for (_, limits), places in sorted(calls.items(), key=lambda call: call[0][0])]
 
 
 def _refusal(reservation: Reservation, answer: int) -> Limit | None:
