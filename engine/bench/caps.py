@@ -45,7 +45,8 @@ CAPS = tuple(
         ("category", "category:Bakery", 12, "rolling:P7D"),
     )
 )
-SCOPES = frozenset({"campaign:daily-pick", "channel:fcm", "tag:spring", "category:Bakery"})
+SCOPES = ("campaign:daily-pick", "category:Bakery", "channel:fcm", "tag:spring")
+LIMITS = limits_of(CAPS, GAP, frozenset(SCOPES))
 EMPTY = "return 0"
 BOUNDS = {"reserve_per_empty_ratio": ">= 0.3", "not_granted": "= 0"}
 
@@ -82,11 +83,11 @@ def run(options: Options, tell: Tell) -> Report:
 
 
 def _asking(user: int, at: datetime) -> Reservation:
-    return Reservation(user, _entry(at), limits_of(CAPS, GAP, SCOPES, Attempt(at, ZONE, DEADLINE)))
+    return Reservation(user, uuid.uuid4(), 1, SCOPES, Attempt(at, ZONE, DEADLINE), LIMITS)
 
 
 def _entry(at: datetime) -> Entry:
-    return Entry(uuid.uuid4(), 1, at, Attempt(at, ZONE, DEADLINE).day, tuple(sorted(SCOPES)))
+    return Entry(uuid.uuid4(), 1, at, Attempt(at, ZONE, DEADLINE).day, SCOPES)
 
 
 def _fill(store: CapStore, epoch: Epoch, users: int, rng: np.random.Generator) -> None:

@@ -79,6 +79,13 @@ def _node(node: Node, filters: Filters) -> Part:
 def _output(expression: FilteredExpression, filters: Filters) -> Part:
     value = _value(expression.left)
     steps = [_filter(each, filters) for each in expression.filters or ()]
+    if not steps:
+
+        def plain(context: Context) -> str:
+            found = value(context)
+            return found if type(found) is str else _text(found)
+
+        return plain
 
     def output(context: Context) -> str:
         found = value(context)
@@ -148,6 +155,16 @@ def _value(expression: Any) -> Value:
         constant = expression.value
         return lambda _context: constant
     names = _names(expression)
+    if len(names) == 2:  # most are: no loop
+        root, name = names
+
+        def field(context: Context) -> Any:
+            found = context[root]
+            if type(found) is not dict:
+                raise _Unusual
+            return found[name]
+
+        return field
 
     def value(context: Context) -> Any:
         found: Any = context

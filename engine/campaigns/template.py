@@ -175,10 +175,9 @@ def render(
 
 def payload_size(message: Message) -> int:
     """Bytes of title, body and data as compact JSON; for short ones a number that is not smaller."""
-    parts = [message.title, message.body, *message.data, *message.data.values()]
-    most = 6 * sum(map(len, parts)) + 8 * len(
-        parts
-    )  # no character takes more than six bytes, nor a part's quotes eight
+    pairs, texts = message.data, len(message.title) + len(message.body)
+    texts += sum(map(len, pairs)) + sum(map(len, pairs.values()))
+    most = 6 * texts + 16 * (1 + len(pairs))  # no character takes more than six bytes, nor a part's quotes eight
     if most <= PAYLOAD_BYTES:
         return most
     return len(json.dumps([message.title, message.body, dict(message.data)], ensure_ascii=False).encode())
@@ -189,7 +188,9 @@ def user_fields(
 ) -> dict[str, Any]:
     """What templates see of a user; what is not known is left out, so that strictness sees it."""
     fields = {"id": external_id, "locale": locale, "country": country, "timezone": timezone}
-    return {**_known(fields), "attributes": _known(attributes)}
+    known = _known(fields)
+    known["attributes"] = _known(attributes)
+    return known
 
 
 def item_fields(

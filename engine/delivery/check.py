@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from engine.campaigns.audience import CONSENTLESS
@@ -76,12 +77,13 @@ def _clock(facts: Facts, now: datetime, deadline: timedelta) -> Refused | Later 
     return Later(start) if start > now else None
 
 
+@lru_cache(4096)
 def next_open(
     tz: ZoneInfo, now: datetime, end: datetime, deadline: timedelta, hours: tuple[Hours | None, Hours | None]
 ) -> datetime | None:
     """The first instant in [now, end) from which the clock stays open for more than `deadline`; None if there is none.
 
-    `hours`: the allowed local hours and the quiet ones.
+    `hours`: the allowed local hours and the quiet ones. Kept, since a group has one `now`, few zones and few ends.
     """
     allowed, quiet = hours
     for opens, closes in open_intervals(tz, now, end, allowed, quiet):

@@ -6,9 +6,8 @@ Read after the claim, so that what changed since the plan (consent, zone, stock,
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,7 +21,7 @@ from engine.campaigns.store import get_version
 from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
 from engine.delivery.claim import Claimed
 from engine.delivery.gateways import Device, Gateway
-from engine.delivery.limits import horizon_of
+from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
 from engine.store.tables import EVENT_TYPES
@@ -32,12 +31,30 @@ LATE_PURCHASE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
+class Standing:
+    """What pushes of one campaign about items of one category count under, sorted, and what they obey."""
+
+    scopes: tuple[str, ...]
+    limits: Limits
+
+
+@dataclass(frozen=True)
 class Terms:
     """One version of a campaign with the rules that hold for it and its parsed message."""
 
     campaign: Campaign
     rules: Rules
     message: Compiled
+    _standings: dict[str | None, Standing] = field(default_factory=dict, compare=False)
+    _limits: dict[tuple[Limit, ...], Limits] = field(default_factory=dict, compare=False)
+
+    def standing(self, category: str | None) -> Standing:
+        """How caps see a push about an item of `category`; equal limits are one object, which is compiled once."""
+        if category not in self._standings:
+            scopes = scopes_of(self.campaign, category)
+            limits = limits_of(self.rules.caps, self.rules.policy.min_gap, scopes)
+            self._standings[category] = Standing(tuple(sorted(scopes)), self._limits.setdefault(limits.each, limits))
+        return self._standings[category]
 
     @property
     def transactional(self) -> bool:
@@ -116,10 +133,10 @@ class Facts:
         """The devices that the next attempt goes to."""
         return chosen_devices(self.terms.campaign, self.devices)
 
-    @cached_property
-    def scopes(self) -> frozenset[str]:
-        """What caps count it under."""
-        return scopes_of(self.terms.campaign, self.item.category if self.item else None)
+    @property
+    def standing(self) -> Standing:
+        """How caps see it."""
+        return self.terms.standing(self.item.category if self.item else None)
 
 
 USER_COLUMNS = """

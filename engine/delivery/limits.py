@@ -1,4 +1,4 @@
-"""What a push asks of its user's caps, seen from one instant (pure).
+"""What a push asks of its user's caps (pure).
 
 A reservation at t stands for a receipt anywhere in [t, t + δ], δ being the attempt deadline: rolling windows and the
 gap look back by δ more, and a push carries the calendar day of t + δ, so that within δ of midnight it counts for both
@@ -7,9 +7,10 @@ days (entries of a day *or a later one* count). With δ = 0 this is `campaigns.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -22,13 +23,29 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One cap as seen from one instant: at most `most` entries since `since` (inclusive), an instant or a local day."""
+    """One cap or the gap, as a push obeys it: at most `most` counting entries in `window`, among those in `scope`."""
 
     rule: str
     """The cap's id, or GAP."""
     most: int
-    since: datetime | date
+    window: timedelta | Literal["local_day", "local_week"]
+    """How far back, to an instant inclusive, or the user's calendar day, or their week from Monday."""
     scope: str | None = None
+    """None: all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Limits:
+    """All that pushes with the same scopes and rules obey, in the order of refusal. Compared by identity: the script is
+    compiled once for each, so whoever asks often keeps them."""
+
+    each: tuple[Limit, ...]
+
+    def __iter__(self) -> Iterator[Limit]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +60,6 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Reservation:
-    """A push that asks for its place under the caps of `user_id`; `counts` says whether it takes one."""
-
-    user_id: int
-    entry: Entry
-    limits: tuple[Limit, ...]
-    counts: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Attempt:
     """When and where a push is tried: from `at` for at most `deadline`, by the clock of a user in `tz`."""
 
@@ -61,25 +68,39 @@ class Attempt:
     deadline: timedelta = timedelta(0)
 
     @property
+    def today(self) -> date:
+        """The user's calendar day."""
+        return local_day(self.tz, self.at)
+
+    @property
     def day(self) -> date:
         """The calendar day it counts for: the later one, where it may arrive on either side of midnight."""
         return local_day(self.tz, self.at + self.deadline)
 
 
-def limits_of(
-    caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str], attempt: Attempt
-) -> tuple[Limit, ...]:
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A push that asks for its place under the caps of `user_id`; `counts` says whether it takes one."""
+
+    user_id: int
+    push_id: UUID
+    fence: int
+    scopes: tuple[str, ...]
+    attempt: Attempt
+    limits: Limits
+    counts: bool = True
+
+
+def limits_of(caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str]) -> Limits:
     """The limits of a push with `scopes` that obeys `caps` and `gap`, in the order in which `admits` looks at them."""
-    earliest = attempt.at - attempt.deadline
-    today = local_day(attempt.tz, attempt.at)
     limits = [
-        Limit(cap.id or str(cap), cap.limit, _since(cap, earliest, today), None if cap.scope == "all" else cap.scope)
+        Limit(cap.id or str(cap), cap.limit, _window(cap), None if cap.scope == "all" else cap.scope)
         for cap in caps
         if cap.covers(scopes)
     ]
     if gap is not None:
-        limits.append(Limit(GAP, 1, earliest - gap + _MICROSECOND))
-    return tuple(limits)
+        limits.append(Limit(GAP, 1, gap - _MICROSECOND))
+    return Limits(tuple(limits))
 
 
 def horizon_of(caps: Iterable[Cap], gap: timedelta | None, deadline: timedelta) -> timedelta:
@@ -88,7 +109,7 @@ def horizon_of(caps: Iterable[Cap], gap: timedelta | None, deadline: timedelta) 
     return max([timedelta(days=8), gap or timedelta(0), *(width for width in widths if width)]) + deadline
 
 
-def _since(cap: Cap, earliest: datetime, today: date) -> datetime | date:
+def _window(cap: Cap) -> timedelta | Literal["local_day", "local_week"]:
     if cap.width is not None:
-        return earliest - cap.width
-    return today if cap.window == "local_day" else today - timedelta(days=today.weekday())
+        return cap.width
+    return "local_day" if cap.window == "local_day" else "local_week"

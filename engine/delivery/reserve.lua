@@ -1,87 +1,70 @@
--- Check every cap of one user and take them all, or none, by the id of the push.
+-- For each reservation: check every cap of its user and take them all, or none, by the id of the push.
 --
--- KEYS[1]  the user's log: a string of live reservations, a line each; empty where there are none, absent where it was
---          not built
--- ARGV[1]  a JSON array: id, fence, at, day, scopes, keep_since, ttl, then three values per cap: since, most, scope
+-- KEYS[n]  the log of the nth reservation's user: live reservations as one MessagePack array of at, day, id, fence,
+--          scopes, at, day, …; empty where there are none, absent where it was not built
+-- ARGV[n]  packed: id, fence, at, day, early, today, monday, keep (the id 16 bytes, the others big-endian doubles), then
+--          the scopes as text
 --
---   id          push id, 32 hexadecimal digits
---   fence       fencing number of the claim, a number
---   at          business instant, 16 digits of microseconds: instants compare as strings
---   day         the user's calendar day, 6 digits (proleptic ordinal)
---   scopes      "\31scope\31scope\31": what this push counts under; "" where it counts toward nothing (checked, not kept)
---   keep_since  entries before this instant are dropped, 16 digits
---   ttl         seconds of machine time after which an unused log may go: a log that is not there is rebuilt
---   since       16 digits: entries at or after this instant count; 6 digits: entries of this day or a later one
---   most        the cap; 0 admits nothing
---   scope       "\31scope\31", or "" for all
+--   id       push id, 16 bytes
+--   fence    fencing number of the claim
+--   at       business instant, microseconds since 1970
+--   day      the user's calendar day it counts for, as proleptic ordinal
+--   early    the instant from which rolling windows look back: at less the attempt deadline
+--   today    the user's calendar day at `at`, and the Monday of its week
+--   keep     entries before this instant are dropped
+--   scopes   "\31scope\31scope\31": what this push counts under; "" where it counts toward nothing (checked, not kept)
 --
--- Returns 0: granted (a repeat of a granted reservation changes nothing but a newer fence, which takes it over);
--- n > 0: the nth cap refuses, nothing was written; -1: there is no log, it must be rebuilt from the ledger.
+-- Returns a number for each, 0: granted (a repeat of a granted reservation changes nothing but a newer fence, which takes it over);
+-- n > 0: the nth rule refuses, nothing was written; -1: there is no log, it must be rebuilt from the ledger.
 --
--- A line is at .. day .. id .. fence .. scopes .. "\n". Entries later than `at` count too: clocks of two hosts differ a
--- little, and then the stricter reading is taken. One string is read and written
--- in a third of a sorted set's time.
+-- reserve.py puts the checks where @CHECKS@ stands, a script for each set of limits, and the life of a log for @LIFE@. Entries later than
+-- `at` count too: clocks of two hosts differ a little, and then the stricter reading is taken. Numbers of one array are
+-- compared in a third of the time of lines of text.
 
-local text = redis.call('GET', KEYS[1])
-if not text then return -1 end
-local find, sub = string.find, string.sub
-local asked = cjson.decode(ARGV[1])
-local id, fence, at, keep = asked[1], asked[2], asked[3], asked[6]
+local find, sub, unpack_log, pack_log, call = string.find, string.sub, cmsgpack.unpack, cmsgpack.pack, redis.call
 
-local log, live, own, old = {}, 0, 0, false
-local mine = find(text, id, 1, true)
-local from, to = 1, find(text, '\n', 1, true)
-while to do
-  local line = sub(text, from, to - 1)
-  live = live + 1
-  log[live] = line
-  if line < keep then old = true end
-  if mine and sub(line, 23, 54) == id then own = live end
-  from = to + 1
-  to = find(text, '\n', from, true)
-end
+local function reserve(key, asked)
+  local packed = call('GET', key)
+  if not packed then return -1 end
+  local id, fence, at, day, early, today, monday, keep = struct.unpack('>c16ddddddd', asked)
+  local scopes = sub(asked, 73)
+  local log = packed == '' and {} or unpack_log(packed)
 
-local function store(replaced, line) -- all that is kept of the log, and a new line instead of the one at `replaced`
-  if replaced == 0 and not old then
-    redis.call('APPEND', KEYS[1], line .. '\n') -- two calls, and still quicker than to write the whole
-    redis.call('EXPIRE', KEYS[1], asked[7])
-    return
+  local own, old = 0, false
+  for i = 1, #log, 5 do
+    if log[i] < keep then old = true end
+    if log[i + 2] == id then own = i end
   end
-  local kept = {}
-  for i = 1, live do
-    if i ~= replaced and log[i] >= keep then kept[#kept + 1] = log[i] .. '\n' end
-  end
-  redis.call('SET', KEYS[1], table.concat(kept) .. line .. '\n', 'EX', asked[7])
-end
 
-if own > 0 and sub(log[own], 1, 16) >= at then
-  local line = log[own]
-  if tonumber(string.match(line, '^%d+', 55)) < fence then
-    store(own, sub(line, 1, 54) .. string.format('%d', fence) .. asked[5])
+  local function store() -- all that is kept of the log, and this push
+    local kept, n = log, #log
+    if own > 0 or old then
+      kept, n = {}, 0
+      for i = 1, #log, 5 do
+        if i ~= own and log[i] >= keep then
+          for k = 0, 4 do kept[n + k + 1] = log[i + k] end
+          n = n + 5
+        end
+      end
+    end
+    kept[n + 1], kept[n + 2], kept[n + 3], kept[n + 4], kept[n + 5] = at, day, id, fence, scopes
+    call('SET', key, pack_log(kept), 'EX', @LIFE@)
   end
+
+  if own > 0 and log[own] >= at then
+    if log[own + 3] < fence then
+      at, day = log[own], log[own + 1]
+      store()
+    end
+    return 0
+  end
+
+@CHECKS@
+
+  if scopes ~= '' then store() end
   return 0
 end
 
-local days
-for c = 8, #asked, 3 do
-  local since, left, scope = asked[c], asked[c + 1], asked[c + 2]
-  if live >= left then -- a log shorter than the cap cannot break it
-    local lines = log
-    if #since == 6 then
-      if not days then
-        days = {}
-        for i = 1, live do days[i] = sub(log[i], 17, 22) end
-      end
-      lines = days
-    end
-    for i = 1, live do
-      if lines[i] >= since and i ~= own and (scope == '' or find(log[i], scope, 55, true)) then left = left - 1 end
-    end
-    if left <= 0 then return (c - 5) / 3 end
-  end
-end
-
-if asked[5] ~= '' then
-  store(own, at .. asked[4] .. id .. string.format('%d', fence) .. asked[5])
-end
-return 0
+local answers = {}
+for n = 1, #KEYS do answers[n] = reserve(KEYS[n], ARGV[n]) end
+return answers

@@ -19,20 +19,21 @@ This is the one module that knows Redis keys.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from hashlib import sha1
 from importlib.resources import files
+from struct import Struct
 from typing import Any
 from uuid import UUID
 
 import redis
 
-from engine.delivery.limits import Entry, Limit, Reservation
+from engine.delivery.limits import Attempt, Entry, Limit, Limits, Reservation
 from engine.errors import HoraeError, RedisUnavailable
 
 LOG_LIFE = timedelta(days=2)
@@ -40,9 +41,9 @@ LOG_LIFE = timedelta(days=2)
 
 _SEPARATOR = "\x1f"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_PLAIN = str.maketrans({_SEPARATOR: " ", "\n": " "})
 _LOG_SECONDS = int(LOG_LIFE.total_seconds())
-_AS_JSON = json.JSONEncoder(separators=(",", ":")).encode
+_ASKED = Struct(">16s7d").pack
+_ENTRY = Struct(">2d16sd").pack
 
 
 class EpochLost(HoraeError):
@@ -111,41 +112,89 @@ class CapStore:
         if not pushes:
             return 0
         with _answering():
-            pipeline = self._pipeline("release")
+            script = _script("release")
+            pipeline = self._pipeline([script])
             for user_id, push_id, fence in pushes:
-                pipeline.evalsha(_script("release")[1], 1, _key(epoch.token, user_id), push_id.hex, str(fence))
+                pipeline.evalsha(script.sha, 1, _key(epoch.token, user_id), push_id.bytes, str(fence))
             return sum(pipeline.execute()[1:])
 
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
+        build, horizon, calls = _script("build"), _micros(epoch.horizon), _calls(asked)
         with _answering():
-            pipeline = self._pipeline("reserve", "build")
-            build, reserve = _script("build")[1], _script("reserve")[1]
+            scripts = dict.fromkeys(_compiled(limits) for limits, _ in calls)
+            pipeline = self._pipeline([*([build] if logs else ()), *scripts])
             for user_id, entries in logs.items():
-                log = "".join(map(_line, entries))
-                pipeline.evalsha(build, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), log)
-            for reservation in asked:
-                key = _key(epoch.token, reservation.user_id)
-                pipeline.evalsha(reserve, 1, key, _arguments(epoch, reservation))
+                pipeline.evalsha(build.sha, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), *map(_entry, entries))
+            for limits, places in calls:
+                keys = [_key(epoch.token, asked[place].user_id) for place in places]
+                arguments = [_asked(asked[place], horizon) for place in places]
+                pipeline.evalsha(_compiled(limits).sha, len(keys), *keys, *arguments)
             proof = _proof(pipeline, epoch.run_id, epoch.token)
             answers = pipeline.execute()
         if not proof(answers):
             raise EpochLost("the caps' Redis lost data: their logs are rebuilt before anything leaves")
-        first = 2 + len(logs)
-        return [int(answer) for answer in answers[first : first + len(asked)]]
+        said = [0] * len(asked)
+        for (_, places), numbers in zip(calls, answers[-2 - len(calls) : -2], strict=True):
+            for place, number in zip(places, numbers, strict=True):
+                said[place] = number
+        return said
 
-    def _pipeline(self, *scripts: str) -> Any:
+    def _pipeline(self, scripts: Iterable[Script]) -> Any:
         """A pipeline that begins by loading `scripts`: after a restart they are gone, and it is one round trip."""
         pipeline = self._client.pipeline(transaction=False)
-        for name in scripts:
-            pipeline.script_load(_script(name)[0])
+        for script in scripts:
+            pipeline.script_load(script.code)
         return pipeline
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua script and the hash by which Redis knows it."""
+
+    sha: str
+    code: str = field(compare=False)
+
+
 @cache
-def _script(name: str) -> tuple[str, str]:
-    """A Lua script's text and its hash."""
-    code = (files(__package__) / f"{name}.lua").read_text()
-    return code, sha1(code.encode(), usedforsecurity=False).hexdigest()
+def _script(name: str) -> Script:
+    return _hashed((files(__package__) / f"{name}.lua").read_text())
+
+
+def _hashed(code: str) -> Script:
+    return Script(sha1(code.encode(), usedforsecurity=False).hexdigest(), code)
+
+
+@cache
+def _template() -> str:
+    """reserve.lua without its comments, which Redis need not keep for every set of limits."""
+    lines = (files(__package__) / "reserve.lua").read_text().splitlines()
+    return "\n".join(line for line in lines if line and not line.startswith("--"))
+
+
+@lru_cache(4096)
+def _compiled(limits: Limits) -> Script:
+    """The script that checks `limits`."""
+    checks = "\n".join(_check(number, limit) for number, limit in enumerate(limits, 1))
+    return _hashed(_template().replace("@LIFE@", str(_LOG_SECONDS)).replace("@CHECKS@", checks))
+
+
+def _check(number: int, limit: Limit) -> str:
+    """Lua: refuse by the rule of that number. A log shorter than the cap cannot break it."""
+    match limit.window:
+        case "local_day":
+            since, counts = "today", "log[i + 1] >= since"
+        case "local_week":
+            since, counts = "monday", "log[i + 1] >= since"
+        case width:
+            since, counts = f"early - {_micros(width):.0f}", "log[i] >= since"
+    scoped = f" and find(log[i + 4], {_literal(_scopes((limit.scope,)))}, 1, true)" if limit.scope else ""
+    return f"""if #log >= {5 * limit.most} then
+  local since, left = {since}, {limit.most}
+  for i = 1, #log, 5 do
+    if {counts} and i ~= own{scoped} then left = left - 1 end
+  end
+  if left <= 0 then return {number} end
+end"""
 
 
 def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], bool]:
@@ -155,50 +204,65 @@ def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], 
     return lambda answers: bool(answers[-2]) and str(answers[-1]["run_id"]) == run_id
 
 
+def _calls(asked: Sequence[Reservation]) -> list[tuple[Limits, list[int]]]:
+    """The places in `asked` that are one call: the same limits, and of a user's several reservations each in its turn."""
+    turns: Counter[int] = Counter()
+    calls: dict[tuple[int, Limits], list[int]] = {}
+    for place, reservation in enumerate(asked):
+        calls.setdefault((turns[reservation.user_id], reservation.limits), []).append(place)
+        turns[reservation.user_id] += 1
+    return [(limits, places) for (_, limits), places in sorted(calls.items(), key=lambda call: call[0][0])]
+
+
 def _refusal(reservation: Reservation, answer: int) -> Limit | None:
     if answer < 0:  # the log vanished between its building and the question, and the marker did not
         raise EpochLost("a log of the caps' Redis vanished: does its maxmemory-policy evict single keys?")
-    return None if answer == 0 else reservation.limits[answer - 1]
+    return None if answer == 0 else reservation.limits.each[answer - 1]
 
 
-def _arguments(epoch: Epoch, reservation: Reservation) -> str:
-    entry = reservation.entry
-    values: list[str | int] = [
-        entry.push_id.hex,
-        entry.fence,
-        _instant(entry.at),
-        _day(entry.day),
-        _scopes(entry.scopes) if reservation.counts else "",
-        _instant(entry.at - epoch.horizon),
-        _LOG_SECONDS,
-    ]
-    for limit in reservation.limits:
-        since = _instant(limit.since) if isinstance(limit.since, datetime) else _day(limit.since)
-        values += (since, limit.most, _scopes((limit.scope,)) if limit.scope else "")
-    return _AS_JSON(values)
+def _asked(reservation: Reservation, horizon: float) -> bytes:
+    attempt = reservation.attempt
+    at, early, day, today, monday = _when(attempt)
+    packed = _ASKED(reservation.push_id.bytes, reservation.fence, at, day, early, today, monday, at - horizon)
+    return packed + _scopes(reservation.scopes) if reservation.counts else packed
 
 
-def _line(entry: Entry) -> str:
-    return f"{_instant(entry.at)}{_day(entry.day)}{entry.push_id.hex}{entry.fence}{_scopes(entry.scopes)}\n"
+@lru_cache(1024)
+def _when(attempt: Attempt) -> tuple[float, float, int, int, int]:
+    """at, early, day, today, monday, as reserve.lua reads them; the same for all users of a zone in a group."""
+    at, today = _instant(attempt.at), attempt.today
+    monday = today.toordinal() - today.weekday()
+    return at, at - _micros(attempt.deadline), attempt.day.toordinal(), today.toordinal(), monday
 
 
-def _instant(instant: datetime) -> str:
-    since = instant - _EPOCH
-    return f"{(since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds:016d}"
+def _entry(entry: Entry) -> bytes:
+    packed = _ENTRY(_instant(entry.at), entry.day.toordinal(), entry.push_id.bytes, entry.fence)
+    return packed + _scopes(entry.scopes)
 
 
-def _day(day: date) -> str:
-    return f"{day.toordinal():06d}"
+def _instant(instant: datetime) -> float:
+    return _micros(instant - _EPOCH)
+
+
+def _micros(span: timedelta) -> float:
+    """Microseconds: whole numbers that a double holds exactly for two centuries and more."""
+    return float((span.days * 86_400 + span.seconds) * 1_000_000 + span.microseconds)
 
 
 @lru_cache(4096)
-def _scopes(scopes: tuple[str, ...]) -> str:
-    return _SEPARATOR + "".join(scope.translate(_PLAIN) + _SEPARATOR for scope in scopes)
+def _scopes(scopes: tuple[str, ...]) -> bytes:
+    plain = (scope.replace(_SEPARATOR, " ") for scope in scopes)
+    return (_SEPARATOR + "".join(scope + _SEPARATOR for scope in plain)).encode()
+
+
+def _literal(value: bytes) -> str:
+    """A string of Lua, whatever its bytes."""
+    return "'" + "".join(f"\\{byte:03d}" for byte in value) + "'"
 
 
 def _key(token: str, user_id: int) -> str:
-    """A user's log; the braces keep all of a user in one slot of a cluster."""
-    return f"horae:cap:{token}:{{{user_id}}}"
+    """A user's log. The logs of many users are asked for in one call: one server, not a cluster."""
+    return f"horae:cap:{token}:{user_id}"
 
 
 def _marker(token: str) -> str:

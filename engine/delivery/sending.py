@@ -26,7 +26,7 @@ from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
 from engine.delivery.gateways import Gateway
 from engine.delivery.ledger import End, close
-from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation, limits_of
+from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
@@ -213,10 +213,9 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
 
 
 def _asking(facts: Facts, attempt: Attempt) -> Reservation:
-    push, rules, scopes = facts.push, facts.terms.rules, facts.scopes
-    entry = Entry(push.id, push.fence, attempt.at, attempt.day, tuple(sorted(scopes)))
-    limits = limits_of(rules.caps, rules.policy.min_gap, scopes, attempt)
-    return Reservation(push.user_id, entry, limits, facts.terms.campaign.counts_toward_caps)
+    push, standing = facts.push, facts.standing
+    counts = facts.terms.campaign.counts_toward_caps
+    return Reservation(push.user_id, push.id, push.fence, standing.scopes, attempt, standing.limits, counts)
 
 
 def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -> list[Ready]:
@@ -224,11 +223,7 @@ def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -
     asking = [one for one in ready if one.reservation.limits or one.reservation.counts]
     refusals: list[Limit | None] = []
     if asking:
-        attempts = {
-            one.push.user_id: Attempt(now, one.facts.user.tz, desk.pace.deadline)
-            for one in asking
-            if one.facts.user and one.facts.user.tz
-        }
+        attempts = {one.push.user_id: one.reservation.attempt for one in asking}
         ledger = partial(_ledger, desk, attempts, now - epoch.horizon)
         refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger)
     refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
@@ -400,7 +395,7 @@ def end_of(
         reason=ended.reason,
         local_day=_local_day(facts, now),
         counts=keeps and facts.terms.campaign.counts_toward_caps,
-        scopes=tuple(sorted(facts.scopes)) if keeps else (),
+        scopes=facts.standing.scopes if keeps else (),
         provider_id=outcome.provider_id if outcome else None,
         detail=outcome.detail if outcome else detail,
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engine import embedded
 from engine.campaigns.policy import Cap, Policy, Refusal, Sent, admits
-from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation, limits_of
+from engine.delivery.limits import GAP, Attempt, Limit, Reservation, limits_of
 from engine.delivery.reserve import CapStore, Epoch
 from engine.localtime import local_day, zone
 
@@ -92,9 +92,8 @@ def run(
         obeyed, least = (caps, gap) if push.obeys else ([], None)
         expected = admits(no_quiet(least), obeyed, sent, at, push.scopes, tz)
         attempt = Attempt(at, tz, deadline)
-        entry = Entry(uuid.uuid4(), 1, at, attempt.day, tuple(sorted(push.scopes)))
-        limits = limits_of(obeyed, least, push.scopes, attempt)
-        asking = Reservation(user, entry, limits, push.counts)
+        limits = limits_of(obeyed, least, push.scopes)
+        asking = Reservation(user, uuid.uuid4(), 1, tuple(sorted(push.scopes)), attempt, limits, push.counts)
         refused: Limit | None = reserve.reserve(epoch, [asking], lambda users: dict.fromkeys(users, ()))[0]
         yield expected, refused, asking
         if refused is None:
@@ -150,7 +149,7 @@ def test_whenever_a_push_arrives_before_its_deadline_no_window_overflows(
     receipts = []
     for (_, refused, asking), push, delay in zip(run(store, caps, gap, asked, deadline), asked, late, strict=False):
         if refused is None:
-            at = asking.entry.at + deadline * delay
+            at = asking.attempt.at + deadline * delay
             receipts.append(Sent(at, push.scopes, local_day(tz, at), push.counts, push.obeys))
 
     receipts.sort(key=lambda sent: sent.at)
