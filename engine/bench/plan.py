@@ -23,7 +23,7 @@ import xgboost
 from sqlalchemy import text
 
 from engine import clock
-from engine.bench.loads import END, retail_load
+from engine.bench.loads import END
 from engine.bench.report import Options, Report, Tell
 from engine.bench.scratch import scratch_database
 from engine.bench.shop import build_shop
@@ -100,7 +100,8 @@ CAPS = (
 def _measure(users: int, rounds: int, seed: int, tell: Tell) -> tuple[dict[str, object], dict[str, float]]:
     tell(f"making a shop of {users:,} users")
     with scratch_database(read_settings(), "plan") as database:
-        described = _fill(database, users, seed)
+        described = build_shop(database, users, seed, tell)
+        _prepare(database, users)
         model = bytes(yardstick_model().save_raw("ubj"))
         plans, yardsticks = [], []
         with _workers(database.libpq_url, model) as pool:
@@ -123,13 +124,6 @@ def _measure(users: int, rounds: int, seed: int, tell: Tell) -> tuple[dict[str, 
         }
         more = {"rows_a_user": ROWS_A_USER, "workers": WORKERS, "rounds": rounds, **_counts(database)}
         return described | more, figures
-
-
-def _fill(database: Database, users: int, seed: int) -> dict[str, object]:
-    load = retail_load(users, seed)
-    build_shop(database, load)
-    _prepare(database, users)
-    return load.description()
 
 
 def _prepare(database: Database, users: int) -> None:
