@@ -34,7 +34,8 @@ from engine.campaigns.policy import Cap
 from engine.campaigns.policy_store import save_policy
 from engine.config import read_settings
 from engine.planning import run as planning
-from engine.planning.opening import read_run, set_scene
+from engine.planning.opening import set_scene
+from engine.planning.runspec import read_run
 from engine.planning.scene import Scene, plan_block
 from engine.planning.wake import ignore
 from engine.runtime import Runtime

@@ -18,10 +18,10 @@ from engine.localtime import Hours, local_days
 from engine.planning import arms, receipt, remembered
 from engine.planning.allocation import NOTHING
 from engine.planning.occasions import RunRules, look_back, run_rules
-from engine.planning.opening import RunSpec, read_run, secret_of
 from engine.planning.prices import Prices
 from engine.planning.receipt import Receipt
 from engine.planning.remembered import Kind, Remembered, Standing
+from engine.planning.runspec import RunSpec, read_run, secret_of
 from engine.store.tables import DECISION_REASONS
 
 ORDINAL_1970 = 719_163

@@ -21,10 +21,12 @@ from engine.localtime import local_hours, wall_clock, zone
 from engine.planning.allotment import Proposals, Terms, allot
 from engine.planning.costs import constraint_costs
 from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec, at_prices, read_capacities, read_incumbents, set_scene
+from engine.planning.opening import at_prices, set_scene
 from engine.planning.prices import Capacities, shared
 from engine.planning.pricing import sampled_prices
 from engine.planning.relaxing import Cost
+from engine.planning.runspec import RunSpec
+from engine.planning.scarcity import read_capacities, read_incumbents
 from engine.planning.scene import Block, Scene, blocks_of, count_users, plan_block
 from engine.store.database import Database, Snapshot
 from engine.store.tables import DECISION_REASONS, SLOTS
