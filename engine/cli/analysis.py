@@ -203,7 +203,7 @@ def _print(found: Simulation) -> None:
         )
     if found.late_bound or found.not_late_bound:
         stdout.print(
-            f"late binding changed {found.late_bound:,} of these pushes in both; {found.not_late_bound:,} that it changed"
-            " in reality were planned otherwise and stay as planned",
+            f"late binding changed {found.late_bound:,} of these pushes in both; {found.not_late_bound:,} that it"
+            " changed in reality were planned otherwise here and stay as planned",
             style="dim",
         )

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from engine.planning.prices import quarter_of
-from engine.planning.scarcity import Pushes, Taken
+from engine.planning.usage import Pushes, Taken
 
 GIVEN = np.dtype(
     [

@@ -18,8 +18,9 @@ from engine.planning.prices import Capacities
 from engine.planning.recall import Items, read_items
 from engine.planning.remembered import Kind
 from engine.planning.runspec import RunSpec, secret_of
-from engine.planning.scarcity import NOTHING_SHORT, STOCK_DAY, Stock, about_items, capacities_of
+from engine.planning.scarcity import STOCK_DAY
 from engine.planning.sides import Side
+from engine.planning.usage import NOTHING_SHORT, Stock, about_items, capacities_of
 from engine.store.database import Snapshot
 
 

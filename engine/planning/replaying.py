@@ -33,9 +33,9 @@ from engine.planning.remembered import (
 )
 from engine.planning.roster import FROZEN
 from engine.planning.runspec import RunSpec
-from engine.planning.scarcity import incumbents_of
 from engine.planning.sides import KEPT, WEIGHED, add, reasons_of, take_back
 from engine.planning.standing import Loose, rivals_among
+from engine.planning.usage import incumbents_of
 
 
 class Part(NamedTuple):
@@ -104,7 +104,7 @@ class Replanned:
             contest, problem, flat_of(solved.chosen), lambda rows, room: net_in(what.of(rows), rules, room)
         )
         displaced &= ~(found.arm == arms.EXPLORE).any(1)[:, None]
-        better: np.ndarray = displaced.any(1)
+        better = np.asarray(displaced.any(1))
         row, column = np.nonzero(displaced)
         gone = np.stack([row, contest.rivals.occurrence[row, column]], axis=1)
         return replace(solved, chosen=np.where(better[:, None], places_of(chosen), solved.chosen)), gone

@@ -36,8 +36,10 @@ class Side:
 
 
 def reasons_of(found: Recalled, solved: Solved, chosen: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """int8[n, O]: planned; of who got nothing, what stood in the way of the best option; else as it was. lost int8[n, O]:
-    why settlement refused a choice, KEPT where it did not."""
+    """int8[n, O]: planned; of who got nothing, what stood in the way of the best option; else as it was.
+
+    lost int8[n, O]: why settlement refused a choice, KEPT where it did not.
+    """
     worth = np.where(found.what.there, found.what.value, -np.inf)
     nearest = np.argmax(worth, 2)[..., None]
     code = np.take_along_axis(solved.barred, nearest, 2)[..., 0]
