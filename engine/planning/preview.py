@@ -53,10 +53,10 @@ class Example:
 class Preview:
     """What a run would decide.
 
-    reasons: users per reason, adding up to `asked`; by_hour: planned pushes per local hour; value: of the planned pushes,
-    in the campaigns' unit; expected: the sum of their scores, which are P(click) or P(goal) by `regime`; costs: of each
-    constraint, estimated from `cost_users` users; without_zone: users who live by the default zone; refused: why nobody
-    could be scored; sample: (users planned, users in all) where only some were.
+    reasons: users per reason, adding up to `asked`; by_hour: planned pushes per local hour; value: of the planned
+    pushes, in the campaigns' unit; expected: the sum of their scores, which are P(click) or P(goal) by `regime`;
+    costs: of each constraint, estimated from `cost_users` users; without_zone: users who live by the default zone;
+    refused: why nobody could be scored; sample: (users planned, users in all) where only some were.
     """
 
     asked: int
