@@ -2,7 +2,8 @@
 
 `retail_load` is the load of `ingest` and `plan`: 50,000 items in 300 categories (Zipf 1.1), a log-normal number of
 events a user (median 20, at most 5,000) over 90 days, 24 time zones. Every user has a few favourite categories, an hour
-of the day at which they are mostly active, and buys again what they bought.
+of the day at which they are mostly active, and buys again what they bought. A large load comes in parts of PART_USERS:
+other users of the same shop, drawn apart, so that memory is bounded and parts can be made side by side.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ ITEMS, CATEGORIES, BRANDS = 50_000, 300, 800
 ZIPF = 1.1
 MEDIAN_EVENTS, SIGMA_EVENTS, MOST_EVENTS = 20, 1.1, 5_000
 FAVOURITES = 5
+PART_USERS = 100_000
 
 TYPE_SHARES = {
     "view": 0.62,
@@ -104,17 +106,25 @@ class RetailLoad:
         }
 
 
-def retail_load(users: int, seed: int = 1, *, items: int = ITEMS) -> RetailLoad:
-    """The retail load of `users` users; see the module."""
-    rng = np.random.default_rng([seed, users, items])
-    category = np.sort(_zipf(rng, CATEGORIES, items)).astype(np.int16)
-    price = np.round(np.exp(rng.normal(2.5, 0.9, items)), 2)
+def part_sizes(users: int) -> list[int]:
+    """Into how many users in each part a load of `users` users is cut."""
+    return [min(PART_USERS, users - start) for start in range(0, users, PART_USERS)]
+
+
+def retail_load(users: int, seed: int = 1, *, items: int = ITEMS, part: int = 0) -> RetailLoad:
+    """The retail load of `users` users, or the part `part` of a larger one; see the module."""
+    shop = np.random.default_rng([seed, items])
+    category = np.sort(_zipf(shop, CATEGORIES, items)).astype(np.int16)
+    price = np.round(np.exp(shop.normal(2.5, 0.9, items)), 2)
+    brand = shop.integers(0, BRANDS, items).astype(np.int16)
+    popular = shop.permutation(items)
+    rng = np.random.default_rng([seed, users, items, part])
     counts = np.clip(np.exp(rng.normal(np.log(MEDIAN_EVENTS), SIGMA_EVENTS, users)), 1, MOST_EVENTS).astype(np.int64)
     user = np.repeat(np.arange(users, dtype=np.int32), counts)
     names = np.array(list(TYPE_SHARES), object)
     shares = np.array(list(TYPE_SHARES.values()))
     kind = rng.choice(len(names), len(user), p=shares / shares.sum())
-    item = _items(rng, user, users, category)
+    item = _items(rng, user, users, (category, popular))
     item[np.isin(names[kind], ITEMLESS)] = -1
     zone = rng.integers(0, len(ZONES), users).astype(np.int16)
     zone[rng.random(users) < 0.02] = -1
@@ -123,12 +133,12 @@ def retail_load(users: int, seed: int = 1, *, items: int = ITEMS) -> RetailLoad:
     order = np.argsort(occurred_at, kind="stable")
     return RetailLoad(
         seed=seed,
-        user_ids=_identifiers("u", users),
+        user_ids=_identifiers("u", part * PART_USERS, users),
         zone=zone,
         consent=rng.random(users) < 0.9,
-        item_ids=_identifiers("sku-", items),
+        item_ids=_identifiers("sku-", 0, items),
         category=category,
-        brand=rng.integers(0, BRANDS, items).astype(np.int16),
+        brand=brand,
         price=price,
         user=user[order],
         item=item[order],
@@ -184,8 +194,12 @@ def _zipf(rng: np.random.Generator, kinds: int, size: int) -> np.ndarray:
     return drawn
 
 
-def _items(rng: np.random.Generator, user: np.ndarray, users: int, category: np.ndarray) -> np.ndarray:
-    """Items of the events: 60 % from the user's favourite categories, a quarter of all seen by this user before."""
+def _items(rng: np.random.Generator, user: np.ndarray, users: int, shop: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Items of the events: 60 % from the user's favourite categories, a quarter of all seen by this user before.
+
+    shop: each item's category (sorted), and the items by popularity.
+    """
+    category, popular = shop
     items = len(category)
     kinds = int(category.max()) + 1
     starts = np.searchsorted(category, np.arange(kinds + 1))
@@ -194,7 +208,7 @@ def _items(rng: np.random.Generator, user: np.ndarray, users: int, category: np.
     low, size = starts[chosen], starts[chosen + 1] - starts[chosen]
     # Within a category popularity falls off as u^3: close to Zipf, in one vectorised draw.
     within = low + (np.maximum(size, 1) * rng.random(len(user)) ** 3).astype(np.int64)
-    everywhere = rng.permutation(items)[_zipf(rng, items, len(user))]
+    everywhere = popular[_zipf(rng, items, len(user))]
     item = np.where((rng.random(len(user)) < 0.6) & (size > 0), within, everywhere)
     again = rng.random(len(user)) < 0.25
     earlier = np.maximum(np.arange(len(user)) - rng.integers(1, 8, len(user)), 0)
@@ -215,5 +229,5 @@ def _instants(rng: np.random.Generator, user: np.ndarray, users: int, zone: np.n
     return instants
 
 
-def _identifiers(prefix: str, count: int) -> pa.StringArray:
-    return pa.array([f"{prefix}{number:07d}" for number in range(count)], pa.string())
+def _identifiers(prefix: str, first: int, count: int) -> pa.StringArray:
+    return pa.array([f"{prefix}{number:07d}" for number in range(first, first + count)], pa.string())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 
-from engine.bench.loads import END, retail_load
+from engine.bench.loads import END
 from engine.bench.report import Options, Report, Tell
 from engine.bench.scratch import scratch_database
 from engine.bench.shop import build_shop
@@ -35,9 +35,8 @@ def measure_score(
 ) -> tuple[dict[str, object], dict[str, float]]:
     """Run the bench on a shop of `users` users: (load, figures). Scoring and yardstick alternate; medians."""
     say(f"making a shop of {users:,} users")
-    load = retail_load(users, seed)
     with scratch_database(read_settings(), "score") as database:
-        build_shop(database, load)
+        described = build_shop(database, users, seed, say)
         with database.snapshot() as snapshot:
             scorer = load_scorer(snapshot.connection)
             state = scorer.state(snapshot, (0, 1024), END, scorer.catalogue(snapshot, END))
@@ -49,7 +48,7 @@ def measure_score(
         seconds, rows = _score(scorer, state)
         scored.append(seconds)
         bound.append(yardstick_seconds(yardstick, batch, rows))
-    described = load.description() | {"rows_a_user": ROWS_A_USER, "features": schema.COUNT, "rounds": rounds}
+    described |= {"rows_a_user": ROWS_A_USER, "features": schema.COUNT, "rounds": rounds}
     return described, {
         "score_per_yardstick_ratio": statistics.median(s / b for s, b in zip(scored, bound, strict=True)),
         "score_us_per_row": statistics.median(scored) / rows * 1e6,

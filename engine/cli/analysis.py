@@ -15,8 +15,9 @@ from rich.table import Table
 from engine.cli.campaigns import AsJson, opened
 
 if TYPE_CHECKING:
+    from engine.planning.period import Change
     from engine.planning.sides import Side
-    from engine.planning.simulate import Change, Simulation
+    from engine.planning.simulate import Simulation
 
 export_app = typer.Typer(no_args_is_help=True, help="Files for analysts.")
 
@@ -92,16 +93,24 @@ def simulate(
     min_gap: str | None = typer.Option(None, help="Least time between two pushes to a user: 4h, or none."),
     quiet_hours: str | None = typer.Option(None, help="Local hours in which nothing leaves: 20:00-10:00."),
     capacity: str | None = typer.Option(None, help="Pushes of each campaign per UTC quarter-hour, or none."),
+    pushes_per_stock: str | None = typer.Option(None, help="Most pushes about an item for each piece in stock; none."),
     as_json: bool = AsJson,
 ) -> None:
     """Plan a past period again over its receipts, under other rules, and put it beside what was really planned.
 
     Receipts keep each user's choice and the five best alternatives: stricter rules are answered exactly, looser ones as
-    a lower bound. Nothing is written.
+    a lower bound. Pushes give way to better ones as in reality; stock and budgets are those of then. What late binding
+    did is followed where the simulation planned the very push that it changed; what it would have done with another
+    cannot be known, as receipts hold no events: how many those are is said. Nothing is written.
     """
     from engine.planning.simulate import simulate as play
 
-    change = _change(caps, rolling=rolling, given={"min_gap": min_gap, "quiet_hours": quiet_hours}, capacity=capacity)
+    change = _change(
+        caps,
+        rolling=rolling,
+        given={"min_gap": min_gap, "quiet_hours": quiet_hours, "pushes_per_stock": pushes_per_stock},
+        capacity=capacity,
+    )
     with opened() as runtime, Progress(console=stderr, transient=True) as bar:
         task = bar.add_task("planning again", total=None)
 
@@ -119,7 +128,7 @@ def _change(caps: list[str] | None, *, rolling: bool, given: dict[str, str | Non
     from engine.campaigns.loading import build
     from engine.campaigns.policy import Policy
     from engine.errors import BadInput
-    from engine.planning.simulate import Change
+    from engine.planning.period import Change
 
     rules = {name: value for name, value in given.items() if value not in (None, "none")}
     checked = build(Policy, rules)
@@ -138,7 +147,8 @@ def _change(caps: list[str] | None, *, rolling: bool, given: dict[str, str | Non
         wanted = [one for one in caps if one != "none"]
         made["caps"] = tuple(_cap(one, number, rolling=rolling) for number, one in enumerate(wanted, 1))
     if not made:
-        raise BadInput("nothing is to be different", hint="give --caps, --min-gap, --quiet-hours or --capacity")
+        hint = "give --caps, --min-gap, --quiet-hours, --capacity or --pushes-per-stock"
+        raise BadInput("nothing is to be different", hint=hint)
     return Change(**made)
 
 
@@ -164,6 +174,8 @@ def _as_dict(found: Simulation) -> dict[str, Any]:
         "runs": found.runs,
         "decisions": found.decisions,
         "without_receipt": found.without_receipt,
+        "late_bound": found.late_bound,
+        "not_late_bound": found.not_late_bound,
         "really": side(found.really),
         "simulated": side(found.simulated),
     }
@@ -188,4 +200,10 @@ def _print(found: Simulation) -> None:
     if found.without_receipt:
         stdout.print(
             f"{found.without_receipt:,} decisions have no receipt any more and stay as they were", style="yellow"
+        )
+    if found.late_bound or found.not_late_bound:
+        stdout.print(
+            f"late binding changed {found.late_bound:,} of these pushes in both; {found.not_late_bound:,} that it"
+            " changed in reality were planned otherwise here and stay as planned",
+            style="dim",
         )

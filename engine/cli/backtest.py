@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,6 +66,12 @@ def backtest(
     ablate: Annotated[
         bool, typer.Option("--ablate", help="Also say what each group of features and each candidate source adds.")
     ] = False,
+    late: Annotated[
+        str,
+        typer.Option(
+            metavar="HOURS", help="Also say what choosing again so many hours later is worth (late binding): 18,66."
+        ),
+    ] = "",
     preset: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="A published protocol in a store of its own: complete-journey."),
@@ -97,6 +104,7 @@ def backtest(
     if first and last and first > last:
         raise BadInput(f"--from {first} lies after --to {last}")
     spec = Spec(goal, first, last, candidates, _ages(stale), new_only, impute, ablate, seed, threads)
+    spec = replace(spec, late=_hours(late))
     _check(html, impute)
     with progress_bar() as told:
         result = _run(spec, preset, home, told)
@@ -155,6 +163,16 @@ def _ages(told: str) -> tuple[int, ...]:
     return ages
 
 
+def _hours(told: str) -> tuple[int, ...]:
+    try:
+        hours = tuple(sorted({int(hour) for hour in told.split(",") if hour.strip()}))
+    except ValueError:
+        raise BadInput(f"--late {told}: whole hours, as in 18,66") from None
+    if any(not 0 < hour < 168 for hour in hours):
+        raise BadInput(f"--late {told}: more than 0 hours and less than a week after each Monday")
+    return hours
+
+
 def _show(report: dict[str, Any]) -> None:
     if report.get("note"):
         out.print(report["note"])
@@ -169,6 +187,14 @@ def _show(report: dict[str, Any]) -> None:
     for age, found in report["staleness"].items():
         differs = "" if age == "0" else f", {_differs(found['differences'], 'ndcg_10', 'than the freshest')}"
         out.print(f"features {age} days old: NDCG@10 {_number(found['ndcg_10'])}{differs}")
+    for hours, found in report.get("late_binding", {}).items():
+        of = found["touched_only"]
+        out.print(
+            f"chosen again {hours} hours later: {found['touched']:.1%} of users had events meanwhile, for"
+            f" {found['changed'] or 0:.1%} of them another item is best; of theirs the first is taken by"
+            f" {_number(of['fixed_hr_1'])} as planned, {_number(of['bound_hr_1'])} bound late"
+            f" ({_differs({'hr_1': of['difference_hr_1']}, 'hr_1', 'hit rate')})"
+        )
     windows = {
         name: found for name, found in report["windows"].items() if name not in {"visits", "users", "differences"}
     }

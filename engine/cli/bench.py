@@ -53,7 +53,13 @@ def bench(
         raise UnknownName(f"there is no bench {name!r}", hint=did_you_mean(name, BENCHES) or known)
     module = importlib.import_module(f"engine.bench.{name}")
     with err.status(f"{name} …") as status:
-        report: Report = module.run(Options(users, repeats, seed), lambda what: status.update(f"{name}: {what} …"))
+
+        def tell(what: str) -> None:
+            status.update(f"{name}: {what} …")
+            if not err.is_terminal:
+                err.print(f"{name}: {what}", markup=False)
+
+        report: Report = module.run(Options(users, repeats, seed), tell)
     if as_json:
         typer.echo(json.dumps(report.as_dict()))
     else:

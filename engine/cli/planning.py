@@ -195,6 +195,8 @@ def _print_run(one: RunState, counts: Counts) -> None:
     stdout.print(f"{model}, policy {one.policy_version}, seed {one.seed}")
     if one.error:
         stdout.print(f"error: {one.error}", style="red", markup=False)
+    if counts.without_zone:
+        stdout.print(f"{counts.without_zone:,} users have no zone and live by the default zone", style="dim")
     if counts.reasons:
         stdout.print()
         stdout.print(reason_table(counts.reasons))

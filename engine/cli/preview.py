@@ -101,7 +101,14 @@ def _print(name: str, found: Preview) -> None:
         markup=False,
         soft_wrap=True,
     )
+    if found.refused is not None:
+        stdout.print(f"nobody can be scored: {found.refused}\n", style="red", markup=False, soft_wrap=True)
+    elif not found.asked:
+        stdout.print("nobody is in its audience; see: horae campaign show", style="yellow")
+        return
     stdout.print(reason_table(found.reasons))
+    if found.without_zone:
+        stdout.print(f"{found.without_zone:,} users have no zone and live by the default zone", style="dim")
     if not found.planned:
         return
     unit = {"click": "clicks", "goal": "goals reached"}.get(found.regime)

@@ -70,7 +70,7 @@ def run(home: Path, options: Spec, tell: Progress) -> Result:
 
 def _run(home: Path, options: Spec, tell: Progress) -> Result:
     spec = replace(options, goal="purchase", first=FIRST, last=LAST)
-    new_only = replace(spec, new_only=True, stale=(), impute=False, ablate=False)
+    new_only = replace(spec, new_only=True, stale=(), impute=False, ablate=False, late=())
 
     def part(of: str, begin: float, end: float) -> Progress:
         return lambda what, share: tell(f"{of}: {what}", begin + (end - begin) * share)

@@ -17,11 +17,12 @@ from engine.errors import BadInput, UnknownName, did_you_mean
 from engine.localtime import Hours, local_days
 from engine.planning import arms, receipt, remembered
 from engine.planning.allocation import NOTHING
+from engine.planning.decide import jitters
 from engine.planning.occasions import RunRules, look_back, run_rules
-from engine.planning.opening import RunSpec, read_run, secret_of
 from engine.planning.prices import Prices
 from engine.planning.receipt import Receipt
 from engine.planning.remembered import Kind, Remembered, Standing
+from engine.planning.runspec import RunSpec, read_run, secret_of
 from engine.store.tables import DECISION_REASONS
 
 ORDINAL_1970 = 719_163
@@ -79,12 +80,23 @@ class Case:
 
     @property
     def weighed(self) -> Remembered:
-        """What was weighed: who drew nothing when exploring got nothing, whatever there was."""
+        """What was weighed, at the values it was weighed with: who drew nothing when exploring got nothing, whatever
+        there was."""
         drawn = [
             o in self.rows and self.rows[o][0].arm == arms.EXPLORE and self.rows[o][0].reason != PLANNED
             for o in range(len(self.spec.occasions))
         ]
-        return self.remembered.only(~np.array(drawn)[None, :, None])
+        return replace(self.remembered.only(~np.array(drawn)[None, :, None]), value=self.at_prices)
+
+    @property
+    def at_prices(self) -> np.ndarray:
+        """float64[1, O, P]: the values as they were weighed against prices, which moves them a little by hash."""
+        value = self.remembered.value
+        if self.prices is None or not self.prices.highest():
+            return value
+        campaigns = np.array([occasion.campaign_id for occasion in self.spec.occasions], np.int64)
+        slots = np.nan_to_num(self.remembered.slot)
+        return value * jitters(self.secret, self.spec.seed, np.array([self.user.id], np.int64), (campaigns, slots))
 
     @property
     def fixed(self) -> np.ndarray:

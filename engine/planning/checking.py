@@ -197,7 +197,7 @@ def _choice(case: Case, o: int, row: Any, solved: Solved) -> Check:
     del o
     if row.arm != arms.EXPLOIT or (row.reason != PLANNED and row.send_at is None and not solved.chosen.any()):
         return Check("choice", AGREES)
-    net = case.remembered.value - case.remembered.price
+    net = case.at_prices - case.remembered.price
 
     def worth(chosen: np.ndarray) -> float:
         at = np.maximum(chosen, 0)[..., None]

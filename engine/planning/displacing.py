@@ -14,8 +14,8 @@ from sqlalchemy import Connection, text
 
 from engine.planning.allotment import Allotment, Proposals
 from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec
 from engine.planning.roster import FROZEN
+from engine.planning.runspec import RunSpec
 
 # Where the push is the user's own, the inbox has noted it already.
 _NOTE = text("""

@@ -25,6 +25,7 @@ from engine.planning.checking import Check, checks_of, verdict
 from engine.planning.limits import Sends
 from engine.planning.remembered import Solved, solve, without
 from engine.planning.rescoring import ScoreParts, score_parts
+from engine.planning.rewriting import REFRESHED
 from engine.planning.today import weigh_today
 from engine.store.database import Database, Snapshot
 from engine.store.tables import ARMS, DECISION_REASONS, EVENT_TYPES
@@ -147,7 +148,9 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
         chosen=_chosen(case, last),
         exploit=_exploit(case, o),
         score=parts,
-        alternatives=tuple(_option(case, o, place) for place in _alternatives(case, o)),
+        alternatives=tuple(
+            _option(case, o, place) for place in _alternatives(case, o) if not _is(case, o, place, last)
+        ),
         without=_without(snapshot, gateways, case, o, reason),
         revisions=tuple(_revision(case, row) for row in case.rows[o]),
         fate=_fate(snapshot.connection, case, last),
@@ -171,6 +174,13 @@ def _sends(case: Case) -> Sends:
 
 def _alternatives(case: Case, o: int) -> list[int]:
     return [place for place in range(1, case.remembered.there.shape[2]) if case.remembered.there[0, o, place]]
+
+
+def _is(case: Case, o: int, place: int, row: Any) -> bool:
+    """Whether an alternative is what settlement moved the push to."""
+    at, item = float(case.remembered.at[0, o, place]), int(case.remembered.item[0, o, place])
+    moved = row.send_at is not None and row.revision > 0 and abs(row.send_at.timestamp() - at) < 1e-3
+    return bool(moved and item == (-1 if row.item_id is None else row.item_id))
 
 
 def _option(case: Case, o: int, place: int) -> Option:
@@ -243,7 +253,9 @@ def _without(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: int
     if priced or case.remembered.price[0, o, 0] > 0:
         distinct[receipt.PRICE] = None
     base = _worth(case, _solve(case))
-    return tuple(_relaxed(case, o, code, base) for code in distinct)
+    settled = [row for row in case.rows[o] if row.shard != REFRESHED][-1]
+    lost = _own(case, o) - (settled.value or 0.0) if settled.revision > 0 else 0.0  # what settlement took away
+    return tuple(_relaxed(case, o, code, base - (lost if code == receipt.PRICE else 0.0)) for code in distinct)
 
 
 def _relaxed(case: Case, o: int, code: int, base: float) -> Without:

@@ -21,10 +21,12 @@ from engine.localtime import local_hours, wall_clock, zone
 from engine.planning.allotment import Proposals, Terms, allot
 from engine.planning.costs import constraint_costs
 from engine.planning.decide import REASON
-from engine.planning.opening import RunSpec, at_prices, read_capacities, read_incumbents, set_scene
+from engine.planning.opening import at_prices, set_scene
 from engine.planning.prices import Capacities, shared
 from engine.planning.pricing import sampled_prices
 from engine.planning.relaxing import Cost
+from engine.planning.runspec import RunSpec
+from engine.planning.scarcity import read_capacities, read_incumbents
 from engine.planning.scene import Block, Scene, blocks_of, count_users, plan_block
 from engine.store.database import Database, Snapshot
 from engine.store.tables import DECISION_REASONS, SLOTS
@@ -49,10 +51,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would decide. reasons: users per reason, adding up to `asked`; by_hour: planned pushes per local hour;
-    value: of the planned pushes, in the campaigns' unit; expected: the sum of their scores, which are P(click) or
-    P(goal) by `regime`; costs: of each constraint, estimated from `cost_users` users; sample: (users planned, users in
-    all) where only some were."""
+    """What a run would decide.
+
+    reasons: users per reason, adding up to `asked`; by_hour: planned pushes per local hour; value: of the planned
+    pushes, in the campaigns' unit; expected: the sum of their scores, which are P(click) or P(goal) by `regime`;
+    costs: of each constraint, estimated from `cost_users` users; without_zone: users who live by the default zone;
+    refused: why nobody could be scored; sample: (users planned, users in all) where only some were.
+    """
 
     asked: int
     reasons: dict[str, int]
@@ -63,6 +68,8 @@ class Preview:
     costs: tuple[Cost, ...] = ()
     cost_users: int = 0
     examples: tuple[Example, ...] = ()
+    without_zone: int = 0
+    refused: str | None = None
     sample: tuple[int, int] | None = None
 
     @property
@@ -101,6 +108,7 @@ def preview(
             regime=scene.scorer.regime,
             costs=tuple(costs),
             cost_users=cost_users,
+            refused=scene.refused,
             sample=None if sample is None else (users, total),
         )
 
@@ -132,7 +140,7 @@ def _slots(snapshot: Snapshot, sample: int | None) -> tuple[tuple[int, int], int
 @dataclass(frozen=True)
 class _Outline:
     """What a preview keeps of a block: reasons int8[m]; of its proposals the terms, zones (names), items, scores and
-    alternatives."""
+    alternatives; how many of its users have no zone of their own."""
 
     reason: np.ndarray
     proposals: Proposals
@@ -140,6 +148,7 @@ class _Outline:
     item: np.ndarray
     score: np.ndarray
     alternatives: np.ndarray
+    without_zone: int
 
 
 def _outline(block: Block) -> _Outline:
@@ -160,6 +169,7 @@ def _outline(block: Block) -> _Outline:
         decided.item[at],
         decided.score[at].astype(np.float64),
         decided.alternatives[at],
+        int((~roster.zoned).sum()),
     )
 
 
@@ -198,6 +208,7 @@ def _settled(scene: Scene, spec: RunSpec, capacities: Capacities, kept: Sequence
         by_hour=dict(sorted(Counter(hours.tolist()).items())),
         value=float(value[stays].sum()),
         expected=float(score[stays].sum()),
+        without_zone=sum(outline.without_zone for outline in kept),
         examples=_examples(
             scene.snapshot,
             [(proposals.user[i], item[i], send_at[i], str(zone_of[i]), score[i], value[i]) for i in shown],

@@ -41,12 +41,14 @@ class RunState:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a run decided, by each decision's latest revision: users per reason and per arm, and pushes by state."""
+    """What a run decided, by each decision's latest revision: users per reason and per arm, and pushes by state; and
+    how many of its users have no zone of their own."""
 
     reasons: dict[str, int]
     arms: dict[str, int]
     revised: int
     pushes: dict[str, int]
+    without_zone: int
 
 
 _RUNS = """
@@ -91,6 +93,14 @@ def count_run(connection: Connection, run_id: int) -> Counts:
         ),
         {"run": run_id},
     )
+    without_zone = connection.execute(
+        text(
+            "SELECT count(*) FROM users u WHERE u.timezone IS NULL AND EXISTS (SELECT 1 FROM decisions d"
+            " JOIN occurrences o ON o.id = d.occurrence_id AND o.date = d.date"
+            " WHERE d.user_id = u.id AND o.run_id = :run)"
+        ),
+        {"run": run_id},
+    ).scalar_one()
     reasons, arms = dict.fromkeys(DECISION_REASONS, 0), dict.fromkeys(ARMS, 0)
     for row in decided:
         reasons[DECISION_REASONS[row.reason]] += row.n
@@ -100,6 +110,7 @@ def count_run(connection: Connection, run_id: int) -> Counts:
         arms={name: count for name, count in arms.items() if count},
         revised=sum(row.n for row in decided if row.revised),
         pushes={row.state: row.n for row in pushes},
+        without_zone=int(without_zone),
     )
 
 

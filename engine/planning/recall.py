@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,9 @@ import pyarrow.compute as pc
 from engine.localtime import local_days, local_seconds
 from engine.planning import receipt, remembered
 from engine.planning.case import ORDINAL_1970
-from engine.planning.opening import RunSpec
 from engine.planning.remembered import Remembered
+from engine.planning.rewriting import REFRESHED
+from engine.planning.runspec import RunSpec
 from engine.store.database import Snapshot
 from engine.store.tables import DECISION_REASONS
 
@@ -51,7 +53,7 @@ class Recalled:
     push; kept bool[n, O]: there is a receipt; what: the options; local float64[n, O, P]: local seconds since midnight.
 
     really: reason int8[n, O] of the last revision, really_at, really_value float64[n, O] (NaN: nothing); failed
-    bool[n, O]: a push was made and did not reach the provider.
+    bool[n, O]: a push stood to the end and did not reach the provider. late: what late binding made of pushes.
     """
 
     users: np.ndarray
@@ -69,12 +71,29 @@ class Recalled:
     really_at: np.ndarray
     really_value: np.ndarray
     failed: np.ndarray
+    late: Late
+
+
+@dataclass(frozen=True)
+class Late:
+    """What late binding made of pushes, all [n, O]. there bool: it changed or ended this one; from_at float64,
+    from_item int64: what the push was when it was published; reason int8, at, value float64, item int64: what it
+    became."""
+
+    there: np.ndarray
+    from_at: np.ndarray
+    from_item: np.ndarray
+    reason: np.ndarray
+    at: np.ndarray
+    value: np.ndarray
+    item: np.ndarray
 
 
 _QUERY = """
 SELECT d.user_id, d.occurrence_id, d.revision, d.arm, d.reason, coalesce(d.item_id, -1) AS item,
        extract(epoch FROM d.window_start)::float8 AS slot, extract(epoch FROM d.send_at)::float8 AS at,
-       d.value, d.price, d.receipt, coalesce(u.timezone, '{zone}') AS timezone, u.quiet_from IS NOT NULL AS own,
+       d.value, d.price, d.receipt, d.shard, coalesce(u.timezone, '{zone}') AS timezone,
+       u.quiet_from IS NOT NULL AS own,
        coalesce(e.state NOT IN ('accepted', 'unknown'), false) AS failed
 FROM users u JOIN decisions d ON d.user_id = u.id
 LEFT JOIN deliveries e ON e.push_id = d.push_id AND e.user_id = d.user_id AND e.day >= d.date - 1
@@ -115,6 +134,7 @@ def _recalled(rows: pa.Table, spec: RunSpec, items: Items) -> Recalled:
     known = _placed(what, code, tuple(zones.to_pylist()), items)
     asked = np.zeros(shape, bool)
     asked[row, occurrence] = True
+    really = spread("reason", 0, np.int8, everything)
     return Recalled(
         users=users,
         zone=code,
@@ -127,10 +147,25 @@ def _recalled(rows: pa.Table, spec: RunSpec, items: Items) -> Recalled:
         kept=kept,
         what=known[0],
         local=known[1],
-        really=spread("reason", 0, np.int8, everything),
+        really=really,
         really_at=spread("at", np.nan, np.float64, everything),
         really_value=spread("value", np.nan, np.float64, everything),
-        failed=spread("failed", False, bool, everything),
+        failed=spread("failed", False, bool, everything) & (really == REASON["planned"]),
+        late=_late(rows, spread),
+    )
+
+
+def _late(rows: pa.Table, spread: Callable[[str, Any, Any, np.ndarray], np.ndarray]) -> Late:
+    refreshed = np.asarray(rows["shard"]) == REFRESHED
+    planned = ~refreshed & (np.asarray(rows["reason"]) == REASON["planned"])
+    return Late(
+        there=spread("shard", 0, np.int64, refreshed) == REFRESHED,
+        from_at=spread("at", np.nan, np.float64, planned),
+        from_item=spread("item", -1, np.int64, planned),
+        reason=spread("reason", 0, np.int8, refreshed),
+        at=spread("at", np.nan, np.float64, refreshed),
+        value=spread("value", np.nan, np.float64, refreshed),
+        item=spread("item", -1, np.int64, refreshed),
     )
 
 

@@ -26,11 +26,13 @@ from engine.campaigns.policy_store import current_policy
 from engine.ingest.write import NEWS
 from engine.learning import registry
 from engine.planning import locks
-from engine.planning.opening import at_prices, read_capacities, read_run, set_scene
+from engine.planning.opening import at_prices, set_scene
 from engine.planning.prices import Capacities, priced
 from engine.planning.replanning import Waiting, plan_again
 from engine.planning.rewriting import write
 from engine.planning.roster import FROZEN
+from engine.planning.runspec import read_run
+from engine.planning.scarcity import read_capacities
 from engine.planning.scene import Again, Scene
 from engine.planning.wake import Wake
 from engine.store.database import Database, Snapshot

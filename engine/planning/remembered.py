@@ -39,6 +39,10 @@ class Remembered:
     price: np.ndarray
     code: np.ndarray
 
+    def of(self, rows: np.ndarray) -> Remembered:
+        """What the users in `rows` remember."""
+        return Remembered(*(values[rows] for values in vars(self).values()))
+
     def only(self, keep: np.ndarray) -> Remembered:
         """The same without the options outside keep bool[n, O, P]."""
         return replace(self, there=self.there & keep)
@@ -129,23 +133,44 @@ def solve(
 ) -> Solved:
     """The best set of each user among what is remembered. once bool[O]: an item once; fixed int32[n, O]: places that
     are chosen already (explored ones), NOTHING elsewhere."""
-    n, occurrences, places = remembered.there.shape
-    micros = np.round(np.where(remembered.there, remembered.at, 0.0) * 1e6).astype(np.int64)
-    room = limits.room(rules, sends, micros, remembered.day)
-    barred = barred_by(remembered, rules, room)
-    net = np.full((n, occurrences, places, places), -np.inf)
-    at = np.arange(places)
-    free = remembered.there & (barred == receipt.FREE)
-    net[:, :, at, at] = np.where(free, remembered.value - remembered.price, -np.inf)
-    problem = Problem(net, remembered.item, remembered.category, micros, remembered.day, once, rules, room)
-    given = None if fixed is None else np.where(fixed == NOTHING, NOTHING, fixed * (places + 1))
-    chosen = allocation.best_sets(problem, given)
+    occurrences, at = remembered.there.shape[1], np.arange(PLACES)
+    problem, barred = problem_of(remembered, rules, sends, once)
+    chosen = allocation.best_sets(problem, None if fixed is None else flat_of(fixed))
     beside = np.zeros(barred.shape, bool)
     for o in range(occurrences if occurrences > 1 else 0):
         others = chosen.copy()
         others[:, o] = NOTHING
         beside[:, o] = allocation.beside(problem, o, *allocation.taken_of(problem, others))[:, at, at]
-    return Solved(np.where(chosen >= 0, chosen // (places + 1), NOTHING), barred, beside)
+    return Solved(places_of(chosen), barred, beside)
+
+
+def problem_of(remembered: Remembered, rules: Rules, sends: Sends, once: np.ndarray) -> tuple[Problem, np.ndarray]:
+    """The problem of choosing among what is remembered, place p being the p-th offer in the p-th window, and what bars
+    each option by itself (uint8[n, O, P])."""
+    micros = np.round(np.where(remembered.there, remembered.at, 0.0) * 1e6).astype(np.int64)
+    room = limits.room(rules, sends, micros, remembered.day)
+    net = net_in(remembered, rules, room)
+    problem = Problem(net, remembered.item, remembered.category, micros, remembered.day, once, rules, room)
+    return problem, barred_by(remembered, rules, room)
+
+
+def net_in(remembered: Remembered, rules: Rules, room: limits.Room) -> np.ndarray:
+    """float64[n, O, P, P]: what each option is worth where there is `room`, on the diagonal; −inf where barred."""
+    net = np.full((*remembered.there.shape, PLACES), -np.inf)
+    at = np.arange(PLACES)
+    free = remembered.there & (barred_by(remembered, rules, room) == receipt.FREE)
+    net[:, :, at, at] = np.where(free, remembered.value - remembered.price, -np.inf)
+    return net
+
+
+def flat_of(places: np.ndarray) -> np.ndarray:
+    """Places as choices of `problem_of`'s problem."""
+    return np.where(places == NOTHING, NOTHING, places * (PLACES + 1)).astype(np.int32)
+
+
+def places_of(chosen: np.ndarray) -> np.ndarray:
+    """The inverse of flat_of."""
+    return np.where(chosen >= 0, chosen // (PLACES + 1), NOTHING).astype(np.int32)
 
 
 def barred_by(remembered: Remembered, rules: Rules, room: limits.Room) -> np.ndarray:

@@ -25,11 +25,13 @@ _FEW = 2_000
 
 @dataclass(frozen=True)
 class Roster:
-    """n users, sorted by id. users int64, slot int16; zone int32 indexes `zones`; group int32 indexes `groups`: the
+    """n users, sorted by id. users int64, slot int16; zoned bool: with a zone of their own; zone int32 indexes `zones`;
+    group int32 indexes `groups`: the
     (zone, own quiet hours or None) that users share."""
 
     users: np.ndarray
     slot: np.ndarray
+    zoned: np.ndarray
     zone: np.ndarray
     zones: tuple[str, ...]
     group: np.ndarray
@@ -64,6 +66,7 @@ def read_roster(snapshot: Snapshot, slots: tuple[int, int], default_zone: str, a
     return Roster(
         users=np.asarray(rows["id"], np.int64),
         slot=np.asarray(rows["slot"], np.int16),
+        zoned=np.asarray(pc.is_valid(rows["timezone"])),
         zone=zone,
         zones=zones,
         group=group.reshape(-1).astype(np.int32),

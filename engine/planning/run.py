@@ -20,7 +20,7 @@ from engine.campaigns.schedule import due, exhausted
 from engine.learning import registry
 from engine.planning import locks
 from engine.planning.occasions import Occasion
-from engine.planning.opening import secret_of, seed_of
+from engine.planning.runspec import secret_of, seed_of
 from engine.planning.settle import settle
 from engine.planning.shards import plan_shard
 from engine.planning.wake import Wake

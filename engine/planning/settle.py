@@ -18,9 +18,10 @@ from engine import clock
 from engine.errors import LeaseLost
 from engine.planning import displacing, locks, receipt
 from engine.planning.allotment import Allotment, Proposals, Terms, allot
-from engine.planning.opening import RunSpec, read_capacities, read_incumbents, read_run, secret_of
 from engine.planning.prices import Capacities
 from engine.planning.proposals import stamps
+from engine.planning.runspec import RunSpec, read_run, secret_of
+from engine.planning.scarcity import read_capacities, read_incumbents
 from engine.planning.wake import Wake
 from engine.store.bulk import copy_rows
 from engine.store.database import Database, Snapshot

@@ -20,9 +20,11 @@ from sqlalchemy.exc import OperationalError
 from engine import clock
 from engine.errors import LeaseLost, Unavailable
 from engine.planning import locks, proposals
-from engine.planning.opening import at_prices, read_capacities, read_run, set_scene
+from engine.planning.opening import at_prices, set_scene
 from engine.planning.pricing import run_prices
 from engine.planning.proposals import Shelf
+from engine.planning.runspec import read_run
+from engine.planning.scarcity import read_capacities
 from engine.planning.scene import BLOCK_USERS, Scene, blocks_of, plan_block
 from engine.planning.wake import Wake
 from engine.store.database import Database, Snapshot

@@ -17,6 +17,9 @@ WEIGHED = np.array([name in ("planned", "not_worth", "capped", "gap", "capacity"
                      for name in DECISION_REASONS])  # fmt: skip
 """Reasons of decisions that were weighed: only these are made again."""
 
+KEPT = -1
+"""Instead of a reason: settlement had room."""
+
 
 @dataclass
 class Side:
@@ -33,7 +36,10 @@ class Side:
 
 
 def reasons_of(found: Recalled, solved: Solved, chosen: np.ndarray, lost: np.ndarray) -> np.ndarray:
-    """int8[n, O]: planned; of who got nothing, what stood in the way of the best option; else as it was."""
+    """int8[n, O]: planned; of who got nothing, what stood in the way of the best option; else as it was.
+
+    lost int8[n, O]: why settlement refused a choice, KEPT where it did not.
+    """
     worth = np.where(found.what.there, found.what.value, -np.inf)
     nearest = np.argmax(worth, 2)[..., None]
     code = np.take_along_axis(solved.barred, nearest, 2)[..., 0]
@@ -50,7 +56,7 @@ def reasons_of(found: Recalled, solved: Solved, chosen: np.ndarray, lost: np.nda
     reason = np.where(remembers & weighed, reason, np.where(hidden, REASON["quiet_hours"], found.reason))
     drawn = found.kept & (found.arm == arms.EXPLORE) & found.chosen
     reason = np.where(drawn, REASON["explored_nothing"], reason)
-    reason = np.where(lost, REASON["capacity"], reason)
+    reason = np.where(lost != KEPT, lost, reason)
     kept = np.where(found.kept, reason, found.really)
     return np.where(chosen >= 0, REASON["planned"], kept).astype(np.int8)
 
@@ -64,3 +70,11 @@ def add(side: Side, found: Recalled, reasons: np.ndarray, pushes: tuple[np.ndarr
     hours = local_hours(at[row, occurrence], found.zone[row], found.zones) % 24
     side.by_hour.update(hours.tolist())
     side.value += float(value[row, occurrence].sum())
+
+
+def take_back(side: Side, value: np.ndarray, hour: np.ndarray) -> None:
+    """Pushes counted as planned gave way to better ones: value float64[m], local hour int8[m]."""
+    side.reasons.subtract({"planned": len(value)})
+    side.reasons["displaced"] += len(value)
+    side.by_hour.subtract(hour.tolist())
+    side.value -= float(value.sum())

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from sqlalchemy import select
 
 from engine.campaigns import store
 from engine.campaigns.definition import Campaign
-from engine.campaigns.policy import Cap
+from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.rules import binds, scopes_of, workspace_caps
 from engine.planning import limits
 from engine.planning.inbox import Rivals, no_rivals
@@ -38,13 +39,12 @@ def sends_of(scene: Scene, past: Past, users: int) -> limits.Sends:
             if cap.scope.startswith("category:"):
                 covered &= category == scene.caps.rules.rules[r].category
             counts[r] |= covered & definition.counts_toward_caps
-            binding[r] |= covered & _binds(scene, cap, definition)
+            binding[r] |= covered & _binds(scene.policy, cap, definition)
     return limits.Sends(past.offsets(users), past.at, past.day, counts, binding, gap_counts, gap_binds)
 
 
 def rivals_of(scene: Scene, past: Past, users: int) -> Rivals:
-    """The planned pushes that may be displaced: loose ones of marketing campaigns. One column for each campaign and
-    each further push of it that a user has."""
+    """The planned pushes that may be displaced: loose ones of marketing campaigns."""
     none = no_rivals(users, len(scene.caps.caps))
     loose = past.loose & (past.row >= 0) & scene.terms.displaces.any()
     marketing = [
@@ -55,32 +55,62 @@ def rivals_of(scene: Scene, past: Past, users: int) -> Rivals:
     at = np.flatnonzero(loose & np.isin(past.campaign, marketing))
     if not len(at):
         return none
-    number = _numbers(past.row[at], past.campaign[at])
-    kinds, column = np.unique(np.stack([past.campaign[at], number]), axis=1, return_inverse=True)
-    definitions = [definition_of(scene, int(campaign)) for campaign in kinds[0]]
-    place, category = (past.row[at], column.reshape(-1)), _categories(scene, past)[at]
+    pushes = Loose(
+        past.row[at], past.campaign[at], past.occurrence[at], past.value[at], past.at[at], past.day[at], past.item[at],
+        _categories(scene, past)[at].astype(np.int32), at.astype(np.int64),
+    )  # fmt: skip
+    definitions = {campaign: definition_of(scene, campaign) for campaign in marketing}
+    return rivals_among(pushes, definitions, scene.policy, scene.caps.caps, users)
+
+
+class Loose(NamedTuple):
+    """Planned pushes that may be displaced, ordered by row. row int64 (of the user), campaign, occurrence int64 ids,
+    value float64, at int64 (microseconds), day int32, item int64, category int32, send int64: the position among the
+    users' sends."""
+
+    row: np.ndarray
+    campaign: np.ndarray
+    occurrence: np.ndarray
+    value: np.ndarray
+    at: np.ndarray
+    day: np.ndarray
+    item: np.ndarray
+    category: np.ndarray
+    send: np.ndarray
+
+
+def rivals_among(
+    pushes: Loose, definitions: Mapping[int, Campaign], policy: Policy, caps: Sequence[Cap], users: int
+) -> Rivals:
+    """The rivals of `users` rows. One column for each campaign and each further push of it that a user has; caps as
+    in the run's rules."""
+    if not len(pushes.row):
+        return no_rivals(users, len(caps))
+    number = _numbers(pushes.row, pushes.campaign)
+    kinds, column = np.unique(np.stack([pushes.campaign, number]), axis=1, return_inverse=True)
+    own = [definitions[int(campaign)] for campaign in kinds[0]]
+    place = (pushes.row, column.reshape(-1))
 
     def put(values: np.ndarray, otherwise: float) -> np.ndarray:
         out = np.full((users, kinds.shape[1]), otherwise, values.dtype)
         out[place] = values
         return out
 
-    caps = scene.caps.caps
-    covered = np.array([[_covers(cap, each) for each in definitions] for cap in caps], bool)
-    bound = np.array([[_binds(scene, cap, each) for each in definitions] for cap in caps], bool)
-    counting = np.array([each.counts_toward_caps for each in definitions], bool)
-    shape = (len(caps), len(definitions))
+    covered = np.array([[_covers(cap, each) for each in own] for cap in caps], bool)
+    bound = np.array([[_binds(policy, cap, each) for each in own] for cap in caps], bool)
+    counting = np.array([each.counts_toward_caps for each in own], bool)
+    shape = (len(caps), len(own))
     return Rivals(
-        occurrence=put(past.occurrence[at], -1),
-        value=put(past.value[at], -np.inf),
-        at=put(past.at[at], 0),
-        day=put(past.day[at], 0),
-        item=put(past.item[at], -1),
-        category=put(category.astype(np.int32), -1),
-        send=put(at.astype(np.int64), -1),
+        occurrence=put(pushes.occurrence, -1),
+        value=put(pushes.value, -np.inf),
+        at=put(pushes.at, 0),
+        day=put(pushes.day, 0),
+        item=put(pushes.item, -1),
+        category=put(pushes.category, -1),
+        send=put(pushes.send, -1),
         binds=covered.reshape(shape) & bound.reshape(shape),
         counted=covered.reshape(shape) & counting[None, :],
-        gap_binds=np.array([each.obeys_caps for each in definitions], bool),
+        gap_binds=np.array([each.obeys_caps for each in own], bool),
         gap_counted=counting,
     )
 
@@ -105,9 +135,9 @@ def _covers(cap: Cap, definition: Campaign) -> bool:
     return cap.covers(scopes_of(definition, None)) or cap.scope.startswith("category:")
 
 
-def _binds(scene: Scene, cap: Cap, definition: Campaign) -> bool:
-    if cap in workspace_caps(scene.policy):
-        return binds(scene.policy, cap, definition)
+def _binds(policy: Policy, cap: Cap, definition: Campaign) -> bool:
+    if cap in workspace_caps(policy):
+        return binds(policy, cap, definition)
     return definition.obeys_caps and cap in definition.own_caps()
 
 

@@ -27,7 +27,7 @@ from engine.campaigns.template import needed_data, sources
 from engine.errors import BadInput
 from engine.learning import registry
 from engine.planning.occasions import Occasion
-from engine.planning.opening import TRIGGER, RunSpec, secret_of, seed_of
+from engine.planning.runspec import TRIGGER, RunSpec, secret_of, seed_of
 from engine.planning.windows import AT_ONCE
 from engine.store.bulk import copy_rows
 from engine.store.database import Database

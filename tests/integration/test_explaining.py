@@ -169,3 +169,28 @@ def test_who_is_unknown_or_was_never_decided_about_is_said_so(shop: Runtime) -> 
         explained(shop, "u1", "dailly")
     with pytest.raises(BadInput, match="nothing was ever decided about user u1"):
         explained(shop, "u1")
+
+
+def test_choices_weighed_against_prices_agree_and_what_settlement_moved_is_said(runtime: Runtime) -> None:
+    filled = fill_shop(runtime)
+    ensure_ahead(filled.database, NOW)
+    learn(filled, "click")
+    set_caps(filled, CAP, min_gap=timedelta(hours=4))
+    create(filled, daily(exploration=0, horizon="30h", capacity_per_quarter=4))
+    Workers(filled).tick()
+    revised = rows(
+        filled,
+        "SELECT u.external_id FROM decisions d JOIN users u ON u.id = d.user_id WHERE d.revision = 1 ORDER BY u.id",
+    )
+    priced = rows(
+        filled,
+        "SELECT u.external_id FROM decisions d JOIN users u ON u.id = d.user_id WHERE d.revision = 0 AND d.price > 0"
+        " ORDER BY u.id",
+    )
+
+    assert len(revised) > 5
+    assert len(priced) > 5
+    for (user,) in revised[:15] + priced[:15]:
+        (one,) = explained(filled, str(user))
+        assert one.verdict == "agrees", one.checks
+        assert one.chosen is None or one.chosen.send_at not in [option.send_at for option in one.alternatives]

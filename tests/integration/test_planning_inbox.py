@@ -15,8 +15,8 @@ from engine.campaigns.policy import Cap, GatewayRule, Policy
 from engine.campaigns.policy_store import save_policy
 from engine.learning.scoring import Baseline
 from engine.planning import run, shards
-from engine.planning.opening import read_run
 from engine.planning.preview import preview
+from engine.planning.runspec import read_run
 from engine.runtime import Runtime
 from engine.store.tables import DECISION_REASONS
 from tests.planning_shop import NOW, Workers, create, daily, fill_shop, reasons, rows, set_caps

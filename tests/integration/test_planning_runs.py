@@ -18,10 +18,11 @@ from engine.campaigns.policy import Cap
 from engine.errors import BadInput, LeaseLost
 from engine.planning import locks, receipt, run, shards
 from engine.planning import trigger as triggers
-from engine.planning.opening import at_prices, read_capacities, set_scene
+from engine.planning.opening import at_prices, set_scene
 from engine.planning.preview import planned_blocks, preview
 from engine.planning.pricing import sampled_prices
 from engine.planning.progress import count_run
+from engine.planning.scarcity import read_capacities
 from engine.planning.wake import ignore
 from engine.runtime import Runtime
 from engine.store.tables import ARMS, DECISION_REASONS

@@ -10,10 +10,14 @@ from sqlalchemy import text
 from engine import clock
 from engine.campaigns.policy import Cap
 from engine.errors import BadInput
-from engine.planning.simulate import Change, Simulation, simulate
+from engine.planning.period import Change
+from engine.planning.refresh import refresh
+from engine.planning.simulate import Simulation, simulate
+from engine.planning.wake import ignore
 from engine.runtime import Runtime
 from engine.store.partitions import ensure_ahead
-from tests.planning_shop import NOW, USERS, Workers, create, daily, fill_shop, reasons, rows, set_caps
+from tests.integration.test_planning_refresh import happen
+from tests.planning_shop import ITEMS, NOW, USERS, Workers, create, daily, fill_shop, reasons, rows, set_caps
 
 CAPS = (
     Cap(id="cap-1", scope="all", limit=1, window="local_day"),
@@ -59,6 +63,21 @@ def _send(connection, now) -> None:
         ),
         {"now": now},
     )
+
+
+@pytest.fixture
+def contested(runtime: Runtime) -> Runtime:
+    """A campaign is planned, then another that is worth more to many; the day's cap lets each user have one push."""
+    filled = fill_shop(runtime)
+    set_caps(filled, CAPS[0], pushes_per_stock=10)
+    with filled.database.begin() as connection:
+        connection.execute(text("UPDATE items SET stock = 3"))
+    workers = Workers(filled)
+    create(filled, daily(horizon="16h"))
+    workers.tick()
+    create(filled, daily(name="sale", schedule={"once": "2026-03-02T08:01", "zone": "local"}, priority=3))
+    workers.tick()
+    return filled
 
 
 def played(shop: Runtime, **change) -> Simulation:
@@ -117,3 +136,65 @@ def test_what_is_gone_stays_as_it_was_and_an_empty_time_is_said_so(shop: Runtime
     with pytest.raises(BadInput, match="is empty"):
         simulate(shop.database, Change(caps=()), END, NOW)
     assert rows(shop, "SELECT count(*) FROM runs")[0][0] == found.runs  # nothing was written
+
+
+def test_planned_pushes_give_way_as_they_did_and_less_where_caps_are_wider(contested: Runtime) -> None:
+    found = played(contested, caps=CAPS[:1])
+    wider = played(contested, caps=(Cap(id="cap-1", scope="all", limit=2, window="local_day"),))
+
+    assert found.really.reasons["displaced"] > USERS / 4
+    assert found.simulated.reasons["displaced"] == pytest.approx(found.really.reasons["displaced"], rel=0.02)
+    assert found.simulated.planned == pytest.approx(found.really.planned, rel=0.01)
+    assert found.simulated.value == pytest.approx(found.really.value, rel=0.01)
+    assert wider.simulated.reasons["displaced"] < found.simulated.reasons["displaced"] / 20  # of stock alone
+    assert wider.simulated.planned > found.simulated.planned
+    for one in (found, wider):
+        assert sum(one.simulated.reasons.values()) == one.decisions
+        assert sum(one.simulated.by_hour.values()) == one.simulated.planned
+
+
+def test_the_stock_of_then_bounds_the_pushes_about_an_item(contested: Runtime) -> None:
+    with contested.database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO item_versions SELECT id, version, to_jsonb(items), :later FROM items",
+            ),
+            {"later": END},
+        )
+        connection.execute(text("UPDATE items SET stock = NULL"))  # of today: no limit
+
+    few = played(contested, pushes_per_stock=1)
+    none = played(contested, pushes_per_stock="none")
+
+    assert 0 < few.simulated.planned <= ITEMS * 3
+    assert few.simulated.reasons["budget"] > 0
+    assert none.simulated.planned >= few.really.planned > few.simulated.planned
+    for one in (few, none):
+        assert sum(one.simulated.reasons.values()) == one.decisions
+
+
+def test_late_binding_is_followed_where_the_push_is_the_same_and_counted_where_it_is_not(contested: Runtime) -> None:
+    later = NOW + timedelta(minutes=15)
+    with contested.database.begin() as connection:
+        clock.step_virtual(connection, later)
+    waiting = rows(
+        contested,
+        "SELECT u.external_id AS user, i.external_id AS item FROM pushes p JOIN users u ON u.id = p.user_id"
+        f" JOIN items i ON i.id = p.item_id WHERE NOT p.explored AND p.send_at > '{later.isoformat()}'::timestamptz"
+        f" + interval '1 hour' AND p.send_at < '{later.isoformat()}'::timestamptz + interval '11 hours' ORDER BY 1",
+    )[:20]
+    happen(contested, [(row.user, "purchase", row.item) for row in waiting[:10]], later)
+    happen(contested, [(row.user, "unsubscribe", "i0") for row in waiting[10:]], later)
+    done = refresh(contested, later, ignore)
+    changed = done.get("changed", 0) + done["ended"]
+
+    same = played(contested, caps=CAPS[:1])
+    nothing = played(contested, caps=(Cap(id="0", scope="all", limit=0, window="local_day"),))
+
+    assert changed >= 20
+    assert same.late_bound + same.not_late_bound == changed
+    assert same.late_bound > changed / 2
+    assert same.simulated.reasons["no_consent"] >= same.really.reasons["no_consent"] - same.not_late_bound
+    assert same.simulated.value == pytest.approx(same.really.value, rel=0.02)
+    assert nothing.late_bound == nothing.not_late_bound == nothing.simulated.planned == 0
+    assert sum(same.simulated.reasons.values()) == same.decisions

@@ -31,7 +31,8 @@ class Spec:
     goal: event type of a success · first, last: bounds of the weekly instants (None: the newest thirteen) ·
     candidates: per user · stale: ages in days of the features to compare · new_only: only items that the user has not
     bought for NEW_DAYS · impute: compare what may stand for missing values · ablate: what each group of features and
-    each source adds · seed, threads: for training.
+    each source adds · seed, threads: for training · late: hours after each test instant at which items are chosen
+    again, to say what late binding is worth.
     """
 
     goal: str = "purchase"
@@ -44,6 +45,7 @@ class Spec:
     ablate: bool = False
     seed: int = 1
     threads: int = 2
+    late: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ def read_log(snapshot: Snapshot, now: datetime, spec: Spec) -> Log:
         )
     ages = {timedelta(days=age) for age in spec.stale}
     instants = {*weeks.instants} | {instant - age for instant in weeks.test for age in ages}
+    instants |= {instant + timedelta(hours=hours) for instant in weeks.test for hours in spec.late}
     read = {instant.timestamp(): material.items_to_learn_from(snapshot, instant) for instant in sorted(instants)}
     lacking = _lacking(snapshot, events, goal, spec.goal, len(next(iter(read.values()))))
     return Log(spec, goal, events, share, weeks, read, lacking)

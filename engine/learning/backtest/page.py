@@ -89,6 +89,7 @@ def page(result: Result) -> str:
         _differences(report),
         _charts(report, result.charts),
         _staleness(report),
+        _late_binding(report),
         _windows(report),
         _imputation(report),
         _ablation(report),
@@ -185,6 +186,29 @@ def _staleness(report: dict[str, Any]) -> str:
     note = "<p>The same model, fed with features and candidates that are some days old.</p>"
     head = ["age of the features", "NDCG@10", "AP", "NE", "NDCG@10 less the freshest"]
     return f"<h2>Staleness</h2>{note}{_table(head, rows)}"
+
+
+def _late_binding(report: dict[str, Any]) -> str:
+    rows = [
+        [
+            f"{hours} hours",
+            f"{100 * found['touched']:.1f} %",
+            f"{100 * (found['changed'] or 0):.1f} %",
+            *(_with_interval(found["touched_only"], key) for key in ("fixed_hr_1", "bound_hr_1")),
+            _difference(found["touched_only"]["difference_hr_1"]),
+        ]
+        for hours, found in report.get("late_binding", {}).items()
+    ]
+    if not rows:
+        return ""
+    note = (
+        "<p>Items chosen on Monday at midnight, beside items chosen again so much later with the events since, by what"
+        " the same users took from then on. Hit rates are of users with events in between: only they are bound again."
+        "</p>"
+    )
+    head = ["chosen again after", "users with events", "of them, another item", "first item taken: fixed", "bound late",
+            "difference"]  # fmt: skip
+    return f"<h2>Late binding</h2>{note}{_table(head, rows)}"
 
 
 def _windows(report: dict[str, Any]) -> str:

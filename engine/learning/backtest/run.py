@@ -13,6 +13,7 @@ from engine.clock import monotonic
 from engine.features import schema
 from engine.learning.backtest import learned as learning
 from engine.learning.backtest import rivals, sending, verdict
+from engine.learning.backtest.latebinding import LateBinding
 from engine.learning.backtest.learned import Learned, Seconds, described
 from engine.learning.backtest.log import Log, Spec, read_log
 from engine.learning.backtest.resampling import Draws, paired
@@ -91,6 +92,7 @@ class _Tests:
         self._log, self._learned = log, learned
         ages = [timedelta(days=age) for age in log.spec.stale] if learned.models else []
         self._stale = [(test - age, test, age.days) for test in log.weeks.test for age in ages]
+        self._late = LateBinding(log)
         self._board: Board = {}
         self._aged: dict[int, Board] = {}
         self._imputed: Board = {}
@@ -99,7 +101,7 @@ class _Tests:
 
     def walk(self) -> Iterator[tuple[Taken, float]]:
         """The snapshots, oldest first, and how much is done."""
-        instants = sorted({*self._log.weeks.test} | {instant for instant, _, _ in self._stale})
+        instants = sorted({*self._log.weeks.test} | {instant for instant, _, _ in self._stale} | self._late.instants)
         for number, taken in enumerate(Steps(self._log, self._learned.blend).walk(instants)):
             yield taken, number / len(instants)
 
@@ -110,6 +112,8 @@ class _Tests:
         for instant, test, days in self._stale:
             if instant == taken.instant and scores:
                 self._judge_aged(taken, scores["full"], test, days)
+        if scores:
+            self._late.take(taken, scores["full"])
         if taken.instant not in self._log.weeks.test:
             return
         self._snapshots.append(described(taken, "test", self._log))
@@ -166,6 +170,8 @@ class _Tests:
             }
         if learned.ablated:
             report["ablation"] = learned.ablated.report(spec.seed)
+        if self._log.spec.late:
+            report["late_binding"] = self._late.report(draws)
         report["seconds"] = {name: round(value, 3) for name, value in vars(seconds).items()}
         return report | {"goal": spec.goal, "note": learned.note}
 
