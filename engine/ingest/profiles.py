@@ -33,7 +33,7 @@ VALUED = ("user_item_profiles", "user_profiles", "item_profiles")
 RUNGS = {"push_open": 0, "push_click": 0, "app_open": 1, "view": 1, "search": 1, "add_to_cart": 1, "push_sent": 3}
 """How directly an event says that its user was at the screen; every other type is 2, and 3 says that we were."""
 
-NO_RUNG = ("push_dismiss", "unsubscribe")
+NO_RUNG = ("push_dismiss", "unsubscribe", "push_received")
 """Types that say nothing about when a user likes to act."""
 
 BESIDE = 2

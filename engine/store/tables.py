@@ -68,9 +68,11 @@ EVENT_TYPES = {
     "push_dismiss": 9,
     "unsubscribe": 10,
     "push_sent": 11,
+    "push_received": 12,
 }
 """The known event types and their fixed ids; other types get ids from 100 as they appear.
 
+`push_received` is a phone's word that it got a push: it says nothing about its user.
 `push_sent` is a push that a provider accepted. Those of Horae's own pushes are rows of `deliveries`, not of `events`
 (HAPPENED joins them); events of that type are pushes that something else sent.
 """
@@ -119,6 +121,26 @@ workspace = Table(
     Column("profile_recipe", Text, comment="how the profiles were computed; NULL: as before recipes were noted"),
     _created(),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+callback_keys = Table(
+    "callback_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="tokens carry it modulo 256"),
+    Column("secret", LargeBinary, nullable=False),
+    _created(),
+    comment="keys of the tokens by which callbacks are authenticated; the newest signs",
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("shard", SmallInteger, nullable=False, comment="spreads one counter over sessions"),
+    Column("value", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "label", "shard"),
+    comment="store.counters",
 )
 
 # --- who, what, when -------------------------------------------------------------------------------------------------
