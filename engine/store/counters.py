@@ -29,6 +29,13 @@ def add(connection: Connection, name: str, counts: Mapping[str, int]) -> None:
         connection.execute(_ADD, rows)
 
 
+def put(connection: Connection, name: str, label: str, value: int) -> None:
+    """Let one counter be `value`: a count that may be made again."""
+    statement = "INSERT INTO counters VALUES (:name, :label, 0, :value) ON CONFLICT (name, label, shard)"
+    statement += " DO UPDATE SET value = excluded.value"
+    connection.execute(text(statement), {"name": name, "label": label, "value": value})
+
+
 def read(connection: Connection) -> dict[str, dict[str, int]]:
     """Every counter: name to label to value."""
     found: dict[str, dict[str, int]] = {}
