@@ -18,8 +18,8 @@ from sqlalchemy import Connection, text
 from engine import clock, embedded
 from engine.config import QUEUES, Settings
 from engine.delivery.gateways import try_gateways
-from engine.delivery.switches import HORAE, stopped
 from engine.errors import HoraeError, SchemaMismatch
+from engine.metrics.figures import Model, read_figures
 from engine.store.database import Database
 from engine.supervise import one
 
@@ -68,6 +68,12 @@ class StoreStatus:
     due_by_gateway: dict[str, int]
     stopped_by_horae: dict[str, str]
     """Switches that Horae itself turned off, and why."""
+    leases_expired: int
+    """Pushes whose dispatcher is late or dead: upkeep takes them over."""
+    lost: dict[str, int]
+    """Pushes that were planned and have neither ended nor wait, by date of their occurrence: there must be none."""
+    ticks: dict[str, float]
+    """Seconds since each of beat's tasks last ended well."""
     model: dict[str, Any] | None
     """The champion: version, regime, as_of."""
 
@@ -145,6 +151,8 @@ def _alarms(settings: Settings, store: StoreStatus | None) -> Iterator[str]:
     for name, problem in built.problems.items():
         yield f"gateway {name} is configured wrongly: {problem}"
     if store is not None:
+        for day, number in store.lost.items():
+            yield f"{number:,} pushes of {day} were planned and have neither ended nor wait: please report this"
         for scope, why in store.stopped_by_horae.items():
             yield f"{scope.replace(':', ' ')} was stopped: {why}; let it go on with: horae start"
         for name, number in store.due_by_gateway.items():
@@ -182,9 +190,7 @@ def _schema_state(database: Database) -> str:
 
 def _store(connection: Connection) -> StoreStatus:
     now = clock.business_now(connection)
-    due = connection.execute(
-        text("SELECT count(*), min(send_at) FROM pushes WHERE state = 'planned' AND send_at <= :now"), {"now": now}
-    ).one()
+    figures = read_figures(connection, now)
     outcomes = _counts(
         connection,
         "SELECT state || coalesce(': ' || reason, ''), count(*) FROM deliveries"
@@ -194,24 +200,21 @@ def _store(connection: Connection) -> StoreStatus:
     )
     return StoreStatus(
         business_now=now,
-        virtual_clock=clock.is_virtual(connection),
-        campaigns=_counts(connection, "SELECT state, count(*) FROM campaigns GROUP BY 1"),
+        virtual_clock=figures.virtual,
+        campaigns=dict(figures.campaigns),
         pushes=_counts(connection, "SELECT state, count(*) FROM pushes GROUP BY 1"),
-        pushes_due=due[0],
-        oldest_due_late_seconds=(now - due[1]).total_seconds() if due[1] else 0.0,
+        pushes_due=sum(figures.due.values()),
+        oldest_due_late_seconds=figures.oldest_due_seconds,
         runs=[dict(row) for row in connection.execute(text(_RUNS)).mappings()],
-        events_unfolded=connection.execute(text("SELECT count(*) FROM unfolded_events")).scalar_one(),
+        events_unfolded=figures.events_unfolded,
         outcomes_last_day=outcomes,
-        unknown_last_day=sum(n for state, n in outcomes.items() if state.split(":")[0] == "unknown"),
-        due_by_gateway=_counts(
-            connection,
-            "SELECT gateway, count(*) FROM pushes WHERE state = 'planned' AND send_at <= :now GROUP BY 1",
-            now=now,
-        ),
-        stopped_by_horae={
-            switch.scope: switch.why or "no reason given" for switch in stopped(connection) if switch.author == HORAE
-        },
-        model=_model(connection),
+        unknown_last_day=figures.unknown_last_day,
+        due_by_gateway=dict(figures.due),
+        stopped_by_horae=dict(figures.stopped_by_horae),
+        leases_expired=figures.leases_expired,
+        lost=dict(figures.counters.get("lost", {})),
+        ticks=dict(figures.ticks),
+        model=None if figures.model is None else _plain(figures.model),
     )
 
 
@@ -225,9 +228,8 @@ def _counts(connection: Connection, query: str, **values: Any) -> dict[str, int]
     return {row[0]: row[1] for row in connection.execute(text(query + " ORDER BY 1"), values)}
 
 
-def _model(connection: Connection) -> dict[str, Any] | None:
-    row = connection.execute(text("SELECT version, regime, as_of FROM models WHERE state = 'champion'")).first()
-    return None if row is None else {"version": row[0], "regime": row[1], "as_of": row[2].isoformat()}
+def _plain(model: Model) -> dict[str, Any]:
+    return asdict(model) | {"as_of": model.as_of.isoformat()}
 
 
 def _broker(settings: Settings, url: str | None) -> tuple[ServerStatus, dict[str, int], list[WorkerStatus], bool]:

@@ -20,7 +20,7 @@ from celery.signals import after_setup_logger, task_failure, task_success, worke
 from engine.config import QUEUES, read_settings
 from engine.errors import HoraeError
 from engine.planning import wake
-from tasks.logs import quiet_routine, say_failed, say_succeeded
+from tasks.logs import note_tick, quiet_routine, say_failed, say_succeeded
 from tasks.runtime import close_runtime, prepare_pool
 
 VISIBILITY_SECONDS = 900
@@ -123,6 +123,7 @@ app.config_from_object(Configuration())
 
 after_setup_logger.connect(quiet_routine)
 task_success.connect(say_succeeded)
+task_success.connect(note_tick)
 task_failure.connect(say_failed)
 worker_init.connect(prepare_pool)
 worker_process_shutdown.connect(close_runtime)

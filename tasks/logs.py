@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from celery import Task
 
 from engine.errors import HoraeError
+from engine.store import ticks
+from tasks.runtime import worker_runtime
 
 logger = logging.getLogger("horae")
 
@@ -19,6 +22,10 @@ ROUTINE = (
     "alembic",
 )
 """Loggers that have a line for every tick sent, received and done, for every child and for every look at the schema."""
+
+
+BEATEN = frozenset(f"horae.{name}" for name in ("tick_campaigns", "refresh", "dispatch_due", "fold", "upkeep"))
+"""Tasks that beat asks for every minute or more often."""
 
 
 def quiet_routine(loglevel: int | None = None, **_signal: object) -> None:
@@ -37,6 +44,14 @@ def say_succeeded(sender: Task, result: object = None, **_signal: object) -> Non
             ", ".join(f"{name} {value}" for name, value in done.items()),
             extra={"action": "task"},
         )
+
+
+def note_tick(sender: Task, **_signal: object) -> None:
+    """Note when a task of beat's last ended well: how old that is, metrics say. A store that is away is not this
+    task's failure."""
+    if sender.name in BEATEN:
+        with suppress(HoraeError), worker_runtime() as runtime:
+            ticks.mark(runtime.database, sender.name.removeprefix("horae."))
 
 
 def say_failed(sender: Task, exception: BaseException | None = None, **_signal: object) -> None:

@@ -148,6 +148,19 @@ class Policy(Strict):
         " is no limit. About one push in ten or more leads to a purchase.",
     )
 
+    keep_events_days: int | None = Field(
+        None,
+        ge=93,
+        le=36_500,
+        description="Months of events that ended so many days ago are dropped; profiles stay. None: never.",
+    )
+    keep_deliveries_days: int | None = Field(
+        None, ge=93, le=36_500, description="The same of deliveries, day by day. Caps look back 92 days at most."
+    )
+    keep_decisions_days: int | None = Field(
+        None, ge=62, le=36_500, description="The same of decisions with their receipts, of which models learn 56 days."
+    )
+
     @model_validator(mode="after")
     def _one_rule_a_gateway(self) -> Policy:
         names = [rule.gateway for rule in self.gateways]

@@ -30,7 +30,11 @@ from engine.campaigns.swift import Swift, compile_swiftly
 from engine.errors import BadInput, did_you_mean
 
 PAYLOAD_BYTES = 3840
-"""Title, body and data of a rendered message as compact JSON: providers take 4,096 bytes with their own fields."""
+"""Title, body and data of a rendered message as compact JSON: providers take 4,096 bytes with their own fields and
+ours, the push id and the callback token. Web Push leaves the least: 3,993 bytes inside its encryption."""
+
+OWN_KEYS = frozenset({"push_id", "callback_token"})
+"""What Horae itself puts beside `data`."""
 
 _MOST_CHARACTERS = 65_536
 _MOST_MEMBERS = 1_000
@@ -57,6 +61,8 @@ def _check_locales(value: Mapping[str, Any]) -> Mapping[str, Any]:
 def _check_keys(value: Mapping[str, str]) -> Mapping[str, str]:
     if len(value) > 32:
         raise ValueError("hold at most 32 keys")
+    if taken := sorted(OWN_KEYS & set(value)):
+        raise ValueError(f"may not hold {', '.join(taken)}: Horae puts that there itself")
     return MappingProxyType(dict(value))
 
 

@@ -267,6 +267,9 @@ def set_workspace(
     min_gap: str | None = typer.Option(None, help="Least time between two pushes to a user: 4h, or none."),
     holdout: float | None = typer.Option(None, help="Share of users who get no marketing push at all: 0 … 1."),
     pushes_per_stock: str | None = typer.Option(None, help="Most pushes about an item for each piece in stock; none."),
+    keep_events: str | None = typer.Option(None, help="Drop events after so many days (93 or more), or none: never."),
+    keep_deliveries: str | None = typer.Option(None, help="The same of deliveries (93 or more)."),
+    keep_decisions: str | None = typer.Option(None, help="The same of decisions and their receipts (62 or more)."),
     as_json: bool = AsJson,
 ) -> None:
     """Change the workspace's rules; each change is a new version of its policy, and runs keep the one they used."""
@@ -277,7 +280,8 @@ def set_workspace(
     from engine.errors import BadInput
 
     given = {"default_timezone": timezone, "quiet_hours": quiet_hours, "min_gap": min_gap, "holdout": holdout}
-    given |= {"pushes_per_stock": pushes_per_stock}
+    given |= {"pushes_per_stock": pushes_per_stock, "keep_events_days": keep_events}
+    given |= {"keep_deliveries_days": keep_deliveries, "keep_decisions_days": keep_decisions}
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
     if not changes:
         raise BadInput("nothing to set", hint="horae workspace set --help says what there is")
@@ -408,6 +412,9 @@ def _print_policy(version: int, policy: Policy, now: datetime, *, as_json: bool)
     table.add_row("caps", "; ".join(map(str, policy.caps)) or "none")
     table.add_row("gateways", "; ".join(map(str, policy.gateways)) or "no limits")
     table.add_row("pushes per piece in stock", str(policy.pushes_per_stock or "no limit"))
+    for what in ("events", "deliveries", "decisions"):
+        days = getattr(policy, f"keep_{what}_days")
+        table.add_row(f"{what} are kept", f"{days:,} days" if days else "for ever")
     table.add_row("business time", f"{now:%Y-%m-%d %H:%M:%S} UTC")
     table.add_row("policy version", str(version))
     stdout.print(table)

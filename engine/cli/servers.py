@@ -169,6 +169,10 @@ def _store_lines(store: StoreStatus) -> Iterator[tuple[str, str]]:
     runs = (f"{run['id']} {run['state']} {run['shards_done']}/{run['shards_total']} shards" for run in store.runs)
     yield "runs in progress", "; ".join(runs) or "none"
     yield "events to fold", f"{store.events_unfolded:,}"
+    if store.leases_expired:
+        yield "leases expired", f"{store.leases_expired:,} (upkeep takes them over)"
+    ticks = (f"{name} {age:.0f} s" for name, age in store.ticks.items())
+    yield "ticks ended ago", ", ".join(ticks) or "none yet"
     yield "last 24 hours", _listed(store.outcomes_last_day)
     yield "of these unknown", f"{store.unknown_last_day:,} (counted, never sent again)"
     model = store.model

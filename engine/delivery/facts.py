@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, Row, text
@@ -19,6 +20,8 @@ from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import Rules, own_hours, rules_of, scopes_of
 from engine.campaigns.store import get_version
 from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
+from engine.delivery.callback_keys import signing_key
+from engine.delivery.callback_token import CallbackKey
 from engine.delivery.claim import Claimed
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
@@ -194,15 +197,18 @@ def chosen_devices(campaign: Campaign, devices: tuple[Device, ...]) -> tuple[Dev
 
 
 class Book:
-    """The policy in force and the terms of campaigns, parsed once; `refresh` reads the policy again."""
+    """The policy in force, the terms of campaigns, parsed once, and the key that signs callback tokens; `refresh` reads
+    policy and key again."""
 
     def __init__(self) -> None:
         self.policy = Policy.model_validate({})
+        self.callback_key: CallbackKey | None = None
         self._policy_version = 0
         self._terms: dict[tuple[int, int], Terms] = {}
 
     def refresh(self, connection: Connection) -> None:
-        """Take over a newer policy."""
+        """Take over a newer policy and key."""
+        self.callback_key = signing_key(connection)
         version, policy = current_policy(connection)
         if version != self._policy_version:
             self._policy_version, self.policy, self._terms = version, policy, {}
@@ -214,6 +220,12 @@ class Book:
             campaign = get_version(connection, campaign_id, version)
             self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), compile_message(campaign.message))
         return self._terms[key]
+
+    def callback_token(self, push_id: UUID, at: datetime) -> str:
+        """The token by which callbacks about a push attempted at `at` are authenticated. After `refresh`."""
+        if self.callback_key is None:
+            raise ValueError("the book has not been refreshed")
+        return self.callback_key.sign(push_id, at)
 
     def horizon(self, deadline: timedelta) -> timedelta:
         """How far back the caps look that hold for any campaign seen so far."""

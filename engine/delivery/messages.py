@@ -44,6 +44,8 @@ class Outgoing:
     """Somebody waits for it (transactional)."""
     test: bool = False
     device: Device | None = None
+    callback_token: str = field(default="", repr=False)
+    """By which callbacks about this push are authenticated; it goes into the payload as it is."""
 
 
 class Kind(StrEnum):

@@ -205,7 +205,7 @@ def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], 
 
 
 def _calls(asked: Sequence[Reservation]) -> list[tuple[Limits, list[int]]]:
-    """The places in `asked` that are one call: the same limits, and of a user's several reservations each in its turn."""
+    """The places in `asked` that are one call: the same limits; a user's several reservations each in its turn."""
     turns: Counter[int] = Counter()
     calls: dict[tuple[int, Limits], list[int]] = {}
     for place, reservation in enumerate(asked):

@@ -191,6 +191,7 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
         campaign={"name": campaign.name},
         push={"id": str(push.id)},
     )
+    token = desk.book.callback_token(push.id, now)
     outgoing = [
         Outgoing(
             push_id=push.id,
@@ -206,6 +207,7 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
             ttl=push.end - now,
             urgent=facts.terms.transactional,
             device=device,
+            callback_token=token,
         )
         for device in (facts.chosen if gateway.needs_device else (None,))
     ]

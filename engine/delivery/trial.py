@@ -18,6 +18,8 @@ from engine.campaigns.audience import CONSENTLESS, as_sql, items_select
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.store import Stored
 from engine.campaigns.template import Message, compile_message, render
+from engine.delivery.callback_keys import signing_key
+from engine.delivery.callback_token import CallbackKey
 from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, chosen_devices, item_of, reach_of, user_of
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.ledger import REASONS
@@ -69,6 +71,8 @@ class _Target:
     item_id: int | None
     item: Item | None
     devices: tuple[Device, ...]
+    key: CallbackKey
+    """Signs the push' callback token."""
 
 
 def send_test(
@@ -95,7 +99,8 @@ def send_test(
         item_id = best_item(runtime.database, stored, user_id, now)
     with runtime.database.begin() as connection:
         thing = _read_item(connection, item_id) if item_id is not None else None
-    target = _Target(stored, user_id, person, item_id, thing, devices)
+        key = signing_key(connection)
+    target = _Target(stored, user_id, person, item_id, thing, devices, key)
     push_id = uuid.uuid4()
     message = _render(target, push_id, data or {})
     outcome = combine(gateway.send_many(_outgoing(target, gateway, push_id, message, now)))
@@ -223,6 +228,7 @@ def _outgoing(target: _Target, gateway: Gateway, push_id: uuid.UUID, message: Me
             urgent=True,
             test=True,
             device=device,
+            callback_token=target.key.sign(push_id, now),
         )
         for device in (target.devices if gateway.needs_device else (None,))
     ]

@@ -16,18 +16,23 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
+from engine import clock
 from engine.delivery.claim import Back, Claimed, expired_leases, overdue_in_doubt, put_back
 from engine.delivery.dispatch import close_late
 from engine.delivery.epoch import current_epoch
 from engine.delivery.facts import Book, Facts, load_facts
+from engine.delivery.housekeeping import keep_house
 from engine.delivery.ledger import End, close
+from engine.delivery.metering import meter
 from engine.delivery.outcomes import Ended, end_in_doubt
 from engine.delivery.reserve import CapStore
 from engine.delivery.retry import FIRST_WAIT, MOST_ATTEMPTS
 from engine.delivery.sending import end_of
 from engine.errors import RedisUnavailable
+from engine.store import counters
 from engine.store.database import Database
 from engine.store.partitions import ensure_ahead
+from engine.store.ticks import once_a_day
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
@@ -51,7 +56,8 @@ _ENDED = text("""
 
 def upkeep(runtime: Runtime, now: datetime) -> dict[str, int]:
     """Do all of it at business time `now`; returns counts: `rescued.planned`, `rescued.unknown`, `expired.expired`,
-    `cancelled.campaign_cancelled`, `released`, `partitions`, `ticks`, and `caps_unreachable` where Redis is away."""
+    `cancelled.campaign_cancelled`, `released`, `partitions`, `ticks`, `metered`, `caps_unreachable` where Redis is
+    away, and once a day those of `keep_house`. They are added to the store's counters too."""
     counts = Counter[str]()
     counts["partitions"] = len(ensure_ahead(runtime.database, now))
     free = rescue(runtime.database, now, counts)
@@ -60,6 +66,11 @@ def upkeep(runtime: Runtime, now: datetime) -> dict[str, int]:
     with runtime.database.begin() as connection:
         gone = text("DELETE FROM ticks WHERE created_at < clock_timestamp() - CAST(:kept AS interval)")
         counts["ticks"] = connection.execute(gone, {"kept": TICKS_KEPT}).rowcount
+    counts["metered"] = meter(runtime.database)
+    done = once_a_day(runtime.database, "keep_house", clock.machine_now(), lambda: keep_house(runtime.database, now))
+    counts.update(done or {})
+    with runtime.database.begin() as connection:
+        counters.add(connection, "upkeep", counts)
     return {name: number for name, number in sorted(counts.items()) if number}
 
 

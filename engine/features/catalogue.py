@@ -93,7 +93,7 @@ INTEREST = {"view": 0.2, "add_to_cart": 0.5, "purchase": 1.0, "rating": 0.5, "pu
 OTHER_INTEREST = 0.1
 """The same for event types that Horae does not know."""
 
-_NO_INTEREST = ("search", "app_open", "push_dismiss", "unsubscribe", "push_sent")
+_NO_INTEREST = ("search", "app_open", "push_dismiss", "unsubscribe", "push_sent", "push_received")
 
 
 def interest_weights(event_types: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine.ingest.identities import default_zone
-from engine.ingest.profiles import FoldRows, add_profiles, fold_events, take_fold_lock
+from engine.ingest.profiles import FoldRows, add_profiles, fold_events, take_fold_lock, with_kept
 from engine.store.bulk import copy_out
 from engine.store.tables import HAPPENED
 
@@ -35,7 +35,8 @@ def _refold(connection: Connection, users: np.ndarray) -> None:
     chosen = "'{" + ",".join(map(str, users.tolist())) + "}'::bigint[]"
     connection.execute(text(f"DELETE FROM user_hour_profiles WHERE user_id = ANY({chosen}) AND {_slots(chosen)}"))
     rows = folded_events(connection, f"users.id = ANY({chosen})")
-    add_profiles(connection, fold_events(rows, ("user_hour_profiles",)))
+    folded = fold_events(rows, ("user_hour_profiles",))
+    add_profiles(connection, with_kept(connection, folded, f"user_id = ANY({chosen}) AND {_slots(chosen)}"))
 
 
 def _slots(chosen: str) -> str:
@@ -43,15 +44,16 @@ def _slots(chosen: str) -> str:
     return f"slot IN (SELECT slot FROM users WHERE id = ANY({chosen}))"
 
 
-def folded_events(connection: Connection, condition: str) -> FoldRows:
-    """The events of the users that `condition` (SQL over `users`) selects, without those that wait to be folded.
+def folded_events(connection: Connection, condition: str, source: str = HAPPENED) -> FoldRows:
+    """The events of the users that `condition` (SQL over `users`) selects, without those that wait to be folded; of all
+    events, or of `source` (a query in brackets, of its columns).
 
-    The caller holds the fold lock exclusively: zones and profiles stand still.
+    The caller holds the fold lock: zones stand still.
     """
     found = copy_out(
         connection,
         "SELECT users.slot, users.id, coalesce(item_id, -1), event_type, occurred_at, coalesce(value, 'NaN')"
-        f" FROM users JOIN {HAPPENED} AS events ON events.user_id = users.id"
+        f" FROM users JOIN {source} AS events ON events.user_id = users.id"
         f" WHERE {condition} AND NOT EXISTS (SELECT FROM unfolded_events WHERE unfolded_events.key = events.key)",
         {
             "slot": "smallint",

@@ -33,7 +33,7 @@ VALUED = ("user_item_profiles", "user_profiles", "item_profiles")
 RUNGS = {"push_open": 0, "push_click": 0, "app_open": 1, "view": 1, "search": 1, "add_to_cart": 1, "push_sent": 3}
 """How directly an event says that its user was at the screen; every other type is 2, and 3 says that we were."""
 
-NO_RUNG = ("push_dismiss", "unsubscribe")
+NO_RUNG = ("push_dismiss", "unsubscribe", "push_received")
 """Types that say nothing about when a user likes to act."""
 
 BESIDE = 2
@@ -138,13 +138,41 @@ def take_fold_lock(connection: Connection) -> None:
     connection.execute(text(f"SELECT pg_advisory_xact_lock({FOLD_LOCK})"))
 
 
-def add_profiles(connection: Connection, folded: dict[str, Folded]) -> None:
-    """Merge folded events into the store; each event in one call only. The caller holds the fold lock, shared."""
+def add_profiles(connection: Connection, folded: dict[str, Folded], *, kept: bool = False) -> None:
+    """Merge folded events into the store; each event in one call only. The caller holds the fold lock, shared.
+
+    kept: not into the profiles, but into what is kept of events that are dropped.
+    """
     for table in PROFILES:
         profiles = folded.get(table)
         if profiles is not None and len(profiles):
             stage_rows(connection, f"staged_{table}", f"LIKE {table}", profile_columns(table, profiles))
-            connection.execute(text(_upsert(table)))
+            connection.execute(text(_upsert(table, "kept_" if kept else "")))
+
+
+def read_profiles(connection: Connection, table: str, condition: str) -> Folded:
+    """The rows of a profile table, or of the kept_… beside it, that `condition` (SQL) selects, sorted by key."""
+    of = table.removeprefix("kept_")
+    small = {"slot", "event_type", "rung", "hour"}
+    sums = [f"s{number}" for number in range(len(HALF_LIVES_DAYS[of]))]
+    columns = {name: "smallint" if name in small else "bigint" for name in PROFILES[of]}
+    columns |= {"n": "bigint", "first_at": "float8", "last_at": "float8", **dict.fromkeys(sums, "float8")}
+    columns |= {"value": "float8"} if of in VALUED else {}
+    key = ", ".join(PROFILES[of])
+    found = copy_out(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
+    s = np.stack([found[name] for name in sums], axis=1)
+    keys = tuple(found[name].astype(np.int64) for name in PROFILES[of])
+    value = found.get("value", np.zeros(len(s)))
+    return Folded(keys, found["n"], found["first_at"], found["last_at"], s, value)
+
+
+def with_kept(connection: Connection, found: dict[str, Folded], condition: str) -> dict[str, Folded]:
+    """Profiles folded from stored events, with what is kept of dropped ones; `condition`: SQL over the kept tables."""
+    both = {}
+    for table, folded in found.items():
+        kept = read_profiles(connection, f"kept_{table}", condition)
+        both[table] = decay.merge(folded, kept, HALF_LIVES_DAYS[table]) if len(kept) else folded
+    return both
 
 
 def profile_columns(table: str, folded: Folded) -> dict[str, np.ndarray]:
@@ -159,7 +187,7 @@ def profile_columns(table: str, folded: Folded) -> dict[str, np.ndarray]:
     return columns | {"value": folded.value} if table in VALUED else columns
 
 
-def _upsert(table: str) -> str:
+def _upsert(table: str, prefix: str) -> str:
     key = ", ".join(PROFILES[table])
     valued = table in VALUED
     names = [*PROFILES[table], "n", "first_at", "last_at"]
@@ -167,7 +195,7 @@ def _upsert(table: str) -> str:
     merged = decay.merge_assignments(HALF_LIVES_DAYS[table], "stored", "excluded", valued=valued)
     assignments = ", ".join(f"{name} = {expression}" for name, expression in merged.items())
     return (
-        f"INSERT INTO {table} AS stored ({', '.join(names)})"
+        f"INSERT INTO {prefix}{table} AS stored ({', '.join(names)})"
         f" SELECT {', '.join(names)} FROM staged_{table} ORDER BY {key}"
         f" ON CONFLICT ({key}) DO UPDATE SET {assignments}"
     )

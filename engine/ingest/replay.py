@@ -1,5 +1,7 @@
 """Replay: the profiles computed again from the events, to rebuild them or to check them.
 
+It starts at what is kept of events that retention has dropped (`engine.ingest.retention`).
+
 A slice at a time, each a transaction of its own that holds the fold lock exclusively: the users of one range of slots
 (all their profiles), then the items. While a slice is rebuilt no fold is under way, so its events are either in the
 profiles or still queued (and then left out), never half in; events that arrive meanwhile wait for the lock (files) or
@@ -16,10 +18,10 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine.errors import SchemaMismatch
-from engine.features.decay import Folded, fold, merge
+from engine.features.decay import Folded, merge
 from engine.ingest.hours import folded_events
-from engine.ingest.profiles import PROFILES, VALUED, add_profiles, fold_events, take_fold_lock
-from engine.store.bulk import copy_out
+from engine.ingest.items import folded_items
+from engine.ingest.profiles import add_profiles, fold_events, read_profiles, take_fold_lock, with_kept
 from engine.store.database import Database
 from engine.store.slots import shard_ranges
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
@@ -57,7 +59,7 @@ def replay(database: Database, progress: Done | None = None, *, rebuild: bool = 
             found = _of_users(connection, slots) if slots else {"item_profiles": _of_items(connection)}
             for table, folded in found.items():
                 profiles += len(folded)
-                differing += _differing(_stored(connection, table, slots or "true"), folded)
+                differing += _differing(read_profiles(connection, table, slots or "true"), folded)
                 if rebuild:
                     connection.execute(text(f"DELETE FROM {table} WHERE {slots or 'true'}"))
             if rebuild:
@@ -107,27 +109,18 @@ def _note_recipe(connection: Connection) -> None:
 
 
 def _of_users(connection: Connection, slots: str) -> dict[str, Folded]:
-    return fold_events(folded_events(connection, f"users.{slots}"), USER_TABLES)
+    return with_kept(connection, fold_events(folded_events(connection, f"users.{slots}"), USER_TABLES), slots)
 
 
 def _of_items(connection: Connection) -> Folded:
     """Profiles of all items, month by month: a store's events need not fit into memory; then the pushes sent."""
     half_lives = HALF_LIVES_DAYS["item_profiles"]
-    nothing = np.zeros(0, np.int64)
-    total = fold((nothing, nothing), np.zeros(0), None, half_lives)
+    total = read_profiles(connection, "kept_item_profiles", "true")
     pushes = "(SELECT id AS key, item_id, 11::smallint AS event_type, at AS occurred_at, NULL::float8 AS value"
     pushes += " FROM deliveries WHERE state = 'accepted' AND NOT test)"
     for partition in (*_event_partitions(connection), pushes):
-        found = copy_out(
-            connection,
-            f"SELECT item_id, event_type, occurred_at, coalesce(value, 'NaN') FROM {partition} AS events"
-            " WHERE item_id IS NOT NULL"
-            " AND NOT EXISTS (SELECT FROM unfolded_events WHERE unfolded_events.key = events.key)",
-            {"item": "bigint", "type": "smallint", "at": "timestamptz", "value": "float8"},
-        )
-        at = found["at"].astype(np.int64) / 1e6
-        keys = (found["item"], found["type"].astype(np.int64))
-        total = merge(total, fold(keys, at, None, half_lives, values=found["value"]), half_lives)
+        found = folded_items(connection, partition)
+        total = merge(total, found, half_lives) if len(total) else found
     return total
 
 
@@ -139,21 +132,6 @@ def _event_partitions(connection: Connection) -> Sequence[str]:
         .scalars()
         .all()
     )
-
-
-def _stored(connection: Connection, table: str, condition: str) -> Folded:
-    """The stored profiles of a slice, sorted by key."""
-    small = {"slot", "event_type", "rung", "hour"}
-    sums = [f"s{number}" for number in range(len(HALF_LIVES_DAYS[table]))]
-    columns = {name: "smallint" if name in small else "bigint" for name in PROFILES[table]}
-    columns |= {"n": "bigint", "first_at": "float8", "last_at": "float8", **dict.fromkeys(sums, "float8")}
-    columns |= {"value": "float8"} if table in VALUED else {}
-    key = ", ".join(PROFILES[table])
-    found = copy_out(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
-    s = np.stack([found[name] for name in sums], axis=1)
-    keys = tuple(found[name].astype(np.int64) for name in PROFILES[table])
-    value = found.get("value", np.zeros(len(s)))
-    return Folded(keys, found["n"], found["first_at"], found["last_at"], s, value)
 
 
 def _differing(stored: Folded, computed: Folded) -> int:

@@ -87,7 +87,7 @@ def taken_after(events: FoldRows, state: State, event_type: int, until: float) -
 
 def visits_after(events: FoldRows, state: State, until: float) -> Visits:
     """The visits of the state's users in [τ, until); what says nothing of when they like to act is left out."""
-    silent = [EVENT_TYPES[name] for name in ("push_dismiss", "unsubscribe", "push_sent")]
+    silent = [EVENT_TYPES[name] for name in ("push_dismiss", "unsubscribe", "push_sent", "push_received")]
     rows = np.flatnonzero((events.at >= state.as_of) & (events.at < until) & ~np.isin(events.event_type, silent))
     user = positions(state.users, events.user[rows])
     rows, user = rows[user >= 0], user[user >= 0]

@@ -23,6 +23,10 @@ from engine.store.tables import DECISION_REASONS, EVENT_TYPES, SLOTS
 
 CLICKED_WITHIN = timedelta(days=1)
 LOOK_BACK = timedelta(days=56)
+RECORDED_WITHIN = timedelta(seconds=60)
+"""The ledger's instant is when a provider's answer was recorded: a quick thumb's answer, which names its push, may be
+that much earlier."""
+
 MOST_PUSHES = 300_000
 """Pushes learned from; of more, those of a share of all users: 150 MB of features."""
 
@@ -118,7 +122,7 @@ def _labelled(sent: pa.Table, told: pa.Table, goal: int, now: float) -> Pushes:
     found = {name: np.zeros(len(user), bool) for name in ("opened", "clicked", "converted")}
     late = np.full(len(when), np.inf)
     late[push >= 0] = when[push >= 0] - at[push[push >= 0]]
-    soon = (late >= 0) & (late < CLICKED_WITHIN.total_seconds())
+    soon = (late >= -RECORDED_WITHIN.total_seconds()) & (late < CLICKED_WITHIN.total_seconds())
     for name, types in (("opened", (_OPEN, _CLICK)), ("clicked", (_CLICK,))):
         found[name][push[soon & np.isin(kind, types)]] = True
     item = _ints(sent["item_id"])

@@ -119,7 +119,8 @@ class Replay:
     def _active(self, tau: float, most: int, days: float) -> np.ndarray:
         assert self._profiles is not None
         folded = self._profiles.users
-        acted = (folded.last_at >= tau - days * DAY_SECONDS) & (folded.keys[1] != EVENT_TYPES["push_sent"])
+        ours = [EVENT_TYPES[name] for name in ("push_sent", "push_received")]
+        acted = (folded.last_at >= tau - days * DAY_SECONDS) & ~np.isin(folded.keys[1], ours)
         active = np.unique(folded.keys[0][acted])
         if len(active) > most:
             active = np.sort(active[np.argsort(scrambled(active), kind="stable")[:most]])

@@ -6,10 +6,11 @@ that already carries the matching CHECK constraint locks it only for an instant.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
-from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from engine.store.database import Database
 from engine.store.tables import PROFILE_PARTITION_SLOTS, SLOTS
@@ -49,6 +50,45 @@ def ensure_ahead(database: Database, now: datetime) -> list[str]:
     for table in (*MONTHLY, *DAILY):
         made += ensure_partitions(database, table, today - timedelta(days=1), today + timedelta(days=DAYS_AHEAD))
     return made
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition by time: rows of [lower, upper)."""
+
+    table: str
+    name: str
+    lower: date
+    upper: date
+
+
+def partitions_before(connection: Connection, table: str, day: date) -> list[Partition]:
+    """The partitions of `table` whose whole time lies before the UTC day `day`, oldest first."""
+    names = connection.execute(
+        text("SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:t AS regclass) ORDER BY 1"),
+        {"t": table},
+    ).scalars()
+    found = []
+    for name in names:
+        numbers = [int(part) for part in name.removeprefix(f"{table}_").split("_")]
+        lower = date(numbers[0], numbers[1], numbers[2] if table in DAILY else 1)
+        upper = lower + timedelta(days=1) if table in DAILY else (lower + timedelta(days=32)).replace(day=1)
+        if upper <= day:
+            found.append(Partition(table, name, lower, upper))
+    return found
+
+
+def drop_partition(database: Database, partition: Partition, lock_seconds: int = 10) -> bool:
+    """Drop a partition; False where the table is too busy for so many seconds: ask again later."""
+    try:
+        with database.begin() as connection:
+            connection.execute(text(f"SET LOCAL lock_timeout = '{lock_seconds}s'"))
+            connection.execute(text(f'DROP TABLE IF EXISTS "{partition.name}"'))
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == "55P03":  # lock_not_available
+            return False
+        raise
+    return True
 
 
 def slot_partitions(table: str) -> list[tuple[str, int, int]]:

@@ -68,9 +68,11 @@ EVENT_TYPES = {
     "push_dismiss": 9,
     "unsubscribe": 10,
     "push_sent": 11,
+    "push_received": 12,
 }
 """The known event types and their fixed ids; other types get ids from 100 as they appear.
 
+`push_received` is a phone's word that it got a push: it says nothing about its user.
 `push_sent` is a push that a provider accepted. Those of Horae's own pushes are rows of `deliveries`, not of `events`
 (HAPPENED joins them); events of that type are pushes that something else sent.
 """
@@ -117,8 +119,34 @@ workspace = Table(
     Column("cap_epoch", BigInteger, nullable=False, server_default=text("1")),
     Column("cap_store_id", Text, comment="run_id and key of the caps' Redis that cap_epoch belongs to"),
     Column("profile_recipe", Text, comment="how the profiles were computed; NULL: as before recipes were noted"),
+    _instant(
+        "metered_until",
+        nullable=False,
+        server_default=func.now(),
+        comment="deliveries recorded until then (machine time) are in the counters",
+    ),
     _created(),
     CheckConstraint("id = 1", name="one_row"),
+)
+
+callback_keys = Table(
+    "callback_keys",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False, comment="tokens carry it modulo 256"),
+    Column("secret", LargeBinary, nullable=False),
+    _created(),
+    comment="keys of the tokens by which callbacks are authenticated; the newest signs",
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("label", Text, nullable=False),
+    Column("shard", SmallInteger, nullable=False, comment="spreads one counter over sessions"),
+    Column("value", BigInteger, nullable=False),
+    PrimaryKeyConstraint("name", "label", "shard"),
+    comment="store.counters",
 )
 
 # --- who, what, when -------------------------------------------------------------------------------------------------
@@ -318,6 +346,31 @@ user_visits = Table(
     PrimaryKeyConstraint("user_id", "at"),
     comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
 )
+
+KEPT_KEYS = {
+    "user_profiles": ("slot", "user_id", "event_type"),
+    "item_profiles": ("item_id", "event_type"),
+    "user_item_profiles": ("slot", "user_id", "item_id", "event_type"),
+    "user_hour_profiles": ("slot", "user_id", "rung", "hour"),
+}
+"""Of each profile table its key: the table kept_… beside it has the same columns."""
+
+
+def _kept(table: str) -> Table:
+    small = {"slot", "event_type", "rung", "hour"}
+    value = [] if table == "user_hour_profiles" else [Column("value", Double, nullable=False)]
+    return Table(
+        f"kept_{table}",
+        metadata,
+        *(Column(name, SmallInteger if name in small else BigInteger, nullable=False) for name in KEPT_KEYS[table]),
+        *value,
+        *_profile_columns(table),
+        PrimaryKeyConstraint(*KEPT_KEYS[table]),
+        comment=f"what {table} hold of events that retention has dropped: replay starts there",
+    )
+
+
+kept_profiles = {table: _kept(table) for table in KEPT_KEYS}
 
 changed_users = Table(
     "changed_users",
@@ -609,6 +662,7 @@ deliveries = Table(
     Index(None, "push_id"),
     Index(None, "campaign_id", "at"),
     Index(None, "recorded_at", postgresql_using="brin"),
+    Index("ix_deliveries_unknown", "at", postgresql_where=text("state = 'unknown'")),
     CheckConstraint("state IN (" + ", ".join(f"'{name}'" for name in OUTCOMES) + ")", name="known_state"),
     postgresql_partition_by="RANGE (day)",
 )
@@ -620,4 +674,13 @@ ticks = Table(
     _instant("at", nullable=False, comment="the tick's slot"),
     _created(),
     PrimaryKeyConstraint("name", "at"),
+)
+
+tick_marks = Table(
+    "tick_marks",
+    metadata,
+    Column("task", Text, primary_key=True),
+    _instant("done_at", nullable=False, comment="machine time"),
+    comment="when each of beat's tasks last ended well",
+    postgresql_with={"fillfactor": "50"},
 )

@@ -16,6 +16,18 @@ _LOCK = text("SELECT pg_try_advisory_lock(hashtext('horae.tick.' || :name))")
 _UNLOCK = text("SELECT pg_advisory_unlock(hashtext('horae.tick.' || :name))")
 
 
+_MARK = text("""
+    INSERT INTO tick_marks (task, done_at) VALUES (:task, clock_timestamp())
+    ON CONFLICT (task) DO UPDATE SET done_at = excluded.done_at
+""")
+
+
+def mark(database: Database, task: str) -> None:
+    """Note that one of beat's tasks has just ended well."""
+    with database.begin() as connection:
+        connection.execute(_MARK, {"task": task})
+
+
 def once_a_day(database: Database, name: str, at: datetime, work: Callable[[], Done | None]) -> Done | None:
     """Do `work` unless it was done on the UTC day of `at` (machine time), or another process is at it; its result.
 

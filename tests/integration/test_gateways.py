@@ -168,6 +168,7 @@ def test_a_line_of_the_journal_says_what_was_sent(log: LogGateway) -> None:
         {
             "at": "2026-03-02T12:00:00+00:00",
             "push_id": str(message.push_id),
+            "callback_token": "",
             "occurrence_id": 7,
             "campaign": "bread",
             "user_id": "u1",

@@ -21,6 +21,7 @@ ROOMS = (
         "clock",
         "tzfile",
         "localtime",
+        "drawing",
         "store",
         "features",
         "ingest",
@@ -28,7 +29,7 @@ ROOMS = (
         "campaigns",
         "planning",
     ),
-    *("delivery", "embedded", "runtime", "supervise", "status", "web", "bench", "demo", "cli"),
+    *("delivery", "report", "embedded", "runtime", "supervise", "metrics", "status", "web", "bench", "demo", "cli"),
 )
 """The rooms of engine/, each importing only rooms before it."""
 

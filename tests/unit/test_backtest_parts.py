@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engine.drawing import charts as drawing
+from engine.drawing.charts import Axes, Line
 from engine.features.state import Hours
 from engine.learning import evaluation, logistic, windows
-from engine.learning.backtest import calendar, drawing, sending, verdict
-from engine.learning.backtest.drawing import Axes, Line
+from engine.learning.backtest import calendar, sending, verdict
 from engine.learning.backtest.resampling import Draws, Judged, Week, interval, paired, pooled_ece
 from engine.learning.timeline import MOST_TRAINING
 from engine.localtime import zone

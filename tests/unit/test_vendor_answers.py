@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from engine.bench.provider.authority import make_files, pem_of
 from engine.campaigns.template import PAYLOAD_BYTES, Message, payload_size
 from engine.config import read_settings
+from engine.delivery.callback_token import TOKEN_LENGTH, CallbackKey
 from engine.delivery.gateways import Device, Kind, Outgoing, apns, build_gateways, fcm, try_gateways, webpush
 from engine.delivery.gateways.credentials import read_service_account
 from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
@@ -24,6 +25,7 @@ from engine.delivery.gateways.jose import sign_token
 from engine.errors import BadInput
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+TOKEN = CallbackKey(1, b"k" * 32).sign(uuid.UUID(int=7), NOW)
 
 
 def outgoing(**changes: Any) -> Outgoing:
@@ -40,6 +42,7 @@ def outgoing(**changes: Any) -> Outgoing:
         "at": NOW,
         "ttl": timedelta(hours=1),
         "device": Device(1, "token", "fcm", NOW),
+        "callback_token": TOKEN,
     }
     return Outgoing(**{**usual, **changes})
 
@@ -91,7 +94,11 @@ def test_a_message_to_fcm_carries_what_each_platform_reads() -> None:
 
     assert sent["validate_only"] is True
     assert message["notification"] == {"title": "Bäckerei", "body": "Frisch, 2 €"}
-    assert message["data"] == {"push_id": str(uuid.UUID(int=7)), "link": "shop://i1"}
+    assert message["data"] == {
+        "push_id": str(uuid.UUID(int=7)),
+        "callback_token": TOKEN,
+        "link": "shop://i1",
+    }
     assert message["android"] == {
         "ttl": "2419200s",
         "priority": "HIGH",
@@ -170,6 +177,7 @@ def test_apns_expiry_is_an_instant_and_the_collapse_id_fits() -> None:
     assert json.loads(apns.payload_of(outgoing(data={"aps": "no", "push_id": "no"})) or b"") == {
         "aps": {"alert": {"title": "Bäckerei", "body": "Frisch, 2 €"}},
         "push_id": str(uuid.UUID(int=7)),
+        "callback_token": TOKEN,
     }
 
 
@@ -283,6 +291,7 @@ def test_the_longest_message_that_templates_let_through_fits_every_provider() ->
     assert payload_size(Message(title, body, {"link": link})) == PAYLOAD_BYTES
     message = outgoing(title=title, body=body, data={"link": link})
 
+    assert len(message.callback_token) == TOKEN_LENGTH
     assert fcm.body_of(message, NOW) is not None
     assert apns.payload_of(message) is not None
     assert len(webpush.payload_of(message)) + webpush.OVERHEAD <= webpush.MOST_BYTES

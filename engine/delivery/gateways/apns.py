@@ -146,6 +146,7 @@ def payload_of(message: Outgoing) -> bytes | None:
     content: dict[str, Any] = {
         **{key: str(value) for key, value in message.data.items()},
         "push_id": str(message.push_id),
+        "callback_token": message.callback_token,
         "aps": {"alert": {"title": message.title, "body": message.body}},
     }
     body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()

@@ -107,7 +107,8 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
     if message.device is None:
         raise ValueError("FCM sends to devices")
     notification = {"title": message.title, "body": message.body}
-    data = {"push_id": str(message.push_id), **{key: str(value) for key, value in message.data.items()}}
+    data = {key: str(value) for key, value in message.data.items()}
+    data |= {"push_id": str(message.push_id), "callback_token": message.callback_token}
     if len(_compact({"notification": notification, "data": data})) > MOST_BYTES:
         return None
     ttl = int(min(message.ttl, LONGEST_TTL).total_seconds())

@@ -80,6 +80,7 @@ def _line(message: Outgoing) -> bytes:
     record = {
         "at": message.at.isoformat(),
         "push_id": str(message.push_id),
+        "callback_token": message.callback_token,
         "occurrence_id": message.occurrence_id,
         "campaign": message.campaign,
         "user_id": message.user_id,

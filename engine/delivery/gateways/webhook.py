@@ -148,6 +148,7 @@ def _refusal(status: int) -> Kind:
 def _body(message: Outgoing) -> bytes:
     data = {
         "push_id": str(message.push_id),
+        "callback_token": message.callback_token,
         "occurrence_id": message.occurrence_id,
         "campaign": message.campaign,
         "user_id": message.user_id,

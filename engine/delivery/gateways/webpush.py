@@ -206,6 +206,7 @@ def payload_of(message: Outgoing) -> bytes:
     """What the service worker gets: JSON."""
     content = {
         "push_id": str(message.push_id),
+        "callback_token": message.callback_token,
         "title": message.title,
         "body": message.body,
         "data": {key: str(value) for key, value in message.data.items()},

@@ -8,35 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from engine.learning.backtest import drawing
-from engine.learning.backtest.drawing import Axes, Line
+from engine.drawing import charts as drawing
+from engine.drawing.charts import Axes, Line
+from engine.drawing.page import document, table
 from engine.learning.backtest.run import Result
-
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6675;--line:#e1e5ea;--main:#0b6bcb;--other:#c2611f;--paper:#fff;
---band:#f4f7fa}
-@media(prefers-color-scheme:dark){:root{--ink:#e8ecf1;--soft:#a3adba;--line:#2f3844;--main:#62aef5;--other:#f0a06a;
---paper:#161b22;--band:#1e252e}}
-*{box-sizing:border-box}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);margin:2.5rem auto;max-width:74rem;
-padding:0 1.25rem}h1{font-size:1.6rem;margin:0 0 .5rem}h2{font-size:1.15rem;margin:2.5rem 0 .4rem}
-p{color:var(--soft);margin:.2rem 0 .7rem;max-width:48rem}p strong{color:var(--ink)}
-.wide{overflow-x:auto;margin-bottom:1rem}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .8rem .3rem 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap;
-vertical-align:top}
-th:first-child,td:first-child{text-align:left}th{color:var(--soft);font-weight:600}
-tr.best td{font-weight:650;background:var(--band)}td small{display:block;color:var(--soft);font-weight:400;
-font-size:.78rem}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(22rem,1fr));gap:2rem 2.5rem}
-figure{margin:0}figcaption,.legend{color:var(--soft);font-size:.85rem}.legend span{margin-right:1rem}
-.legend i{display:inline-block;width:1rem;height:.2rem;margin-right:.35rem;vertical-align:middle;background:var(--main)}
-.legend i.other{background:var(--other)}.legend i.soft{background:var(--soft)}.legend i.faint{background:var(--main);
-opacity:.35}
-svg{width:100%;height:auto;display:block}svg text{fill:var(--soft);font:12px system-ui,sans-serif}
-.grid{stroke:var(--line);fill:none}.line{fill:none;stroke:var(--main);stroke-width:2}.dot,rect{fill:var(--main)}
-.line.other{stroke:var(--other)}.dot.other{fill:var(--other)}
-.line.soft{stroke:var(--soft);stroke-width:1;stroke-dasharray:4 4}.line.faint{opacity:.35}
-"""
 
 _RANKING = (
     ("ndcg_10", "NDCG@10"),
@@ -82,9 +57,7 @@ def page(result: Result) -> str:
     """HTML of a backtest."""
     report = result.report
     parts = [
-        "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width,initial-scale=1'>"
-        f"<title>Horae backtest</title><style>{_STYLE}</style></head><body><h1>Horae backtest</h1>{_lead(report)}",
+        _lead(report),
         _models(report),
         _differences(report),
         _charts(report, result.charts),
@@ -96,7 +69,7 @@ def page(result: Result) -> str:
         _figures(report),
         _snapshots(report),
     ]
-    return "".join(parts) + "</body></html>\n"
+    return document("Horae backtest", parts)
 
 
 def _lead(report: dict[str, Any]) -> str:
@@ -130,8 +103,8 @@ def _measures(found: dict[str, Any], best: str) -> str:
         for name, measured in found.items()
         if measured and measured["ne"] is not None
     ]
-    tables = _table(["", *(title for _, title in _RANKING)], ranking, best=best)
-    return tables + (_table(["", *(title for _, title in _CHANCES)], chances, best=best) if chances else "")
+    tables = table(["", *(title for _, title in _RANKING)], ranking, best=best)
+    return tables + (table(["", *(title for _, title in _CHANCES)], chances, best=best) if chances else "")
 
 
 def _cells(found: dict[str, Any] | None, columns: Sequence[tuple[str, str]]) -> list[str]:
@@ -161,7 +134,7 @@ def _differing(found: dict[str, Any], columns: Sequence[tuple[str, str]]) -> str
         best, _, other = name.partition(" - ")
         title = f"{_NAMES.get(best, best)} − {_NAMES.get(other, other)}"
         rows.append([title, *(_difference(measured.get(key)) for key, _ in columns)])
-    return _table(["", *(title for _, title in columns)], rows)
+    return table(["", *(title for _, title in columns)], rows)
 
 
 def _difference(found: dict[str, Any] | None) -> str:
@@ -185,7 +158,7 @@ def _staleness(report: dict[str, Any]) -> str:
         return ""
     note = "<p>The same model, fed with features and candidates that are some days old.</p>"
     head = ["age of the features", "NDCG@10", "AP", "NE", "NDCG@10 less the freshest"]
-    return f"<h2>Staleness</h2>{note}{_table(head, rows)}"
+    return f"<h2>Staleness</h2>{note}{table(head, rows)}"
 
 
 def _late_binding(report: dict[str, Any]) -> str:
@@ -208,7 +181,7 @@ def _late_binding(report: dict[str, Any]) -> str:
     )
     head = ["chosen again after", "users with events", "of them, another item", "first item taken: fixed", "bound late",
             "difference"]  # fmt: skip
-    return f"<h2>Late binding</h2>{note}{_table(head, rows)}"
+    return f"<h2>Late binding</h2>{note}{table(head, rows)}"
 
 
 def _windows(report: dict[str, Any]) -> str:
@@ -223,7 +196,7 @@ def _windows(report: dict[str, Any]) -> str:
     note = f"<p>{told['visits']:,} visits of {told['users']:,} users, later than anything the curves were made of.</p>"
     head = ["16 windows of local time", *(title for _, title in _WINDOWS)]
     differ = _differing(told["differences"], _WINDOWS)
-    return f"<h2>Send windows</h2>{note}{_table(head, rows, best=_NAMES['model'])}{differ}"
+    return f"<h2>Send windows</h2>{note}{table(head, rows, best=_NAMES['model'])}{differ}"
 
 
 def _imputation(report: dict[str, Any]) -> str:
@@ -261,7 +234,7 @@ def _figures(report: dict[str, Any]) -> str:
         " own, which holds a week's chance too. Times and memory: of a training and a warm update, each in a process"
         " of its own.</p>"
     )
-    return f"<h2>Figures</h2>{note}{_table(['figure', 'value'], rows)}"
+    return f"<h2>Figures</h2>{note}{table(['figure', 'value'], rows)}"
 
 
 def _snapshots(report: dict[str, Any]) -> str:
@@ -277,16 +250,7 @@ def _snapshots(report: dict[str, Any]) -> str:
         for week in report["snapshots"]
     ]
     head = ["week from", "", "users", "proposals", "taken", "candidate recall"]
-    return f"<h2>Snapshots</h2>{_table(head, rows)}" if rows else ""
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: str = "") -> str:
-    body = "".join(
-        f"<tr{' class=best' if row[0] == best else ''}>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>"
-        for row in rows
-    )
-    titles = "".join(f"<th>{escape(title)}</th>" for title in head)
-    return f"<div class=wide><table><thead><tr>{titles}</tr></thead><tbody>{body}</tbody></table></div>"
+    return f"<h2>Snapshots</h2>{table(head, rows)}" if rows else ""
 
 
 def _charts(report: dict[str, Any], charts: dict[str, Any]) -> str:

@@ -77,14 +77,19 @@ def lines(caption: str, drawn: Sequence[Line], axes: Axes) -> str:
 
 def bars(caption: str, shares: Sequence[tuple[str, float]]) -> str:
     """Shares of a whole, one bar each."""
-    top, step, left = max(share for _, share in shares), 19, 190
+    return sized_bars(caption, [(name, share, f"{100 * share:.1f} %") for name, share in shares], left=190, right=54)
+
+
+def sized_bars(caption: str, sizes: Sequence[tuple[str, float, str]], *, left: int, right: int) -> str:
+    """One bar each: (name, size, what stands behind it); `left` and `right`: room for the texts."""
+    top, step = max(max((size for _, size, _ in sizes), default=0.0), 1e-12), 19
     parts = []
-    for row, (name, share) in enumerate(shares):
-        y, width = 4 + row * step, (WIDTH - left - 54) * share / top
+    for row, (name, size, said) in enumerate(sizes):
+        y, width = 4 + row * step, (WIDTH - left - right) * size / top
         parts.append(f"<text x={left - 8} y={y + 12} text-anchor=end>{escape(name)}</text>")
         parts.append(f"<rect class=main x={left} y={y + 2} width={max(width, 0.5):.1f} height=12 rx=2 />")
-        parts.append(f"<text x={left + width + 6:.1f} y={y + 12}>{100 * share:.1f} %</text>")
-    return _figure(caption, parts, 8 + step * len(shares), None, [])
+        parts.append(f"<text x={left + width + 6:.1f} y={y + 12}>{escape(said)}</text>")
+    return _figure(caption, parts, 8 + step * len(sizes), None, [])
 
 
 def _figure(

@@ -1,0 +1,1 @@
+"""Reports as pages that need nothing else: tables, and charts as inline SVG."""

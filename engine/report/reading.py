@@ -1,0 +1,226 @@
+"""What a report is made of: decisions by reason, pushes with what followed, users with and without the campaign.
+
+A push is opened and clicked by what its user did within a day of it: by the answer that names the push (callbacks do),
+else by one that names none, which belongs to the last push before it, whosever campaign. It has converted by the goal
+within the attribution window: about its item, by the last push about that item; about anything where it has no item; or
+by one that names the push.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from sqlalchemy import text
+
+from engine.learning.pushes import CLICKED_WITHIN, RECORDED_WITHIN
+from engine.learning.timeline import ATTRIBUTION
+from engine.store.database import Snapshot
+from engine.store.tables import ARMS, DECISION_REASONS, EVENT_TYPES
+
+BEFORE_THE_DRAW = ("not_eligible", "no_consent", "no_device", "failed_input")
+"""Reasons that are given before the holdout is drawn: such users are in neither of the groups compared."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which part of a campaign's life: occurrences of UTC dates [first, until), seen at business time `now`; goal: the
+    event type of a conversion (its id); zone: of users who have none (IANA)."""
+
+    campaign_id: int
+    first: date
+    until: date
+    now: datetime
+    goal: int
+    zone: str
+
+
+@dataclass(frozen=True)
+class Sent:
+    """n pushes that a provider accepted. user: int64 · arm: int8, index into ARMS · hour: int8, of the user's local day
+    · opened, clicked, dismissed, converted: bool · at: float64, epoch seconds."""
+
+    user: np.ndarray
+    arm: np.ndarray
+    hour: np.ndarray
+    at: np.ndarray
+    opened: np.ndarray
+    clicked: np.ndarray
+    dismissed: np.ndarray
+    converted: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Users of the audience who were, or were not, held out: how many, how many of them reached the goal, the value of
+    all they did to reach it."""
+
+    users: int = 0
+    converted: int = 0
+    value: float = 0.0
+
+
+_OURS = """
+    d.date >= DATE '{first}' AND d.date < DATE '{until}' AND d.occurrence_id IN (
+        SELECT id FROM occurrences WHERE campaign_id = {campaign} AND date >= DATE '{first}' AND date < DATE '{until}')
+"""
+_LAST = """
+    NOT EXISTS (SELECT FROM decisions n WHERE n.date = d.date AND n.occurrence_id = d.occurrence_id
+                AND n.user_id = d.user_id AND n.revision > d.revision)
+"""
+
+_REASONS = f"""
+    SELECT d.reason, x.state, x.reason AS why, d.push_id IS NOT NULL AND p.id IS NOT NULL AS waits,
+           coalesce(x.attempts, 0) > 0 AS tried, count(*) AS n
+    FROM decisions d
+    LEFT JOIN deliveries x ON x.push_id = d.push_id AND x.day >= d.date - 1 AND x.day >= DATE '{{before}}'
+                              AND NOT x.test AND d.reason = {{planned}}
+    LEFT JOIN pushes p ON p.id = d.push_id AND d.reason = {{planned}}
+    WHERE {_OURS} AND {_LAST} GROUP BY 1, 2, 3, 4, 5
+"""
+
+_SENT = f"""
+    SELECT d.user_id, d.arm, extract(epoch FROM x.at)::float8 AS at,
+           extract(hour FROM x.at AT TIME ZONE coalesce(u.timezone, '{{zone}}'))::smallint AS hour,
+           coalesce(f.opened, false) AS opened, coalesce(f.clicked, false) AS clicked,
+           coalesce(f.dismissed, false) AS dismissed, coalesce(f.converted, false) AS converted
+    FROM decisions d
+    JOIN deliveries x ON x.push_id = d.push_id AND x.day >= d.date - 1 AND x.day >= DATE '{{before}}' AND NOT x.test
+                         AND x.state = 'accepted'
+    LEFT JOIN users u ON u.id = d.user_id
+    LEFT JOIN LATERAL (
+        SELECT min(n.at) AS at, min(n.at) FILTER (WHERE n.item_id = x.item_id OR x.item_id IS NULL) AS same
+        FROM deliveries n WHERE n.user_id = x.user_id AND n.at > x.at AND n.at < x.at + interval '{{week}} seconds'
+             AND n.day >= DATE '{{before}}' AND n.state = 'accepted' AND NOT n.test
+    ) next ON true
+    LEFT JOIN LATERAL (
+        SELECT bool_or(answers AND v.event_type IN ({{open}}, {{click}})) AS opened,
+               bool_or(answers AND v.event_type = {{click}}) AS clicked,
+               bool_or(answers AND v.event_type IN ({{dismiss}}, {{leave}})) AS dismissed,
+               bool_or(v.event_type = {{goal}} AND (v.push_id = x.push_id OR v.push_id IS NULL AND v.occurred_at >= x.at
+                       AND (v.item_id = x.item_id OR x.item_id IS NULL)
+                       AND v.occurred_at < coalesce(next.same, 'infinity'))) AS converted
+        FROM (
+            SELECT e.*, e.occurred_at < x.at + interval '{{day}} seconds'
+                        AND (e.push_id = x.push_id OR e.push_id IS NULL AND e.occurred_at >= x.at
+                             AND e.occurred_at < coalesce(next.at, 'infinity')) AS answers
+            FROM events e
+            WHERE e.user_id = x.user_id AND e.occurred_at >= x.at - interval '{{early}} seconds'
+                  AND e.occurred_at < x.at + interval '{{week}} seconds' AND e.occurred_at <= TIMESTAMPTZ '{{now}}'
+                  AND e.occurred_at >= TIMESTAMPTZ '{{before}}'
+                  AND e.event_type IN ({{open}}, {{click}}, {{dismiss}}, {{leave}}, {{goal}})
+        ) v
+    ) f ON true
+    WHERE {_OURS} AND {_LAST} AND d.reason = {{planned}}
+"""
+
+# Intention to treat: everybody drawn for the campaign counts from the first occurrence they were drawn for, whether a
+# push reached them or not, so both groups begin alike. Who was once in each (the shares were changed) is in neither.
+_GROUPS = f"""
+    WITH drawn AS (
+        SELECT d.user_id, bool_or(d.arm = {{holdout}}) AS held, bool_and(d.arm = {{holdout}}) AS always,
+               min(o.starts_at) AS begins
+        FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id
+        WHERE {_OURS} AND d.revision = 0 AND d.reason NOT IN ({{outside}}) GROUP BY d.user_id
+    )
+    SELECT r.held, r.always, count(*) AS users, count(*) FILTER (WHERE g.times > 0) AS converted,
+           coalesce(sum(g.value), 0)::float8 AS value
+    FROM drawn r
+    LEFT JOIN LATERAL (
+        SELECT count(*) AS times, sum(e.value) AS value FROM events e
+        WHERE e.user_id = r.user_id AND e.occurred_at >= r.begins AND e.occurred_at < TIMESTAMPTZ '{{closes}}'
+              AND e.occurred_at >= TIMESTAMPTZ '{{before}}' AND e.event_type = {{goal}}
+    ) g ON true
+    GROUP BY 1, 2
+"""
+
+
+def _filled(query: str, asked: Asked) -> str:
+    return query.format(
+        first=asked.first.isoformat(),
+        until=asked.until.isoformat(),
+        before=(asked.first - timedelta(days=2)).isoformat(),
+        campaign=int(asked.campaign_id),
+        now=asked.now.isoformat(),
+        closes=closes(asked).isoformat(),
+        zone=asked.zone.replace("'", "''"),
+        goal=int(asked.goal),
+        planned=DECISION_REASONS.index("planned"),
+        holdout=ARMS.index("holdout"),
+        outside=", ".join(str(DECISION_REASONS.index(name)) for name in BEFORE_THE_DRAW),
+        open=EVENT_TYPES["push_open"],
+        click=EVENT_TYPES["push_click"],
+        dismiss=EVENT_TYPES["push_dismiss"],
+        leave=EVENT_TYPES["unsubscribe"],
+        day=int(CLICKED_WITHIN.total_seconds()),
+        week=int(ATTRIBUTION.total_seconds()),
+        early=int(RECORDED_WITHIN.total_seconds()),
+    )
+
+
+def closes(asked: Asked) -> datetime:
+    """Until when goals count for the comparison with the holdout: an attribution window after the last date, or now."""
+    end = datetime.combine(asked.until, datetime.min.time(), asked.now.tzinfo) + ATTRIBUTION
+    return min(end, asked.now)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How decisions ended: `reasons` of those without a push, `states` of pushes ("accepted", "suppressed: capped", …;
+    "waiting" for those that have not ended), `tried`: pushes that were put to a provider at least once."""
+
+    reasons: dict[str, int]
+    states: dict[str, int]
+    tried: int
+
+
+def read_ends(snapshot: Snapshot, asked: Asked) -> Ends:
+    """The decisions asked for, by how they ended."""
+    reasons, states, tried = dict[str, int](), dict[str, int](), 0
+    for row in snapshot.connection.execute(text(_filled(_REASONS, asked))):
+        name = DECISION_REASONS[row.reason]
+        if name != "planned":
+            reasons[name] = reasons.get(name, 0) + row.n
+            continue
+        state = row.state or ("waiting" if row.waits else "lost")
+        named = f"{state}: {row.why}" if row.why else state
+        states[named] = states.get(named, 0) + row.n
+        tried += row.n if state in ("accepted", "unknown", "rejected") and row.tried else 0
+    return Ends(dict(sorted(reasons.items())), dict(sorted(states.items())), tried)
+
+
+def read_sent(snapshot: Snapshot, asked: Asked) -> Sent:
+    """The pushes asked for that were accepted, and what followed."""
+    rows = snapshot.arrow(_filled(_SENT, asked))
+
+    def flags(name: str) -> np.ndarray:
+        return np.asarray(pc.cast(rows[name], pa.int8()), np.int8).astype(bool)
+
+    return Sent(
+        user=np.asarray(rows["user_id"], np.int64),
+        arm=np.asarray(rows["arm"], np.int8),
+        hour=np.asarray(rows["hour"], np.int8),
+        at=np.asarray(rows["at"], np.float64),
+        opened=flags("opened"),
+        clicked=flags("clicked"),
+        dismissed=flags("dismissed"),
+        converted=flags("converted"),
+    )
+
+
+def read_groups(snapshot: Snapshot, asked: Asked) -> tuple[Group, Group, int]:
+    """Users drawn for the campaign, users held out of it, and how many were in both and count in neither."""
+    treated = held = Group()
+    mixed = 0
+    for row in snapshot.connection.execute(text(_filled(_GROUPS, asked))):
+        group = Group(row.users, row.converted, row.value)
+        if row.always:
+            held = group
+        elif row.held:
+            mixed = row.users
+        else:
+            treated = group
+    return treated, held, mixed
