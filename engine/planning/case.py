@@ -96,8 +96,9 @@ class Case:
             return value
         campaigns = np.array([occasion.campaign_id for occasion in self.spec.occasions], np.int64)
         slots = np.nan_to_num(self.remembered.slot)
-        moved = jitters(self.secret, self.spec.seed, np.array([self.user.id], np.int64), (campaigns, slots))
-        return np.asarray(value * moved)
+        user = np.array([self.user.id], np.int64)
+        moved: np.ndarray = value * jitters(self.secret, self.spec.seed, user, (campaigns, slots))
+        return moved
 
     @property
     def fixed(self) -> np.ndarray:

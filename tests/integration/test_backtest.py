@@ -242,3 +242,29 @@ def _last_known(log: Log) -> tuple[Taken, dict[str, np.ndarray]]:
 
 def _quiet(_what: str, _share: float) -> Any:
     """Progress that nobody watches."""
+
+
+@pytest.mark.parametrize("told", ["soon", "0", "168"])
+def test_hours_of_late_binding_that_are_none_are_refused(told: str) -> None:
+    answered = CliRunner().invoke(app, ["backtest", "--late", told])
+
+    assert isinstance(answered.exception, BadInput)
+    assert "--late" in str(answered.exception)
+
+
+def test_choosing_again_later_is_judged_on_the_same_users_and_only_who_did_something_is_bound_again(
+    shared_database: Database, tmp_path: Path
+) -> None:
+    odd_shops.write(shared_database, odd_shops.SHOPS["a hundred users"](), tmp_path)
+    report = backtest(shared_database, END, replace(ONE_THREAD, stale=(), late=(18, 66)), lambda *_: None).report
+
+    sooner, later = (report["late_binding"][hours] for hours in ("18", "66"))
+    assert 0 < sooner["touched"] <= later["touched"] <= 1
+    for found in (sooner, later):
+        assert 0 <= found["changed"] <= 1
+        for of in ("all", "touched_only"):
+            told = found[of]
+            apart = told["bound_hr_1"] - told["fixed_hr_1"]
+            assert told["difference_hr_1"]["difference"] == pytest.approx(apart, abs=2e-6)
+            assert told["difference_hr_1"]["difference_lo"] <= told["difference_hr_1"]["difference_hi"]
+        assert found["touched_only"]["took"] <= found["all"]["took"]
