@@ -389,6 +389,20 @@ switches = Table(
     Column("why", Text),
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _instant("at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time"),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False, comment="campaign.pause, policy.change, user.erase, …"),
+    Column("subject", Text, nullable=False, comment="campaign:NAME, policy, user:HASH, …"),
+    Column("before", JSONB(none_as_null=True)),
+    Column("after", JSONB(none_as_null=True)),
+    Index(None, "subject", "id"),
+    comment="who changed what; append-only",
+)
+
 # --- planning --------------------------------------------------------------------------------------------------------
 
 runs = Table(

@@ -22,6 +22,7 @@ ROOMS = (
         "tzfile",
         "localtime",
         "store",
+        "audit",
         "features",
         "ingest",
         "learning",
