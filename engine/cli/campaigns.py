@@ -373,7 +373,8 @@ def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) 
     _, policy = current_policy(connection)
     needs_device = gateway is not None and gateway.needs_device
     return count_audience(
-        connection, AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone)
+        connection,
+        AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
     )
 
 

@@ -231,6 +231,7 @@ def _audience(connection: Connection, stored: store.Stored, now: datetime, liste
         needs_device=False,
         default_timezone=policy.default_timezone,
         listed=listed,
+        topics=definition.topics,
     )
     return count_audience(connection, query)
 
