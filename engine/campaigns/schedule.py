@@ -27,6 +27,9 @@ from engine.localtime import FIRST, LAST, cron_instants, cron_labels, resolve, z
 EAST, WEST = timedelta(hours=14), timedelta(hours=12)
 """The zones furthest from UTC: Pacific/Kiritimati reads a label 14 hours before UTC does, Etc/GMT+12 12 hours after."""
 
+TRIGGERED = "trigger:"
+"""Labels of occurrences that no schedule made begin so."""
+
 _LISTED, _MOST_MISSED = timedelta(days=7), 100
 
 
@@ -112,7 +115,7 @@ def user_span(campaign: Campaign, occurrence: Spanned, tz: ZoneInfo) -> tuple[da
     campaign's expiry; an expiry without offset is read by the zone's clock where the schedule is local.
     """
     start, end = occurrence.starts_at, occurrence.ends_at
-    if campaign.schedule is not None and campaign.schedule.local and not occurrence.label.startswith("trigger:"):
+    if campaign.schedule is not None and campaign.schedule.local and not occurrence.label.startswith(TRIGGERED):
         start = resolve(datetime.fromisoformat(occurrence.label), tz)
         end = start + campaign.horizon
     expiry = _expiry_in(campaign, tz)

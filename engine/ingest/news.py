@@ -1,4 +1,4 @@
-"""What running campaigns' triggers may ask about, noted in the transaction that takes it in: nothing is looked for twice.
+"""What triggers of running campaigns may ask about, noted in the transaction that takes it in: nothing is searched for.
 
 Only news: what is received more than a day after it happened (a history loaded from files) makes nothing due.
 """

@@ -18,8 +18,8 @@ import psycopg
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
-from engine.ingest.event_rows import EventRows
 from engine.ingest.erased import without_erased
+from engine.ingest.event_rows import EventRows
 from engine.ingest.identities import resolve_items, resolve_types, resolve_users
 from engine.ingest.news import note_triggers
 from engine.ingest.preferences import note_preferences
