@@ -7,7 +7,6 @@ differs and never a secret: callers give names, states and definitions, not toke
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,14 +66,6 @@ def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict
     """Of two mappings what is not the same in both."""
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     return ({n: before[n] for n in names if n in before}, {n: after[n] for n in names if n in after})
-
-
-def command_line_actor() -> str:
-    """The operating system's name of who runs this command; `command line` where there is none (a bare container)."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "command line"
 
 
 def _plain(value: Mapping[str, Any] | None) -> Any:

@@ -68,7 +68,13 @@ class Defined:
 
 
 def define(
-    connection: Connection, campaign: Campaign, now: datetime, gateways: Collection[str], author: str | None = None
+    connection: Connection,
+    campaign: Campaign,
+    now: datetime,
+    gateways: Collection[str],
+    author: str | None = None,
+    *,
+    draft: bool = False,
 ) -> Defined:
     """Store a campaign if it is sound; arguments as in `review`. One that is stored already is not judged anew.
 
@@ -79,7 +85,7 @@ def define(
         return Defined(Created(old, "unchanged"), ())
     found = review(connection, campaign, now, gateways)
     require_sound(found, campaign.name)
-    return Defined(create(connection, campaign, now, author), found.warnings)
+    return Defined(create(connection, campaign, now, author, draft=draft), found.warnings)
 
 
 def scope_warning(connection: Connection, scope: str, gateways: Collection[str], known: Collection[str]) -> str | None:

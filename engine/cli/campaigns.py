@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.cli.asking import agreed
+from engine.cli.asking import agreed, os_user
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.campaigns.store import State, Stored
     from engine.runtime import Runtime
 
-AUTHOR = "command line"
+AUTHOR = os_user()
 
 campaign_app = typer.Typer(no_args_is_help=True, help="Define campaigns, look at them, pause and cancel them.")
 caps_app = typer.Typer(no_args_is_help=True, help="The workspace's frequency caps: how many pushes a user may get.")
@@ -59,6 +59,7 @@ def opened() -> Iterator[Runtime]:
 @campaign_app.command("create")
 def create(
     files: list[Path] = typer.Argument(help="YAML files, one campaign each; see: horae campaign schema"),
+    draft: bool = typer.Option(False, "--draft", help="New ones wait for: horae campaign launch NAME"),
     as_json: bool = AsJson,
 ) -> None:
     """Create campaigns, or change them: under an existing name a different definition becomes its next version.
@@ -72,7 +73,7 @@ def create(
     definitions = [load(file) for file in files]
     with opened() as runtime, runtime.database.begin() as connection:
         now = business_now(connection)
-        made = [define(connection, definition, now, runtime.gateways, AUTHOR) for definition in definitions]
+        made = [define(connection, one, now, runtime.gateways, AUTHOR, draft=draft) for one in definitions]
     _print_defined(made, now, as_json=as_json)
 
 
@@ -124,6 +125,20 @@ def show(
     _print_campaign(stored, shown, audience, now)
     if len(history) > 1:
         stdout.print("versions: " + ", ".join(f"{number} ({at:%Y-%m-%d %H:%M})" for number, at, _ in history))
+
+
+@campaign_app.command("launch")
+def launch(name: str = typer.Argument(help="The campaign's name."), as_json: bool = AsJson) -> None:
+    """Launch a draft: from now on it becomes due by its schedule or trigger."""
+    from engine.campaigns import store
+    from engine.clock import business_now
+
+    with opened() as runtime, runtime.database.begin() as connection:
+        stored = store.launch(connection, name, business_now(connection), AUTHOR)
+    if as_json:
+        _print_json({"name": stored.name, "state": stored.state, "version": stored.version})
+    else:
+        stdout.print(f"{stored.name} is launched")
 
 
 @campaign_app.command("pause")
@@ -301,7 +316,7 @@ def _move(name: str, to: State, said: str, *, as_json: bool) -> None:
     from engine.campaigns import store
 
     with opened() as runtime, runtime.database.begin() as connection:
-        stored = store.set_state(connection, name, to)
+        stored = store.set_state(connection, name, to, AUTHOR)
     if as_json:
         _print_json({"name": stored.name, "state": stored.state, "version": stored.version})
     else:

@@ -33,6 +33,7 @@ CART = {
     "gateway": "log",
     "items": "event",
     "horizon": "24h",
+    "cost_disturb": 0,
     "exploration": 0,
     "trigger": {"event": "add_to_cart", "delay": "1h", "cancel_if": ["purchase"]},
     "message": {"title": "Still thinking?", "body": "{{ item.title }}"},
@@ -309,16 +310,16 @@ def test_the_holdout_and_consent_hold_for_triggers_and_only_the_shards_needed_ar
 
 def test_while_a_run_over_triggers_is_under_way_what_becomes_due_waits(shop):
     define(shop, CART, trigger={"event": "add_to_cart"})
-    happen(shop, NOON, ("add_to_cart", "u1", "i1", NOON))
+    happen(shop, NOON, ("add_to_cart", "u1", "i3", NOON))
     lazy = Workers(shop)
     tick_triggers(shop, NOON, lazy.wake)
-    happen(shop, NOON, ("add_to_cart", "u2", "i2", NOON))
+    happen(shop, NOON, ("add_to_cart", "u2", "i5", NOON))
 
     assert "fired" not in tick_triggers(shop, NOON, Workers(shop).wake)
     lazy.drain()
     assert tick(shop, NOON)["fired"] == 1
 
-    assert pushed(shop) == [("u1", "i1"), ("u2", "i2")]
+    assert (reasons(shop), pushed(shop)) == ({"planned": 2}, [("u1", "i3"), ("u2", "i5")])
 
 
 def test_two_ticks_at_once_hand_a_trigger_on_once(shop):

@@ -135,7 +135,7 @@ def test_transactional_campaigns_neither_obey_nor_count_toward_caps_unless_told(
         ({"expiry": "2026-11-27T17:00", "schedule": {"once": "2026-11-27T18:00", "zone": "local"}},
          "expiry (2026-11-27 17:00) is not after schedule.once (2026-11-27 18:00)"),
         ({"expiry": "2026-11-27T17:00", "schedule": None}, "expiry needs an offset"),
-        ({"items": "fixd"}, "items must be 'none', 'fixed' or 'personalised'; did you mean fixed?"),
+        ({"items": "fixd"}, "items must be 'none', 'fixed', 'personalised' or 'event'; did you mean fixed?"),
         ({"items": "fixed"}, "ids are needed with kind fixed"),
         ({"items": {"kind": "none", "ids": ["a"]}}, "ids need kind fixed"),
         ({"message": {"title": "{{ item.title }}", "body": "b"}}, "needs an item, and items are none"),
