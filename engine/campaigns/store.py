@@ -2,8 +2,9 @@
 
     draft → running ⇄ paused      draft, running, paused → cancelled      running, paused → done
 
-A running campaign none of whose occurrences has begun is shown as `scheduled`. `cancelled` and `done` are final. A change of state is
-made under the row's lock: of two at once, one wins and the other is told. Stopping closes nothing by itself: planning and delivery read the state before they plan or send.
+A running campaign none of whose occurrences has begun is shown as `scheduled`. `cancelled` and `done` are final. A
+change of state is made under the row's lock: of two at once, one wins and the other is told. Stopping closes nothing by
+itself: planning and delivery read the state before they plan or send.
 """
 
 from __future__ import annotations

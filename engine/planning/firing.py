@@ -34,8 +34,10 @@ MOST = 50_000
 """Triggers handed on in one occurrence; the rest wait for the next."""
 
 _DUE = text("""
-    SELECT id, user_id, item_id, due_at FROM armed_triggers
-    WHERE campaign_id = :campaign AND state = 'armed' AND due_at <= :now ORDER BY happened_at DESC, id DESC LIMIT :most
+    SELECT id, user_id, item_id, due_at FROM armed_triggers a
+    WHERE campaign_id = :campaign AND state = 'armed' AND due_at <= :now
+      AND NOT EXISTS (SELECT 1 FROM unfolded_events e WHERE e.user_id = a.user_id)
+    ORDER BY happened_at DESC, id DESC LIMIT :most
 """)
 
 _CLOSE = text("""
