@@ -86,8 +86,9 @@ def list_all(as_json: bool = AsJson) -> None:
 
     with opened() as runtime, runtime.database.begin() as connection:
         now, found = business_now(connection), store.get_all(connection)
+        phases = {stored.id: store.phase(connection, stored) for stored in found}
     if as_json:
-        _print_json([_summary(stored, now) for stored in found])
+        _print_json([{**_summary(stored, now), "phase": phases[stored.id]} for stored in found])
         return
     table = Table("campaign", "class", "state", "version", box=None, pad_edge=False)
     table.add_column("due", overflow="fold")
@@ -96,7 +97,7 @@ def list_all(as_json: bool = AsJson) -> None:
     for stored in found:
         one, following = stored.definition, _next(stored, now)
         table.add_row(
-            *(stored.name, one.class_, stored.state, str(stored.version)),
+            *(stored.name, one.class_, phases[stored.id], str(stored.version)),
             *(described(one), following[0] if following else "–", one.gateway),
         )
     stdout.print(table if found else "There are no campaigns yet. Create one from a file: horae campaign create FILE")
@@ -118,11 +119,18 @@ def show(
             stored = _at_version(stored, version, store.get_version(connection, stored.id, version))
         audience = _audience(runtime, connection, stored, now)
         history = store.versions(connection, stored.id)
+        phase, triggers = store.phase(connection, stored), _triggers(connection, stored, now)
     shown = stored.definition.model_dump(mode="json", exclude_none=True)
     if as_json:
-        _print_json({**_summary(stored, now), "audience": audience, "definition": shown})
+        told = {"phase": phase, "triggers": triggers, "audience": audience, "definition": shown}
+        _print_json({**_summary(stored, now), **told})
         return
     _print_campaign(stored, shown, audience, now)
+    if phase == "scheduled":
+        stdout.print("scheduled: none of its occurrences has begun")
+    if triggers:
+        counted = ", ".join(f"{count:,} {state}" for state, count in triggers.items())
+        stdout.print(f"triggers of the last 7 days: {counted}")
     if len(history) > 1:
         stdout.print("versions: " + ", ".join(f"{number} ({at:%Y-%m-%d %H:%M})" for number, at, _ in history))
 
@@ -377,6 +385,12 @@ def _at_version(stored: Stored, version: int, definition: Any) -> Stored:
     from dataclasses import replace
 
     return replace(stored, version=version, definition=definition)
+
+
+def _triggers(connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
+    from engine.planning.firing import RECENT, pending
+
+    return {} if stored.definition.trigger is None else pending(connection, stored.id, now - RECENT)
 
 
 def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) -> dict[str, int]:

@@ -22,6 +22,8 @@ ERASED = "user_id: erased"
 """The problem of rows about erased users."""
 
 _PERSON = b"horae.erased"
+_LOCK = 7_420
+"""The project's own advisory lock, beside FOLD_LOCK and those of planning."""
 
 Rows = TypeVar("Rows", EventRows, EntityRows, DeviceRows)
 
@@ -31,8 +33,14 @@ def name_hash(secret: bytes, name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16, key=secret, person=_PERSON).digest()
 
 
+def lock_erasure(connection: Connection) -> None:
+    """Wait for whoever takes something in, and keep them waiting until this transaction ends."""
+    connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+
+
 def erased_among(connection: Connection, names: Iterable[str]) -> set[str]:
-    """Which of these ids (the shop's) were erased."""
+    """Which of these ids (the shop's) were erased. Nobody is erased meanwhile, until this transaction ends."""
+    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
     if not connection.execute(text("SELECT EXISTS (SELECT 1 FROM erased_users)")).scalar_one():
         return set()
     secret = bytes(connection.execute(text("SELECT hash_key FROM workspace")).scalar_one())

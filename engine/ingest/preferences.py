@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
+from engine import audit
+from engine.errors import UnknownName
 from engine.ingest.event_rows import EventRows
 from engine.ingest.preference_text import parse_preferences
 from engine.ingest.profiles import FoldRows
@@ -80,3 +82,22 @@ def note_preferences(connection: Connection, rows: EventRows, numbers: FoldRows,
 def _named(attributes: dict[str, Any]) -> list[tuple[str, str]]:
     named = [(kind, attributes.get(kind)) for kind in ("topic", "channel")]
     return [(kind, name) for kind, name in named if isinstance(name, str) and 0 < len(name) <= 64]
+
+
+def change_preferences(
+    connection: Connection, name: str, said: Sequence[tuple[str, str, bool]], author: str | None = None
+) -> list[tuple[str, str, bool]]:
+    """Store (kind, name, allowed) of the user with the shop's id `name`; all their preferences then, by kind and name.
+
+    Raises UnknownName.
+    """
+    user = connection.execute(text("SELECT id FROM users WHERE external_id = :name"), {"name": name}).scalar()
+    if user is None:
+        raise UnknownName(f"there is no user {name!r}", hint="the id as it was ingested, letter by letter")
+    if say_preferences(connection, [(user, *one) for one in said]):
+        after = {f"{kind}:{what}": allowed for kind, what, allowed in said}
+        audit.record(connection, author, "user.preferences", f"user:{name}", None, after)
+    rows = connection.execute(
+        text("SELECT kind, name, allowed FROM preferences WHERE user_id = :user ORDER BY 1, 2"), {"user": user}
+    )
+    return [(row.kind, row.name, row.allowed) for row in rows]

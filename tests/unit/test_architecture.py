@@ -29,7 +29,7 @@ ROOMS = (
         "campaigns",
         "planning",
     ),
-    *("delivery", "embedded", "runtime", "supervise", "status", "web", "bench", "demo", "cli"),
+    *("delivery", "privacy", "embedded", "runtime", "supervise", "status", "web", "bench", "demo", "cli"),
 )
 """The rooms of engine/, each importing only rooms before it."""
 
