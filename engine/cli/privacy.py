@@ -14,9 +14,7 @@ from rich.table import Table
 from engine.cli.asking import agreed
 from engine.cli.campaigns import AUTHOR, AsJson, opened
 
-users_app = typer.Typer(
-    no_args_is_help=True, help="What is held about a user: show it, change what they want, erase it."
-)
+users_app = typer.Typer(no_args_is_help=True, help="What is held about a user, and what they want.")
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)

@@ -138,7 +138,11 @@ def _erase(connection: Connection, user: int, pseudonym: int, now: datetime) -> 
             rows.get(table, 0) + connection.execute(text(f"DELETE FROM {table} WHERE {where}"), given).rowcount
         )
     rows["users"] = connection.execute(text("DELETE FROM users WHERE id = :user"), given).rowcount
-    return Erased(*({table: n for table, n in sorted(each.items()) if n} for each in (rows, kept)), caps=False)
+    return Erased(_some(rows), _some(kept), caps=False)
+
+
+def _some(counts: dict[str, int]) -> dict[str, int]:
+    return {table: number for table, number in sorted(counts.items()) if number}
 
 
 def _forget_caps(runtime: Runtime, user: int) -> bool:
