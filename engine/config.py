@@ -58,6 +58,8 @@ class Settings(BaseSettings):
 
     flower_port: int = Field(5555, ge=0, le=65535, description="Flower's port under `horae up`; 0: no Flower.")
     flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")
+    flower_read_only: bool = Field(True, description="Whether Flower shows everything and changes nothing.")
+    flower_url_prefix: str = Field("", description="The path under which a proxy serves Flower, such as flower.")
 
     workers: int = Field(2, ge=1, le=64, description="Planning processes under `horae up`.")
     planning_lead_minutes: int = Field(30, ge=1, description="How long before its first window a run plans.")

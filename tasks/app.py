@@ -105,6 +105,7 @@ class Configuration:
     beat_enable_remote_control = True  # `celery inspect ping` reaches beat as well
     beat_schedule = {
         "tick_campaigns": _every(5, "horae.tick_campaigns"),
+        "tick_triggers": _every(2, "horae.tick_triggers"),
         "refresh": _every(2, "horae.refresh"),
         "dispatch_due": _every(1, "horae.dispatch_due"),
         "fold": _every(1, "horae.fold"),

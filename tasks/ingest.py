@@ -15,4 +15,5 @@ def fold() -> dict:
         events = fold_all(runtime.database)
     if events:
         wake("horae.refresh")  # what was folded may change what is planned
+        wake("horae.tick_triggers")  # … and make something due
     return {"events": events}

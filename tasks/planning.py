@@ -15,6 +15,15 @@ def tick_campaigns() -> dict:
         return run.tick_campaigns(runtime, business_now(runtime), wake)
 
 
+@app.task(name="horae.tick_triggers")
+def tick_triggers() -> dict:
+    """Arm, call off and hand on the triggers of event-triggered campaigns."""
+    from engine.planning import firing
+
+    with worker_runtime() as runtime:
+        return firing.tick_triggers(runtime, business_now(runtime), wake)
+
+
 @app.task(name="horae.plan_shard")
 def plan_shard(run_id: int, shard: int) -> dict:
     """Plan one shard of a run."""

@@ -45,7 +45,16 @@ from engine.campaigns.filters import (
     SeenWithin,
     UserFieldIs,
 )
-from engine.store.tables import EVENT_TYPES, devices, event_types, events, items, occurrence_users, users
+from engine.store.tables import (
+    EVENT_TYPES,
+    devices,
+    event_types,
+    events,
+    items,
+    occurrence_users,
+    preferences,
+    users,
+)
 
 REFUSALS = ("not_eligible", "no_consent", "no_device")
 """What `refusal` may be: the decision reasons of users who are in the audience and may not be sent anything."""
@@ -56,6 +65,9 @@ CONSENTLESS = frozenset({"log"})
 ANY_DEVICE = "push"
 """The gateway that reaches a user by whatever gateway their devices are registered for."""
 
+DEVICE_GATEWAYS = ("fcm", "apns", "webpush")
+"""Those that it goes through; turned off, it turns them off too."""
+
 _NUMBER = r"^[-+]?[0-9]{1,30}(\.[0-9]{1,30})?$"
 
 
@@ -64,7 +76,8 @@ class AudienceQuery:
     """Whom to select: the users of `where` (None: all), or those listed for the occurrence `listed`.
 
     `now` (aware UTC) is the instant as of which behaviour is read; `slots` a range [from, until) of user slots, None
-    for all; `needs_device` whether the gateway reaches devices registered for it; `only` these user ids.
+    for all; `needs_device` whether the gateway reaches devices registered for it; `only` these user ids; `topics` of
+    the campaign, which users may have turned off.
     """
 
     where: Filter | None
@@ -75,6 +88,7 @@ class AudienceQuery:
     slots: tuple[int, int] | None = None
     listed: int | None = None
     only: tuple[int, ...] | None = None
+    topics: tuple[str, ...] = ()
 
 
 def audience_select(query: AudienceQuery) -> Select[Any]:
@@ -123,7 +137,7 @@ def items_select(chosen: Items) -> Select[Any]:
         return ids.where(false())
     if chosen.kind == "fixed":
         return ids.where(items.c.external_id.in_(chosen.ids))
-    return ids if chosen.where is None else ids.where(item_condition(chosen.where))
+    return ids if chosen.where is None else ids.where(item_condition(chosen.where))  # of kind event: any
 
 
 def as_sql(connection: Connection, statement: Select[Any]) -> str:
@@ -299,14 +313,42 @@ def _has_device(gateway: str) -> ColumnElement[bool]:
     tests = [devices.c.user_id == users.c.id, devices.c.dead_at.is_(None)]
     if gateway != ANY_DEVICE:
         tests.append(devices.c.gateway == gateway)
+    else:
+        off = [preferences.c.user_id == users.c.id, preferences.c.kind == "channel", not_(preferences.c.allowed)]
+        tests.append(not_(exists().where(*off, preferences.c.name == devices.c.gateway)))
     return exists().select_from(alive).where(*tests)
+
+
+def channels_of(gateway: str) -> tuple[str, ...]:
+    """The channels, by preference's name, that a push through `gateway` uses."""
+    return (gateway, ANY_DEVICE) if gateway in DEVICE_GATEWAYS else (gateway,)
+
+
+def _without_consent(gateway: str) -> ColumnElement[bool]:
+    """No record is no consent, unless the user allowed this channel; a refusal always is one."""
+    if gateway in CONSENTLESS:
+        return users.c.consent.is_(False)
+    said = exists().where(
+        preferences.c.user_id == users.c.id,
+        preferences.c.kind == "channel",
+        preferences.c.name == gateway,
+        preferences.c.allowed,
+    )
+    return or_(users.c.consent.is_(False), and_(users.c.consent.is_(None), not_(said)))
+
+
+def _turned_off(query: AudienceQuery) -> ColumnElement[bool]:
+    names = and_(preferences.c.kind == "channel", preferences.c.name.in_(channels_of(query.gateway)))
+    if query.topics:
+        names = or_(names, and_(preferences.c.kind == "topic", preferences.c.name.in_(query.topics)))
+    return exists().where(preferences.c.user_id == users.c.id, not_(preferences.c.allowed), names)
 
 
 def _refusal(query: AudienceQuery, has_device: ColumnElement[bool]) -> ColumnElement[Any]:
     unfit: ColumnElement[bool] = users.c.stub
     if query.listed is not None and query.where is not None:
         unfit = or_(unfit, not_(user_condition(query.where, query)))
-    refused = users.c.consent.is_(False) if query.gateway in CONSENTLESS else users.c.consent.is_not(True)
+    refused = or_(_without_consent(query.gateway), _turned_off(query))
     whens: list[tuple[ColumnElement[bool], str]] = [(unfit, "not_eligible"), (refused, "no_consent")]
     if query.needs_device:
         whens.append((not_(has_device), "no_device"))

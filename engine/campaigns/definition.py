@@ -32,6 +32,7 @@ from engine.campaigns.fields import (
 from engine.campaigns.filters import Filter, ItemFilter, check_size
 from engine.campaigns.policy import Cap
 from engine.campaigns.template import MessageSpec, unknown_fields
+from engine.campaigns.triggers import Trigger
 from engine.errors import BadInput
 from engine.localtime import require_cron
 
@@ -97,8 +98,9 @@ class Schedule(Strict):
 class Items(Strict):
     """What the pushes of a campaign are about."""
 
-    kind: Literal["none", "fixed", "personalised"] = Field(
-        description="none: no item; fixed: the best of `ids` for each user; personalised: the best of the catalogue."
+    kind: Literal["none", "fixed", "personalised", "event"] = Field(
+        description="none: no item; fixed: the best of `ids` for each user; personalised: the best of the catalogue;"
+        " event: the item that the trigger is about."
     )
     ids: tuple[Text, ...] = Field((), description="item_id of each fixed item.", max_length=10_000)
     where: Annotated[ItemFilter, AfterValidator(check_size)] | None = Field(
@@ -113,7 +115,7 @@ class Items(Strict):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Also the kind alone, where it says everything."""
-        return {"anyOf": [{"enum": ["none", "personalised"]}, handler.resolve_ref_schema(handler(core))]}
+        return {"anyOf": [{"enum": ["none", "personalised", "event"]}, handler.resolve_ref_schema(handler(core))]}
 
     @model_validator(mode="after")
     def _fits_kind(self) -> Items:
@@ -155,6 +157,13 @@ class Campaign(Strict):
     )
     description: Text = Field("", max_length=2000, description="For people.")
     schedule: Schedule | None = Field(None, description="When it is due; absent: only when triggered.")
+    trigger: Trigger | None = Field(None, description="What makes it due for one user, instead of a schedule.")
+    misfire: Literal["run_once", "skip"] = Field(
+        "run_once",
+        description="After downtime, of what should have begun earlier than misfire_grace ago and is not over yet:"
+        " run_once the latest (of a trigger: for each user), or skip it. Older ones never run.",
+    )
+    misfire_grace: Duration = Field(timedelta(hours=1), description="How late it may begin without being a misfire.")
     audience: Annotated[Filter, AfterValidator(check_size)] | None = Field(
         None, description="Whom it is for; absent: every user."
     )
@@ -181,6 +190,9 @@ class Campaign(Strict):
         description="Of a user's several devices: the newest, or the next where that one is gone; or all.",
     )
     message: MessageSpec = Field(description="Title, body and data in Liquid, with variants for locales.")
+    topics: tuple[Name, ...] = Field(
+        (), max_length=10, description="What it is about: users who turned one of these off do not get it."
+    )
     tags: tuple[Name, ...] = Field((), description="Names that caps may have as scope (tag:NAME).", max_length=20)
     priority: float = Field(
         1.0, gt=0, le=1000, description="Factor on the value of its pushes against other campaigns'."
@@ -247,7 +259,8 @@ class Campaign(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Campaign:
-        faults = [*_share_faults(self), *_time_faults(self), *_rule_faults(self), *self._template_faults()]
+        faults = [*_share_faults(self), *_time_faults(self), *_trigger_faults(self), *_rule_faults(self)]
+        faults += self._template_faults()
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -276,6 +289,16 @@ def _time_faults(campaign: Campaign) -> list[str]:
         comparable = (expiry.tzinfo is None) == (schedule.once.tzinfo is None)
         if comparable and expiry <= schedule.once:
             faults.append(f"expiry ({_shown(expiry)}) is not after schedule.once ({_shown(schedule.once)})")
+    return faults
+
+
+def _trigger_faults(campaign: Campaign) -> list[str]:
+    faults, trigger = [], campaign.trigger
+    if trigger is not None and campaign.schedule is not None:
+        faults.append("trigger and schedule both say when it is due: leave one of them out")
+    if campaign.items.kind == "event" and (trigger is None or not trigger.about_item):
+        why = "there is no trigger" if trigger is None else f"trigger.{trigger.kind} is about none"
+        faults.append(f"items (event) are those of the trigger, and {why}")
     return faults
 
 

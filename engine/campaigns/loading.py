@@ -110,7 +110,7 @@ def _path(loc: tuple[int | str, ...], value: Any) -> yamlfile.Path:
             continue  # the branch of another union
         path.append(part)
         members = isinstance(part, int) and path[-2] in ("all", "any", "none")
-        branch = members or part == "not" or tuple(path) in (("audience",), ("items", "where"))
+        branch = members or part == "not" or tuple(path) in (("audience",), ("items", "where"), ("trigger", "where"))
     return tuple(path)
 
 
@@ -138,7 +138,7 @@ def _sentences(path: yamlfile.Path, detail: ErrorDetails) -> list[str]:
         hint = did_you_mean(str(detail["input"]), re.findall(r"'([^']+)'", detail["msg"]))
         return [f"{where} {_plain(detail)}" + (f"; {hint}" if hint else "")]
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        keys = ITEM_KEYS if path[:1] == ("items",) else USER_KEYS
+        keys = ITEM_KEYS if path[:1] in (("items",), ("trigger",)) else USER_KEYS
         given = [str(key) for key in detail["input"]] if isinstance(detail["input"], dict) else []
         hint = next((hint for key in given if (hint := did_you_mean(key, keys))), None)
         return [f"{where} must be a condition, with one of {', '.join(keys)}" + (f"; {hint}" if hint else "")]

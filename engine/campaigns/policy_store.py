@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from sqlalchemy import Connection, insert, select, text
 
+from engine import audit
 from engine.campaigns.loading import build
 from engine.campaigns.policy import Cap, GatewayRule, Policy
 from engine.errors import BadInput, UnknownName, did_you_mean
@@ -43,6 +44,8 @@ def save_policy(
     definition = changed.model_dump(mode="json")
     row = insert(policies).values(definition=definition, author=author).returning(policies.c.version)
     saved = int(connection.execute(row).scalar_one())
+    before, after = audit.differing(policy.model_dump(mode="json"), definition)
+    audit.record(connection, author, "policy.change", "policy", before, after)
     if changed.default_timezone != policy.default_timezone:
         refold_default_zone(connection)
     return saved, changed

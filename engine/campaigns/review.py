@@ -68,7 +68,13 @@ class Defined:
 
 
 def define(
-    connection: Connection, campaign: Campaign, now: datetime, gateways: Collection[str], author: str | None = None
+    connection: Connection,
+    campaign: Campaign,
+    now: datetime,
+    gateways: Collection[str],
+    author: str | None = None,
+    *,
+    draft: bool = False,
 ) -> Defined:
     """Store a campaign if it is sound; arguments as in `review`. One that is stored already is not judged anew.
 
@@ -79,7 +85,7 @@ def define(
         return Defined(Created(old, "unchanged"), ())
     found = review(connection, campaign, now, gateways)
     require_sound(found, campaign.name)
-    return Defined(create(connection, campaign, now, author), found.warnings)
+    return Defined(create(connection, campaign, now, author, draft=draft), found.warnings)
 
 
 def scope_warning(connection: Connection, scope: str, gateways: Collection[str], known: Collection[str]) -> str | None:
@@ -210,6 +216,9 @@ def _late_warnings(campaign: Campaign, now: datetime) -> Iterator[str]:
 def _unknown_warnings(connection: Connection, campaign: Campaign) -> Iterator[str]:
     conditions = [] if campaign.audience is None else list(parts(campaign.audience))
     types = set(connection.execute(select(event_types.c.name)).scalars())
+    for name in sorted({*_asked_types(campaign)} - types):
+        hint = did_you_mean(name, types)
+        yield f"trigger asks for events of type {name!r}, of which there are none yet" + (f"; {hint}" if hint else "")
     for name in sorted({each.event for each in conditions if isinstance(each, EventCount)} - types):
         hint = did_you_mean(name, types)
         yield f"audience asks for events of type {name!r}, of which there are none" + (f"; {hint}" if hint else "")
@@ -219,6 +228,15 @@ def _unknown_warnings(connection: Connection, campaign: Campaign) -> Iterator[st
         some = select(users.c.id).where(users.c.attributes.has_key(name)).limit(1)
         if connection.execute(some).first() is None:
             yield f"audience asks for the attribute {name!r}, which no user has"
+
+
+def _asked_types(campaign: Campaign) -> list[str]:
+    """The event types that its trigger names."""
+    trigger = campaign.trigger
+    if trigger is None:
+        return []
+    interest = trigger.interest.events if trigger.interest is not None else ()
+    return [*([trigger.event] if trigger.event else []), *trigger.cancel_if, *interest]
 
 
 def _catalogue_warnings(connection: Connection, campaign: Campaign) -> Iterator[str]:

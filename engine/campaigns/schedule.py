@@ -4,7 +4,8 @@ An occurrence is one due instant. Of a campaign by local time it is a wall-clock
 it begins where the zone furthest east reads it and ends a horizon after the zone furthest west does.
 
 After downtime nothing bursts: of the occurrences that should have begun before now, the latest that is still open runs
-and all older ones are `missed`, as are those whose time is over.
+(unless the campaign says `misfire: skip` and it is later than its grace) and all older ones are `missed`, as are those
+whose time is over.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
+from engine.campaigns import triggers
 from engine.campaigns.definition import Campaign, Schedule
 from engine.campaigns.fields import moment_text
 from engine.localtime import FIRST, LAST, cron_instants, cron_labels, resolve, zone
 
 EAST, WEST = timedelta(hours=14), timedelta(hours=12)
 """The zones furthest from UTC: Pacific/Kiritimati reads a label 14 hours before UTC does, Etc/GMT+12 12 hours after."""
+
+TRIGGERED = "trigger:"
+"""Labels of occurrences that no schedule made begin so."""
 
 _LISTED, _MOST_MISSED = timedelta(days=7), 100
 
@@ -82,6 +87,8 @@ def due(stored: Scheduled, now: datetime, until: datetime) -> list[Due]:
         since = max(since, now - (EAST + WEST + campaign.horizon + _LISTED))
     found = [item for item in _begun(campaign, since, until) if item.starts_at < item.ends_at]
     late = [item for item in found if item.starts_at < now and item.ends_at > now]
+    if since is not None and campaign.misfire == "skip":
+        late = [item for item in late if now - _passed(campaign, item) <= campaign.misfire_grace]
     kept = [item if item.starts_at >= now or item in late[-1:] else _as_missed(item) for item in found]
     missed = [item for item in kept if item.missed][-_MOST_MISSED:]
     return [item for item in kept if not item.missed or item in missed]
@@ -108,7 +115,7 @@ def user_span(campaign: Campaign, occurrence: Spanned, tz: ZoneInfo) -> tuple[da
     campaign's expiry; an expiry without offset is read by the zone's clock where the schedule is local.
     """
     start, end = occurrence.starts_at, occurrence.ends_at
-    if campaign.schedule is not None and campaign.schedule.local and not occurrence.label.startswith("trigger:"):
+    if campaign.schedule is not None and campaign.schedule.local and not occurrence.label.startswith(TRIGGERED):
         start = resolve(datetime.fromisoformat(occurrence.label), tz)
         end = start + campaign.horizon
     expiry = _expiry_in(campaign, tz)
@@ -140,6 +147,8 @@ def exhausted(stored: Scheduled, now: datetime) -> bool:
 def described(campaign: Campaign) -> str:
     """When a campaign is due, for people."""
     schedule = campaign.schedule
+    if campaign.trigger is not None:
+        return triggers.described(campaign.trigger)
     if schedule is None:
         return "when triggered"
     clock = {"local": "each user's local time", "utc": "UTC", None: ""}.get(schedule.zone, schedule.zone)
@@ -172,6 +181,12 @@ def _local(campaign: Campaign, label: datetime) -> Due:
     starts_at = label.replace(tzinfo=UTC) - EAST
     ends_at = label.replace(tzinfo=UTC) + WEST + campaign.horizon
     return Due(moment_text(label), starts_at, _clipped(campaign, ends_at))
+
+
+def _passed(campaign: Campaign, item: Due) -> datetime:
+    """When an occurrence has begun for everybody: of one by local time, where the zone furthest west reads it."""
+    local = campaign.schedule is not None and campaign.schedule.local
+    return item.starts_at + (EAST + WEST if local else timedelta())
 
 
 def _instant(campaign: Campaign, instant: datetime) -> Due:

@@ -1,9 +1,10 @@
 """Campaigns in the store: versions of their definition and their lifecycle.
 
-    running ⇄ paused      running, paused → cancelled      running, paused → done
+    draft → running ⇄ paused      draft, running, paused → cancelled      running, paused → done
 
-`cancelled` and `done` are final. A change of state is one conditional UPDATE: of two at once, one wins and the other is
-told. Stopping closes nothing by itself: planning and delivery read the state before they plan or send.
+A running campaign none of whose occurrences has begun is shown as `scheduled`. `cancelled` and `done` are final. A
+change of state is made under the row's lock: of two at once, one wins and the other is told. Stopping closes nothing by
+itself: planning and delivery read the state before they plan or send.
 """
 
 from __future__ import annotations
@@ -15,19 +16,24 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Select, and_, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from engine import audit
 from engine.campaigns.definition import Campaign
 from engine.errors import BadInput, UnknownName, did_you_mean
-from engine.store.tables import campaign_versions, campaigns
+from engine.store.tables import campaign_versions, campaigns, occurrences
 
-State = Literal["running", "paused", "cancelled", "done"]
+State = Literal["draft", "running", "paused", "cancelled", "done"]
 
 MOVES: dict[State, tuple[State, ...]] = {
+    "draft": (),
     "running": ("paused",),
     "paused": ("running",),
-    "cancelled": ("running", "paused"),
+    "cancelled": ("draft", "running", "paused"),
     "done": ("running", "paused"),
 }
-"""For each state, those from which it may be reached."""
+"""For each state, those from which it may be reached; from a draft only `launch` leads to running."""
+
+_ACTIONS = {"running": "resume", "paused": "pause", "cancelled": "cancel", "done": "finish", "draft": "draft"}
+"""What the audit log calls a move to a state."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,28 @@ class Created:
     outcome: Literal["created", "unchanged", "edited"]
 
 
-def create(connection: Connection, campaign: Campaign, now: datetime, author: str | None = None) -> Created:
+def create(
+    connection: Connection, campaign: Campaign, now: datetime, author: str | None = None, *, draft: bool = False
+) -> Created:
     """Store a campaign; under an existing name an equal definition changes nothing, another is a new version (an edit).
 
-    What is already planned stays as its version made it; a changed schedule counts from `now`.
+    `draft`: a new one waits for `launch` before anything of it becomes due. What is already planned stays as its
+    version made it; a changed schedule counts from `now`.
     Raises BadInput where the campaign of that name is cancelled or done.
     """
     row = upsert(campaigns).values(
-        name=campaign.name, state="running", version=1, scheduled_until=_since(campaign, now)
+        name=campaign.name,
+        state="draft" if draft else "running",
+        version=1,
+        scheduled_until=_since(campaign, now),
     )
     made = connection.execute(row.on_conflict_do_nothing().returning(campaigns.c.id)).scalar_one_or_none()
     if made is not None:
         _add_version(connection, made, 1, campaign, author)
-        return Created(get(connection, campaign.name), "created")
+        stored = get(connection, campaign.name)
+        after = {"state": stored.state, "version": 1, **_definition(campaign)}
+        audit.record(connection, author, "campaign.create", f"campaign:{campaign.name}", None, after)
+        return Created(stored, "created")
     old = get(connection, campaign.name, lock=True)
     if old.definition == campaign:
         return Created(old, "unchanged")
@@ -122,18 +137,41 @@ def versions(connection: Connection, campaign_id: int) -> list[tuple[int, dateti
     return [(int(row.version), row.created_at, row.author) for row in rows]
 
 
-def set_state(connection: Connection, name: str, to: State) -> Stored:
-    """Move a campaign to another state; being there already changes nothing.
+def launch(connection: Connection, name: str, now: datetime, author: str | None = None) -> Stored:
+    """Let a draft become due from business time `now` on. Raises UnknownName, and BadInput where it is no draft."""
+    draft = get(connection, name, lock=True)
+    if draft.state != "draft":
+        raise BadInput(f"campaign {name} is {draft.state}, not a draft")
+    since = _since(draft.definition, now)
+    connection.execute(
+        update(campaigns).where(campaigns.c.id == draft.id).values(state="running", scheduled_until=since)
+    )
+    _note_move(connection, author, "launch", name, "draft", "running")
+    return get(connection, name)
+
+
+def set_state(connection: Connection, name: str, to: State, author: str | None = None) -> Stored:
+    """Move a campaign to another state; being there already changes nothing. `author` None: Horae itself.
 
     Raises UnknownName, and BadInput where the lifecycle does not allow it.
     """
-    moved = connection.execute(
-        update(campaigns).where(campaigns.c.name == name, campaigns.c.state.in_(MOVES[to])).values(state=to)
-    )
-    stored = get(connection, name)
-    if moved.rowcount == 0 and stored.state != to:
-        raise BadInput(f"campaign {name} is {stored.state} and cannot become {to}")
-    return stored
+    before = get(connection, name, lock=True)
+    if before.state == to:
+        return before
+    if before.state not in MOVES[to]:
+        hint = f"launch it first: horae campaign launch {name}" if before.state == "draft" else None
+        raise BadInput(f"campaign {name} is {before.state} and cannot become {to}", hint=hint)
+    connection.execute(update(campaigns).where(campaigns.c.id == before.id).values(state=to))
+    _note_move(connection, author, _ACTIONS[to], name, before.state, to)
+    return get(connection, name)
+
+
+def phase(connection: Connection, stored: Stored) -> str:
+    """The state, or `scheduled` where it is running by a schedule of which no occurrence has been made yet."""
+    if stored.state != "running" or stored.definition.schedule is None:
+        return stored.state
+    begun = connection.execute(select(occurrences.c.id).where(occurrences.c.campaign_id == stored.id).limit(1)).first()
+    return "running" if begun is not None else "scheduled"
 
 
 def set_scheduled_until(connection: Connection, campaign_id: int, until: datetime) -> bool:
@@ -168,15 +206,24 @@ def _since(campaign: Campaign, now: datetime) -> datetime | None:
 def _add_version(
     connection: Connection, campaign_id: int, version: int, campaign: Campaign, author: str | None
 ) -> None:
-    definition = campaign.model_dump(mode="json", exclude_none=True)
-    connection.execute(
-        insert(campaign_versions).values(campaign_id=campaign_id, version=version, definition=definition, author=author)
-    )
+    values = {"campaign_id": campaign_id, "version": version, "definition": _definition(campaign), "author": author}
+    connection.execute(insert(campaign_versions).values(values))
+
+
+def _definition(campaign: Campaign) -> dict[str, Any]:
+    return campaign.model_dump(mode="json", exclude_none=True)
+
+
+def _note_move(connection: Connection, author: str | None, action: str, name: str, before: str, after: str) -> None:
+    audit.record(connection, author, f"campaign.{action}", f"campaign:{name}", {"state": before}, {"state": after})
 
 
 def _edit(connection: Connection, old: Stored, campaign: Campaign, now: datetime, author: str | None) -> None:
     version = old.version + 1
     _add_version(connection, old.id, version, campaign, author)
+    before, after = audit.differing(_definition(old.definition), _definition(campaign))
+    numbers = ({"version": old.version, **before}, {"version": version, **after})
+    audit.record(connection, author, "campaign.edit", f"campaign:{campaign.name}", *numbers)
     changes: dict[str, Any] = {"version": version}
     if campaign.schedule != old.definition.schedule:
         changes["scheduled_until"] = _since(campaign, now)

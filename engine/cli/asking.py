@@ -1,10 +1,20 @@
-"""Questions before what cannot be taken back."""
+"""Who is at the keyboard, and questions before what cannot be taken back."""
 
 from __future__ import annotations
+
+import getpass
 
 import typer
 
 from engine.errors import BadInput
+
+
+def os_user() -> str:
+    """The operating system's name of who runs this command, for the audit log; `command line` where it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container that runs under a number without a name
+        return "command line"
 
 
 def agreed(question: str) -> bool:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from engine.cli.asking import agreed
+from engine.cli.asking import agreed, os_user
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from engine.campaigns.store import State, Stored
     from engine.runtime import Runtime
 
-AUTHOR = "command line"
+AUTHOR = os_user()
 
 campaign_app = typer.Typer(no_args_is_help=True, help="Define campaigns, look at them, pause and cancel them.")
 caps_app = typer.Typer(no_args_is_help=True, help="The workspace's frequency caps: how many pushes a user may get.")
@@ -59,6 +59,7 @@ def opened() -> Iterator[Runtime]:
 @campaign_app.command("create")
 def create(
     files: list[Path] = typer.Argument(help="YAML files, one campaign each; see: horae campaign schema"),
+    draft: bool = typer.Option(False, "--draft", help="New ones wait for: horae campaign launch NAME"),
     as_json: bool = AsJson,
 ) -> None:
     """Create campaigns, or change them: under an existing name a different definition becomes its next version.
@@ -72,7 +73,7 @@ def create(
     definitions = [load(file) for file in files]
     with opened() as runtime, runtime.database.begin() as connection:
         now = business_now(connection)
-        made = [define(connection, definition, now, runtime.gateways, AUTHOR) for definition in definitions]
+        made = [define(connection, one, now, runtime.gateways, AUTHOR, draft=draft) for one in definitions]
     _print_defined(made, now, as_json=as_json)
 
 
@@ -85,8 +86,9 @@ def list_all(as_json: bool = AsJson) -> None:
 
     with opened() as runtime, runtime.database.begin() as connection:
         now, found = business_now(connection), store.get_all(connection)
+        phases = {stored.id: store.phase(connection, stored) for stored in found}
     if as_json:
-        _print_json([_summary(stored, now) for stored in found])
+        _print_json([{**_summary(stored, now), "phase": phases[stored.id]} for stored in found])
         return
     table = Table("campaign", "class", "state", "version", box=None, pad_edge=False)
     table.add_column("due", overflow="fold")
@@ -95,7 +97,7 @@ def list_all(as_json: bool = AsJson) -> None:
     for stored in found:
         one, following = stored.definition, _next(stored, now)
         table.add_row(
-            *(stored.name, one.class_, stored.state, str(stored.version)),
+            *(stored.name, one.class_, phases[stored.id], str(stored.version)),
             *(described(one), following[0] if following else "–", one.gateway),
         )
     stdout.print(table if found else "There are no campaigns yet. Create one from a file: horae campaign create FILE")
@@ -117,13 +119,34 @@ def show(
             stored = _at_version(stored, version, store.get_version(connection, stored.id, version))
         audience = _audience(runtime, connection, stored, now)
         history = store.versions(connection, stored.id)
+        phase, triggers = store.phase(connection, stored), _triggers(connection, stored, now)
     shown = stored.definition.model_dump(mode="json", exclude_none=True)
     if as_json:
-        _print_json({**_summary(stored, now), "audience": audience, "definition": shown})
+        told = {"phase": phase, "triggers": triggers, "audience": audience, "definition": shown}
+        _print_json({**_summary(stored, now), **told})
         return
     _print_campaign(stored, shown, audience, now)
+    if phase == "scheduled":
+        stdout.print("scheduled: none of its occurrences has begun")
+    if triggers:
+        counted = ", ".join(f"{count:,} {state}" for state, count in triggers.items())
+        stdout.print(f"triggers of the last 7 days: {counted}")
     if len(history) > 1:
         stdout.print("versions: " + ", ".join(f"{number} ({at:%Y-%m-%d %H:%M})" for number, at, _ in history))
+
+
+@campaign_app.command("launch")
+def launch(name: str = typer.Argument(help="The campaign's name."), as_json: bool = AsJson) -> None:
+    """Launch a draft: from now on it becomes due by its schedule or trigger."""
+    from engine.campaigns import store
+    from engine.clock import business_now
+
+    with opened() as runtime, runtime.database.begin() as connection:
+        stored = store.launch(connection, name, business_now(connection), AUTHOR)
+    if as_json:
+        _print_json({"name": stored.name, "state": stored.state, "version": stored.version})
+    else:
+        stdout.print(f"{stored.name} is launched")
 
 
 @campaign_app.command("pause")
@@ -305,7 +328,7 @@ def _move(name: str, to: State, said: str, *, as_json: bool) -> None:
     from engine.campaigns import store
 
     with opened() as runtime, runtime.database.begin() as connection:
-        stored = store.set_state(connection, name, to)
+        stored = store.set_state(connection, name, to, AUTHOR)
     if as_json:
         _print_json({"name": stored.name, "state": stored.state, "version": stored.version})
     else:
@@ -368,6 +391,12 @@ def _at_version(stored: Stored, version: int, definition: Any) -> Stored:
     return replace(stored, version=version, definition=definition)
 
 
+def _triggers(connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
+    from engine.planning.firing import RECENT, pending
+
+    return {} if stored.definition.trigger is None else pending(connection, stored.id, now - RECENT)
+
+
 def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
     from engine.campaigns.audience import AudienceQuery, count_audience
     from engine.campaigns.policy_store import current_policy
@@ -377,7 +406,8 @@ def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) 
     _, policy = current_policy(connection)
     needs_device = gateway is not None and gateway.needs_device
     return count_audience(
-        connection, AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone)
+        connection,
+        AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
     )
 
 

@@ -102,7 +102,7 @@ def start(
     chosen = _one_of(everything, gateway, campaign)
     with opened() as runtime, runtime.database.begin() as connection:
         scope = switches.scope_of(connection, **chosen)
-        was = switches.start(connection, scope)
+        was = switches.start(connection, scope, AUTHOR)
         left = switches.stopped(connection)
     if as_json:
         _print_json({"started": scope, "was_stopped": was, "still_stopped": [switch.scope for switch in left]})

@@ -6,13 +6,14 @@ seconds before quiet hours or an expiry may be received after their start.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
-from engine.campaigns.audience import CONSENTLESS
-from engine.delivery.facts import Facts, Item
+from engine.campaigns.audience import CONSENTLESS, channels_of
+from engine.delivery.facts import Facts, Item, User
 from engine.localtime import Hours, open_intervals
 
 
@@ -47,9 +48,21 @@ def _person(facts: Facts, *, needs_device: bool) -> str | None:
     user = facts.user
     if user is None or user.stub:
         return "not_eligible"
-    if user.consent is False or (user.consent is None and facts.push.gateway not in CONSENTLESS):
+    if not consents(user, facts.push.gateway, facts.terms.campaign.topics):
         return "no_consent"
     return "no_device" if needs_device and not facts.devices else None
+
+
+def consents(user: User, gateway: str, topics: Collection[str]) -> bool:
+    """Whether a push of a campaign about `topics` may go to the user through `gateway`: as the audience has it in SQL.
+
+    A refusal, also of one topic or channel, always counts; no record is no consent unless this channel was allowed.
+    """
+    said = user.preferences
+    names = [*(f"channel:{name}" for name in channels_of(gateway)), *(f"topic:{name}" for name in topics)]
+    if user.consent is False or any(said.get(name) is False for name in names):
+        return False
+    return user.consent is True or gateway in CONSENTLESS or said.get(f"channel:{gateway}") is True
 
 
 def _offer(facts: Facts, now: datetime, deadline: timedelta) -> str | None:

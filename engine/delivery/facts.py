@@ -79,6 +79,8 @@ class User:
     consent: bool | None
     stub: bool
     quiet: Hours | None
+    preferences: Mapping[str, bool] = field(default_factory=dict)
+    """By `channel:NAME` and `topic:NAME`: what they allowed, or turned off."""
 
     def fields(self) -> dict[str, Any]:
         """What templates see."""
@@ -145,7 +147,9 @@ class Facts:
 USER_COLUMNS = """
     u.id AS u_id, u.external_id AS u_external_id, u.timezone AS u_timezone, u.locale AS u_locale,
     u.country AS u_country, u.attributes AS u_attributes, u.consent AS u_consent, u.stub AS u_stub,
-    u.quiet_from, u.quiet_until"""
+    u.quiet_from, u.quiet_until,
+    (SELECT jsonb_object_agg(f.kind || ':' || f.name, f.allowed) FROM preferences f WHERE f.user_id = u.id)
+        AS u_preferences"""
 """What `user_of` reads, from `users u`."""
 
 ITEM_COLUMNS = """
@@ -175,6 +179,8 @@ _DEVICES = text("""
            EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway) AS stopped
     FROM devices d
     WHERE d.user_id = ANY(:users) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
+      AND NOT EXISTS (SELECT 1 FROM preferences f WHERE f.user_id = d.user_id AND f.kind = 'channel'
+                      AND f.name = d.gateway AND NOT f.allowed)
     ORDER BY d.seen_at DESC, d.id DESC
 """)
 
@@ -290,6 +296,7 @@ def user_of(row: Row[Any], policy: Policy) -> User:
         consent=row.u_consent,
         stub=row.u_stub,
         quiet=own_hours(row.quiet_from, row.quiet_until),
+        preferences=row.u_preferences or {},
     )
 
 

@@ -14,7 +14,7 @@ REASONS = {
     "rejected": ("dead_device", "payload_refused", "template", "attempts"),
     "unknown": ("no_answer", "lease_expired"),
     "expired": ("expired", "retries"),
-    "cancelled": ("campaign_cancelled", "no_candidate", "not_worth", "offer_ended", "failed_input"),
+    "cancelled": ("campaign_cancelled", "no_candidate", "not_worth", "offer_ended", "failed_input", "called_off"),
     "suppressed": (
         "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "capped", "gap", "hours",
         "clock_unsure",

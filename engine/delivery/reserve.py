@@ -118,6 +118,11 @@ class CapStore:
                 pipeline.evalsha(script.sha, 1, _key(epoch.token, user_id), push_id.bytes, str(fence))
             return sum(pipeline.execute()[1:])
 
+    def forget_user(self, epoch: Epoch, user_id: int) -> None:
+        """Remove the log of a user. Raises RedisUnavailable."""
+        with _answering():
+            self._client.delete(_key(epoch.token, user_id))
+
     def _ask(self, epoch: Epoch, asked: Sequence[Reservation], logs: Mapping[int, Sequence[Entry]]) -> list[int]:
         build, horizon, calls = _script("build"), _micros(epoch.horizon), _calls(asked)
         with _answering():

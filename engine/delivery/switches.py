@@ -12,6 +12,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
+from engine import audit
 from engine.campaigns import store
 from engine.delivery.epoch import move_epoch
 from engine.delivery.gateways import known_gateways
@@ -58,14 +59,17 @@ def stop(connection: Connection, scope: str, author: str | None = None, why: str
 
     Waits for intents that are being committed. Stopping what is stopped changes nothing.
     """
-    connection.execute(_STOP, {"scope": scope, "author": author, "why": why})
+    if connection.execute(_STOP, {"scope": scope, "author": author, "why": why}).rowcount:
+        audit.record(connection, author, "sending.stop", scope, None, {"why": why})
     move_epoch(connection)
     return int(connection.execute(_IN_FLIGHT, {"scope": scope}).scalar_one())
 
 
-def start(connection: Connection, scope: str) -> bool:
+def start(connection: Connection, scope: str, author: str | None = None) -> bool:
     """Let `scope` send again; whether it was stopped. Pushes whose window has passed expire."""
     gone = connection.execute(text("DELETE FROM switches WHERE scope = :scope"), {"scope": scope})
+    if gone.rowcount:
+        audit.record(connection, author, "sending.start", scope)
     return gone.rowcount == 1
 
 

@@ -17,6 +17,7 @@ from engine.ingest.device_rows import LONGEST_TOKEN, DeviceRows, gateways_of
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.options import Options
+from engine.ingest.preference_text import parse_preferences
 from engine.ingest.promotion_rows import PromotionRows
 
 
@@ -30,6 +31,8 @@ def check_users(block: Block) -> tuple[EntityRows, list[Reject]]:
     columns |= {name: convert.texts(block, name, refused) for name in ("country", "locale") if name in block.columns}
     if "consent" in block.columns:
         columns["consent"] = convert.truths(block, "consent", refused)
+    if "preferences" in block.columns:
+        columns["preferences"] = _preferences(block, refused)
     return _entities(block, ids, columns, refused)
 
 
@@ -123,6 +126,19 @@ def check_devices(
     if refused.bad.any():
         rows = rows.take(np.flatnonzero(~refused.bad))
     return rows, _rejects(block, refused)
+
+
+def _preferences(block: Block, refused: Refusals) -> Strings:
+    column = convert.texts(block, "preferences", refused)
+    problems: dict[int, str] = {}
+    for row in np.flatnonzero(np.asarray(column.is_valid())).tolist():
+        try:
+            parse_preferences(column[row].as_py())
+        except ValueError as error:
+            problems[row] = str(error)
+    wrong = np.isin(np.arange(len(column)), list(problems))
+    refused.refuse(wrong, "preferences: not an object of channels and topics", lambda row: problems[row])
+    return column
 
 
 def _ids(block: Block, name: str, refused: Refusals) -> Strings:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from sqlalchemy import Connection, text
 
 from engine.ingest.device_rows import DeviceRows
+from engine.ingest.erased import without_erased
 from engine.ingest.identities import resolve_users
 from engine.store.bulk import jsonb, stage_rows
 
@@ -60,6 +61,9 @@ class StoredDevices:
 
 def store_devices(connection: Connection, rows: DeviceRows, now: datetime) -> StoredDevices:
     """Register these devices; `now` (business time) is when those were seen that do not say it."""
+    rows = without_erased(connection, rows)
+    if not len(rows):
+        return StoredDevices(0, 0, 0, 0)
     coded = rows.user.dictionary_encode()
     users = resolve_users(connection, coded.dictionary)
     staged = {

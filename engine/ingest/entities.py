@@ -15,8 +15,10 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine.ingest.entity_rows import EntityRows, collapse
+from engine.ingest.erased import without_erased
 from engine.ingest.hours import refold_hours
 from engine.ingest.identities import default_zone
+from engine.ingest.preferences import store_preferences
 from engine.ingest.profiles import take_fold_lock
 from engine.store.bulk import jsonb, stage_rows
 from engine.store.slots import slot_of
@@ -45,7 +47,8 @@ class Stored:
 
 
 def store_users(connection: Connection, rows: EntityRows) -> Stored:
-    """Create or change these users."""
+    """Create or change these users; erased ones are left out, and counted in none of the numbers."""
+    said = rows = without_erased(connection, rows)
     rows = collapse(rows)
     if not len(rows):
         return Stored(0, 0, 0)
@@ -63,6 +66,8 @@ def store_users(connection: Connection, rows: EntityRows) -> Stored:
     ).rowcount
     changed = connection.execute(text(_update_users()), {"default": default_zone(connection)}).all()
     refold_hours(connection, np.array([row.id for row in changed if row.moved], np.int64))
+    if "preferences" in said.columns:
+        store_preferences(connection, said.ids, said.columns["preferences"])
     without = connection.execute(
         text("SELECT count(*) FROM users JOIN staged_users USING (external_id) WHERE users.timezone IS NULL")
     ).scalar_one()
@@ -142,11 +147,18 @@ def _update_users() -> str:
     )
 
 
+_WAS_PRICE = "(before->>'price')::float8"
+_RESTOCKED = "(coalesce((before->>'stock')::bigint, 1) = 0 AND coalesce(stock, 1) > 0)"
+
+
 def _update_items() -> str:
     return (
         f"WITH {_changed('items', ITEM_COLUMNS, 'known.version, to_jsonb(known) AS before')},"
         " kept AS (INSERT INTO item_versions (item_id, version, definition, until)"
         " SELECT id, version, before, :now FROM changed),"
+        " news AS (INSERT INTO item_news (item_id, version, at, price_before, price, restocked)"
+        f" SELECT id, version, :now, {_WAS_PRICE}, price, {_RESTOCKED} FROM changed"
+        f" WHERE price < {_WAS_PRICE} OR {_RESTOCKED}),"
         f" done AS (UPDATE items SET {_assigned(ITEM_COLUMNS)}, version = changed.version + 1, updated_at = now()"
         " FROM changed WHERE items.id = changed.id RETURNING 1) SELECT count(*) FROM done"
     )

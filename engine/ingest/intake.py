@@ -15,6 +15,7 @@ from engine.ingest.device_rows import DeviceRows
 from engine.ingest.devices import store_devices
 from engine.ingest.entities import Stored, store_items, store_users
 from engine.ingest.entity_rows import EntityRows
+from engine.ingest.erased import ERASED
 from engine.ingest.event_rows import EventRows
 from engine.ingest.layout import Kind
 from engine.ingest.options import Options
@@ -171,6 +172,7 @@ class EventIntake:
             user_stubs=recorded.user_stubs,
             item_stubs=recorded.item_stubs,
             other_types=recorded.other_types,
+            rejected={ERASED: recorded.erased} if recorded.erased else {},
         )
         return summary, []
 

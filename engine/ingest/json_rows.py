@@ -106,7 +106,7 @@ def _check(row: Mapping[str, Any], canonical: Mapping[str, str]) -> None:
     """Raise ValueError (`problem | detail`) for a canonical value that is neither text, number, truth nor null."""
     for theirs, ours in canonical.items():
         value = row.get(theirs)
-        if value is None or type(value) is str:
+        if value is None or type(value) is str or (ours == "preferences" and type(value) is dict):
             continue
         if not isinstance(value, str | int | float):
             raise ValueError(f"{ours}: neither text nor number | {type(value).__name__}")  # noqa: TRY004 - told as one
@@ -126,7 +126,7 @@ def _strings(values: list[Any]) -> pa.StringArray:
     return pa.array([value if value is None else _text(value) for value in values], pa.string())
 
 
-def _text(value: str | float) -> str | None:
+def _text(value: str | float | dict[str, Any]) -> str | None:
     if type(value) is str:
         return value.strip() or None
     return json.dumps(value)

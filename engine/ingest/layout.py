@@ -12,7 +12,7 @@ from engine.errors import BadInput, did_you_mean
 Kind = Literal["users", "items", "devices", "events", "promotions"]
 
 CANONICAL: dict[Kind, tuple[str, ...]] = {
-    "users": ("user_id", "timezone", "country", "locale", "consent"),
+    "users": ("user_id", "timezone", "country", "locale", "consent", "preferences"),
     "items": ("item_id", "title", "category", "brand", "price", "available_from", "available_until", "stock"),
     "devices": ("user_id", "token", "gateway", "platform", "registered_at"),
     "events": ("event_id", "user_id", "item_id", "event_type", "occurred_at", "value", "quantity", "push_id"),

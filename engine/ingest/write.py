@@ -18,8 +18,11 @@ import psycopg
 import pyarrow as pa
 from sqlalchemy import Connection, text
 
+from engine.ingest.erased import without_erased
 from engine.ingest.event_rows import EventRows
 from engine.ingest.identities import resolve_items, resolve_types, resolve_users
+from engine.ingest.news import note_triggers
+from engine.ingest.preferences import note_preferences
 from engine.ingest.profiles import FoldRows, add_profiles, claim_visits, fold_events, share_fold_lock
 from engine.store.bulk import copy_out, copy_rows, jsonb, stage_rows
 from engine.store.database import Database
@@ -37,6 +40,8 @@ class Recorded:
     item_stubs: int = 0
     other_types: Mapping[str, int] = field(default_factory=dict)
     """Accepted events of types besides the known ones, by type."""
+    erased: int = 0
+    """Events of erased users, which were not taken."""
 
 
 NEWS = timedelta(days=1)
@@ -76,15 +81,18 @@ def record_events(
     Equal keys are one event, here and in the store: the first is kept, the others are counted. Users of NEWS are noted
     in `changed_users`.
     """
+    given = len(rows)
+    rows = without_erased(connection, rows)
+    erased = given - len(rows)
     if not len(rows):
-        return Recorded()
+        return Recorded(erased=erased)
     if recording.fold:
         share_fold_lock(connection)
     keys, first = _distinct(rows.keys(recording.source))
     fresh = _claim(connection, keys, recording.expect_new)
     duplicates = len(rows) - int(fresh.sum())
     if not fresh.any():
-        return Recorded(duplicates=duplicates)
+        return Recorded(duplicates=duplicates, erased=erased)
     keys, rows = keys[fresh], rows.take(first[fresh])
     type_names, type_of = _coded(rows.event_type)
     event_type = resolve_types(connection, type_names.to_pylist())[type_of]
@@ -104,13 +112,15 @@ def record_events(
     )
     _write(connection, keys, rows, numbers, now)
     _mark_changed(connection, numbers, now)
+    note_triggers(connection, keys, numbers, (now - NEWS).timestamp())
+    note_preferences(connection, rows, numbers, (now - NEWS).timestamp())
     if recording.fold:
         add_profiles(connection, fold_events(numbers, visits=claim_visits(connection, numbers)))
     else:
         _queue(connection, keys, rows, numbers)
     counted = Counter(np.asarray(type_names.to_pylist(), object)[type_of].tolist())
     others = {name: number for name, number in counted.items() if name not in EVENT_TYPES}
-    return Recorded(len(rows), duplicates, users.stubs, item_stubs, others)
+    return Recorded(len(rows), duplicates, users.stubs, item_stubs, others, erased)
 
 
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -36,6 +36,7 @@ def _asked(scene: Scene, o: int, slots: tuple[int, int]) -> tuple[np.ndarray, np
         default_timezone=scene.policy.default_timezone,
         slots=slots,
         listed=occasion.occurrence_id if occasion.listed and occasion.users is None else None,
+        topics=occasion.definition.topics,
         only=None if scene.again is None else tuple(scene.again.of(o).tolist()),
     )
     if occasion.users is None:

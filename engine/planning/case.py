@@ -14,6 +14,7 @@ from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import policy_version
 from engine.campaigns.rules import own_hours, scopes_of, workspace_caps
 from engine.errors import BadInput, UnknownName, did_you_mean
+from engine.ingest.erased import erased_among
 from engine.localtime import Hours, local_days
 from engine.planning import arms, receipt, remembered
 from engine.planning.allocation import NOTHING
@@ -119,6 +120,11 @@ def read_case(connection: Connection, name: str, campaign: str | None, run_id: i
         store.get(connection, campaign)  # that there is such a campaign
     row = connection.execute(text("SELECT * FROM users WHERE external_id = :name"), {"name": name}).one_or_none()
     if row is None:
+        if erased_among(connection, [name]):
+            raise UnknownName(
+                f"user {name!r} was erased",
+                hint="what was decided about them is kept without a name or a receipt: it can be explained no more",
+            )
         raise UnknownName(f"there is no user {name!r}", hint=_close(connection, name))
     chosen = _run_of(connection, row.id, campaign, run_id)
     if chosen is None:

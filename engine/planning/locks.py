@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, text
 
-_SLOTS, _TICK, _PRICES, _SETTLEMENT = 7_401, 7_402, 7_403, 7_404
+_SLOTS, _TICK, _PRICES, _SETTLEMENT, _TRIGGERS = 7_401, 7_402, 7_403, 7_404, 7_405
 """First keys of PostgreSQL's two-key advisory locks, this project's own."""
 
 
@@ -45,6 +45,11 @@ def try_some(connection: Connection, slots: Iterable[int]) -> list[int]:
 def lock_tick(connection: Connection) -> None:
     """One opener of runs at a time."""
     connection.execute(text("SELECT pg_advisory_xact_lock(CAST(:key AS int), 0)"), {"key": _TICK})
+
+
+def lock_triggers(connection: Connection) -> None:
+    """One follower of the news at a time."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(CAST(:key AS int), 0)"), {"key": _TRIGGERS})
 
 
 def lock_prices(connection: Connection, run_id: int) -> None:

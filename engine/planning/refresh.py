@@ -72,7 +72,8 @@ _WAITING = text("""
 
 _HAPPENED = text("""
     SELECT DISTINCT user_id, event_type, coalesce(item_id, -1) AS item_id FROM events
-    WHERE user_id = ANY(:users) AND event_type IN (:purchase, :unsubscribe) AND occurred_at >= :begin
+    WHERE user_id = ANY(:users) AND occurred_at >= :begin AND (event_type = :purchase
+          OR event_type = :unsubscribe AND NOT coalesce(attributes, '{}') ?| ARRAY['topic', 'channel'])
       AND occurred_at <= :now AND received_at >= :since
 """)
 

@@ -176,17 +176,34 @@ def _unplanned(connection: Connection, until: datetime, only: int | None) -> Seq
     ).all()
 
 
+def _ranges(connection: Connection, occasions: Sequence[Occasion], width: int) -> list[tuple[int, tuple[int, int]]]:
+    """The shards that a run needs, by number: where all its audiences are lists, only those that hold somebody."""
+    ranges = list(enumerate(shard_ranges(width)))
+    if not all(occasion.listed for occasion in occasions):
+        return ranges
+    slots = connection.execute(
+        text(
+            "SELECT DISTINCT u.slot FROM occurrence_users l JOIN users u ON u.id = l.user_id"
+            " WHERE l.occurrence_id = ANY(:ids)"
+        ),
+        {"ids": [occasion.occurrence_id for occasion in occasions]},
+    )
+    needed = {slot // width for slot in slots.scalars()} or {0}
+    return [(number, bounds) for number, bounds in ranges if number in needed]
+
+
 def _days(first: date, last: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
 def _open(connection: Connection, now: datetime, occasions: Sequence[Occasion], width: int) -> int:
-    ranges = shard_ranges(width)
+    ranges = _ranges(connection, occasions, width)
     policy, _ = current_policy(connection)
     run_id: int = connection.execute(
         text(
             "INSERT INTO runs (state, as_of, seed, model_version, policy_version, shards_total, users_total)"
-            " VALUES ('planning', :now, :seed, :model, :policy, :shards, (SELECT count(*) FROM users)) RETURNING id"
+            " VALUES ('planning', :now, :seed, :model, :policy, :shards, (SELECT count(*) FROM users u"
+            " WHERE u.slot / :width = ANY(:numbers))) RETURNING id"
         ),
         {
             "now": now,
@@ -194,6 +211,8 @@ def _open(connection: Connection, now: datetime, occasions: Sequence[Occasion], 
             "model": registry.champion(connection),
             "policy": policy,
             "shards": len(ranges),
+            "width": width,
+            "numbers": [number for number, _ in ranges],
         },
     ).scalar_one()
     connection.execute(
@@ -201,7 +220,7 @@ def _open(connection: Connection, now: datetime, occasions: Sequence[Occasion], 
             "INSERT INTO shards (run_id, shard, slot_from, slot_until, state)"
             " VALUES (:run, :shard, :first, :until, 'waiting')"
         ),
-        [{"run": run_id, "shard": n, "first": a, "until": b} for n, (a, b) in enumerate(ranges)],
+        [{"run": run_id, "shard": n, "first": a, "until": b} for n, (a, b) in ranges],
     )
     connection.execute(
         text("UPDATE occurrences SET run_id = :run WHERE id = ANY(:ids)"),

@@ -17,7 +17,7 @@ from engine.features.catalogue import Catalogue
 from engine.features.state import State
 from engine.learning.scoring import Scorer
 from engine.localtime import Hours
-from engine.planning import decide, offers, record, standing, windows, worth
+from engine.planning import decide, offers, own, record, standing, windows, worth
 from engine.planning.asking import who_is_asked
 from engine.planning.decide import OPEN, REASON, Choice, Goods, Options, People, Terms
 from engine.planning.occasions import Occasion, RunRules, look_back, stretches_of
@@ -230,6 +230,10 @@ def _goods(scene: Scene, people: People, state: State, rows: np.ndarray, past: P
         open_to = people.reason[:, o] == OPEN
         if allowed is None:
             best.item[open_to, o, 0] = NO_ITEM
+        elif scene.occasions[o].definition.items.kind == "event":
+            barred = np.union1d(_barred(scene, o, rows, past), bought)
+            best.item[:, o, 0] = own.places(scene, o, people.users, rows, barred)
+            best.item[~open_to, o, 0] = MISSING
         elif len(here):
             if id(allowed) not in pools:
                 pools[id(allowed)] = offers.pool(scene.scorer, state, allowed)

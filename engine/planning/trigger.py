@@ -166,8 +166,14 @@ def unset_data(campaign: Campaign, data: Mapping[str, Any]) -> tuple[str, ...]:
 def _running(connection: Connection, name: str) -> store.Stored:
     stored = store.get(connection, name, lock=True)
     if stored.state != "running":
-        hint = f"resume it first: horae campaign resume {name}" if stored.state == "paused" else None
+        how = {"paused": "resume", "draft": "launch"}.get(stored.state)
+        hint = f"{how} it first: horae campaign {how} {name}" if how else None
         raise BadInput(f"campaign {name} is {stored.state} and cannot be triggered", hint=hint)
+    if stored.definition.items.kind == "event":
+        raise BadInput(
+            f"campaign {name} is about the item of its trigger, and a send by hand has none",
+            hint="a campaign for sends by hand has other items: none, fixed or personalised",
+        )
     return stored
 
 
@@ -231,6 +237,7 @@ def _audience(connection: Connection, stored: store.Stored, now: datetime, liste
         needs_device=False,
         default_timezone=policy.default_timezone,
         listed=listed,
+        topics=definition.topics,
     )
     return count_audience(connection, query)
 

@@ -9,6 +9,7 @@ from celery.exceptions import OperationalError
 
 QUEUES = {
     "horae.tick_campaigns": "plan",
+    "horae.tick_triggers": "plan",
     "horae.plan_shard": "plan",
     "horae.settle": "plan",
     "horae.refresh": "plan",

@@ -219,6 +219,27 @@ promotions = Table(
 )
 """Every announcement stays: of one item, kind and start the last one before an instant was what was known then."""
 
+preferences = Table(
+    "preferences",
+    metadata,
+    Column("user_id", BigInteger, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    Column("kind", Text, nullable=False, comment="channel | topic"),
+    Column("name", Text, nullable=False, comment="a gateway's or a topic's"),
+    Column("allowed", Boolean, nullable=False),
+    _instant("updated_at", nullable=False, server_default=func.now(), comment="machine time"),
+    PrimaryKeyConstraint("user_id", "kind", "name"),
+    CheckConstraint("kind IN ('channel', 'topic')", name="known_kind"),
+)
+
+erased_users = Table(
+    "erased_users",
+    metadata,
+    Column("name_hash", LargeBinary, primary_key=True, comment="keyed hash of the shop's id"),
+    Column("pseudonym", BigInteger, nullable=False, unique=True, comment="user_id of the rows kept in ledgers"),
+    _instant("at", nullable=False, server_default=func.now(), comment="machine time"),
+    comment="tombstones: nothing about these is taken in again",
+)
+
 devices = Table(
     "devices",
     metadata,
@@ -415,11 +436,11 @@ campaigns = Table(
     metadata,
     Column("id", BigInteger, Identity(), primary_key=True),
     Column("name", Text, nullable=False, unique=True),
-    Column("state", Text, nullable=False, comment="running | paused | cancelled | done"),
+    Column("state", Text, nullable=False, comment="draft | running | paused | cancelled | done"),
     Column("version", Integer, nullable=False),
     _created(),
     _instant("scheduled_until", comment="occurrences before this instant have been made"),
-    CheckConstraint("state IN ('running', 'paused', 'cancelled', 'done')", name="known_state"),
+    CheckConstraint("state IN ('draft', 'running', 'paused', 'cancelled', 'done')", name="known_state"),
 )
 
 campaign_versions = Table(
@@ -440,6 +461,20 @@ switches = Table(
     _instant("stopped_at", nullable=False),
     Column("author", Text),
     Column("why", Text),
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    _instant("at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time"),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False, comment="campaign.pause, policy.change, user.erase, …"),
+    Column("subject", Text, nullable=False, comment="campaign:NAME, policy, user:HASH, …"),
+    Column("before", JSONB(none_as_null=True)),
+    Column("after", JSONB(none_as_null=True)),
+    Index(None, "subject", "id"),
+    comment="who changed what; append-only",
 )
 
 # --- planning --------------------------------------------------------------------------------------------------------
@@ -507,7 +542,70 @@ occurrence_users = Table(
     metadata,
     Column("occurrence_id", BigInteger, ForeignKey("occurrences.id", ondelete="CASCADE"), nullable=False),
     Column("user_id", BigInteger, nullable=False),
+    Column("item_id", BigInteger, comment="what the user's trigger is about"),
     PrimaryKeyConstraint("occurrence_id", "user_id"),
+)
+
+trigger_events = Table(
+    "trigger_events",
+    metadata,
+    Column("key", Uuid, primary_key=True),
+    Column("user_id", BigInteger, nullable=False),
+    Column("item_id", BigInteger),
+    Column("event_type", SmallInteger, nullable=False),
+    _instant("occurred_at", nullable=False),
+    comment="accepted events that a running campaign's trigger may ask about; the next tick takes them",
+)
+
+item_news = Table(
+    "item_news",
+    metadata,
+    Column("item_id", BigInteger, ForeignKey("items.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False, comment="of the item before the change"),
+    _instant("at", nullable=False, comment="business time"),
+    Column("price_before", Double),
+    Column("price", Double),
+    Column("restocked", Boolean, nullable=False),
+    PrimaryKeyConstraint("item_id", "version"),
+    comment="prices that fell and items that are back in stock; the next tick takes them",
+)
+
+ARMED_STATES = ("armed", "fired", "cancelled", "missed")
+
+armed_triggers = Table(
+    "armed_triggers",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("campaign_id", BigInteger, ForeignKey("campaigns.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False, comment="of the campaign that armed it"),
+    Column("user_id", BigInteger, nullable=False),
+    Column("item_id", BigInteger),
+    Column("source", Text, nullable=False, comment="what happened: event:KEY, item:ID:VERSION:USER, silence:USER:AT"),
+    _instant("happened_at", nullable=False),
+    _instant("due_at", nullable=False),
+    Column("state", Text, nullable=False, comment="armed | fired | cancelled | missed"),
+    _instant("closed_at", comment="business time at which it left armed"),
+    Column("occurrence_id", BigInteger, ForeignKey("occurrences.id", ondelete="SET NULL")),
+    UniqueConstraint("campaign_id", "source"),
+    Index(None, "user_id", "campaign_id", "happened_at"),
+    Index("ix_armed_triggers_due", "due_at", postgresql_where=text("state = 'armed'")),
+    Index(None, "occurrence_id"),
+    CheckConstraint("state IN ('armed', 'fired', 'cancelled', 'missed')", name="known_state"),
+    CheckConstraint("happened_at <= due_at", name="due_after"),
+)
+"""A trigger of one user, from what happened until it was handed to the planner: the delay is this row."""
+
+silence_checks = Table(
+    "silence_checks",
+    metadata,
+    Column(
+        "campaign_id",
+        BigInteger,
+        ForeignKey("campaigns.id", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    _instant("until", nullable=False, comment="silences that were complete before this instant have been seen"),
 )
 
 triggers = Table(

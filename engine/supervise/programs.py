@@ -17,6 +17,9 @@ WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ing
 """The queues of each worker: sending and folding never wait behind planning."""
 
 FLOWER_USER = "horae"
+FLOWER_TASKS = 20_000
+"""Tasks that Flower remembers: it keeps them in memory, and ticks come each second."""
+
 PORTS_TRIED = 20
 AS_ROOT = "ignore:You're running the worker with superuser privileges"
 """Celery warns of pickled messages, which nobody here accepts."""
@@ -60,7 +63,12 @@ def _worker(settings: Settings, name: str) -> Program:
 
 def _flower(settings: Settings, port: int, password: str) -> Program:
     # By the environment: the arguments of a process are for every user of the machine to read.
-    secret = {"FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}", "FLOWER_READ_ONLY": "true"}
+    secret = {
+        "FLOWER_BASIC_AUTH": f"{FLOWER_USER}:{password}",
+        "FLOWER_READ_ONLY": str(settings.flower_read_only).lower(),
+        "FLOWER_MAX_TASKS": str(FLOWER_TASKS),
+        **({"FLOWER_URL_PREFIX": settings.flower_url_prefix} if settings.flower_url_prefix else {}),
+    }
     return _celery(
         settings, "flower", "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error", environment=secret
     )

@@ -26,7 +26,7 @@ from engine.status import gather
 from engine.store.database import Database
 from tests.running import HORAE, run, start, wait_for
 
-EVERY_NAME = {"horae.tick_campaigns", "horae.dispatch_due", "horae.fold", "horae.plan_shard"}
+EVERY_NAME = {"horae.tick_campaigns", "horae.tick_triggers", "horae.dispatch_due", "horae.fold", "horae.plan_shard"}
 
 
 @pytest.fixture(scope="module")
@@ -74,11 +74,12 @@ def programs(up) -> dict[str, psutil.Process]:
     return found
 
 
-def flower(home, path: str, password: str | None = None):
+def flower(home, path: str, password: str | None = None, data: bytes | None = None):
     port = re.findall(r"Flower: http://127.0.0.1:(\d+)", (home.parent / "up.log").read_text())[0]
     secret = (home / "flower-password").read_text() if password is None else password
     token = base64.b64encode(f"horae:{secret}".encode()).decode()
-    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Authorization": f"Basic {token}"})
+    headers = {"Authorization": f"Basic {token}"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, headers)
     with urllib.request.urlopen(request, timeout=30) as response:
         return json.load(response)
 
@@ -159,6 +160,9 @@ def test_flower_shows_the_tasks_by_readable_names_and_nothing_but_ids(home, up):
         return found if {task["name"] for task in found if task["state"] == "SUCCESS"} >= EVERY_NAME else None
 
     shown = wait_for(tasks, "all tasks in Flower")
+    dispatched = next(t for t in shown if (t["name"], t["state"]) == ("horae.dispatch_due", "SUCCESS"))
+    assert flower(home, f"/api/task/info/{dispatched['uuid']}")["worker"].startswith("dispatch@")
+    assert dispatched["args"] == "()"
     arguments = {task["name"]: task["args"] for task in shown}
     assert arguments["horae.plan_shard"] == "(123, 4)"
     assert all(re.fullmatch(r"\((\d+(, ?|,?\)))*\)?", task["args"]) for task in shown)
@@ -174,6 +178,12 @@ def test_flower_wants_the_password_which_its_owner_alone_may_read(home, up):
     assert stat.S_IMODE((home / "flower-password").stat().st_mode) == 0o600
     password = (home / "flower-password").read_text()
     assert not any(password in " ".join(process.cmdline()) for process in psutil.Process(up.pid).children())
+
+
+@pytest.mark.parametrize("path", ["/api/task/async-apply/horae.train", "/api/worker/shutdown/all"])
+def test_flower_shows_and_changes_nothing(home, up, path):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        flower(home, path, data=b"{}")
 
 
 def test_a_second_up_on_the_same_directory_is_refused(home, up):

@@ -23,13 +23,15 @@ ROOMS = (
         "localtime",
         "drawing",
         "store",
+        "audit",
         "features",
         "ingest",
         "learning",
         "campaigns",
         "planning",
     ),
-    *("delivery", "report", "embedded", "runtime", "supervise", "metrics", "status", "web", "bench", "demo", "cli"),
+    *("delivery", "report", "privacy", "embedded", "runtime", "supervise", "metrics", "status", "web", "bench"),
+    *("demo", "cli"),
 )
 """The rooms of engine/, each importing only rooms before it."""
 

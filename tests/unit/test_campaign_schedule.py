@@ -221,3 +221,34 @@ def test_a_transactional_campaign_is_outside_caps_and_may_be_outside_quiet_hours
     assert str(usual.refusal([], night, frozenset(), zone("UTC"))) == "quiet hours"
     assert urgent.refusal([], night, frozenset(), zone("UTC"), own) is None
     assert (usual.quiet(own), urgent.quiet(own)) == (own, None)
+
+
+def test_what_misfired_runs_once_or_is_skipped_beyond_the_grace_as_the_campaign_says():
+    fields: dict[str, Any] = {"horizon": "6h", "misfire": "skip", "misfire_grace": "90m"}
+    daily = campaign({"cron": "0 13 * * *", "zone": "utc"}, **fields)
+    one = datetime(2026, 11, 23, 13, tzinfo=UTC)
+
+    def found(late: float, definition: Campaign = daily) -> list[tuple[str, bool]]:
+        now = one + hours(late)
+        return labels(due(Stored(definition, MONDAY), now, now + LEAD))
+
+    assert found(1.5) == [("2026-11-23T13:00Z", False)]
+    assert found(1.6) == [("2026-11-23T13:00Z", True)]
+    assert found(1.6, campaign({"cron": "0 13 * * *", "zone": "utc"}, horizon="6h")) == [("2026-11-23T13:00Z", False)]
+
+
+def test_an_occurrence_by_local_time_misfires_only_once_its_label_has_passed_everywhere():
+    local = campaign({"cron": "0 9 * * TUE", "zone": "local"}, misfire="skip")
+    last = datetime(2026, 11, 24, 21, tzinfo=UTC)  # 09:00 of the 24th where clocks are furthest behind
+
+    def runs(now: datetime) -> bool:
+        return ("2026-11-24T09:00", False) in labels(due(Stored(local, MONDAY), now, now + LEAD))
+
+    assert runs(last + hours(0.9))
+    assert not runs(last + hours(1.1))
+
+
+def test_a_campaign_that_was_just_made_has_missed_nothing():
+    once = campaign({"once": "2026-11-23T11:00", "zone": "utc"}, misfire="skip", misfire_grace="30m")
+
+    assert labels(due(Stored(once, None), MONDAY, MONDAY + LEAD)) == [("2026-11-23T11:00Z", False)]

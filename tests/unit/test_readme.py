@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from engine.campaigns.loading import load
 from engine.cli.app import app
 from engine.config import Settings
 
@@ -66,6 +67,15 @@ def test_every_file_that_is_linked_exists() -> None:
     links = [target for target in re.findall(r"\]\(([^)#\s]+)\)", README) if "://" not in target]
 
     assert [target for target in links if not (ROOT / target).exists()] == []
+
+
+def test_every_campaign_that_is_shown_can_be_loaded(tmp_path: Path) -> None:
+    shown = [body for kind, body in FENCED.findall(README) if kind == "yaml" and body.startswith("name:")]
+
+    for number, body in enumerate(shown):
+        (tmp_path / f"{number}.yaml").write_text(body)
+        load(tmp_path / f"{number}.yaml")
+    assert len(shown) >= 2
 
 
 def test_the_campaign_that_is_shown_is_the_demos_own() -> None:

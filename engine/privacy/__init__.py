@@ -1,0 +1,1 @@
+"""What is held about one person: handed out (`export`) or erased (`erase`)."""
