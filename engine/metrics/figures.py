@@ -44,8 +44,9 @@ class Figures:
     those, whose worker is late or dead · totals: of pushes that ended, since the store exists · unknown_last_day ·
     events_unfolded: at most MOST; unfolded_age: of one of the oldest, machine time · changed_users: waiting for a
     refresh, at most MOST · runs: in progress, by state · stopped: switch to why ("" where no reason was given) ·
-    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · breakers: state of each gateway's circuit breaker · ticks: seconds since each of
-    beat's tasks last ended well, machine time · counters: see store.counters.
+    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · breakers: state of each
+    gateway's circuit breaker · ticks: seconds since each of beat's tasks last ended well, machine time · counters: see
+    store.counters.
     """
 
     now: datetime
