@@ -70,6 +70,8 @@ class StoreStatus:
     """Switches that Horae itself turned off, and why."""
     leases_expired: int
     """Pushes whose dispatcher is late or dead: upkeep takes them over."""
+    breakers: dict[str, str]
+    """State of each gateway's circuit breaker: closed, open or probing."""
     lost: dict[str, int]
     """Pushes that were planned and have neither ended nor wait, by date of their occurrence: there must be none."""
     ticks: dict[str, float]
@@ -151,6 +153,9 @@ def _alarms(settings: Settings, store: StoreStatus | None) -> Iterator[str]:
     for name, problem in built.problems.items():
         yield f"gateway {name} is configured wrongly: {problem}"
     if store is not None:
+        for name, state in store.breakers.items():
+            if state != "closed":
+                yield f"gateway {name} fails: its circuit breaker is {state}, its pushes wait"
         for day, number in store.lost.items():
             yield f"{number:,} pushes of {day} were planned and have neither ended nor wait: please report this"
         for scope, why in store.stopped_by_horae.items():
@@ -212,6 +217,7 @@ def _store(connection: Connection) -> StoreStatus:
         due_by_gateway=dict(figures.due),
         stopped_by_horae=dict(figures.stopped_by_horae),
         leases_expired=figures.leases_expired,
+        breakers=dict(figures.breakers),
         lost=dict(figures.counters.get("lost", {})),
         ticks=dict(figures.ticks),
         model=None if figures.model is None else _plain(figures.model),

@@ -44,8 +44,9 @@ class Figures:
     those, whose worker is late or dead · totals: of pushes that ended, since the store exists · unknown_last_day ·
     events_unfolded: at most MOST; unfolded_age: of one of the oldest, machine time · changed_users: waiting for a
     refresh, at most MOST · runs: in progress, by state · stopped: switch to why ("" where no reason was given) ·
-    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · ticks: seconds since each of
-    beat's tasks last ended well, machine time · counters: see store.counters.
+    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · breakers: state of each
+    gateway's circuit breaker · ticks: seconds since each of beat's tasks last ended well, machine time · counters: see
+    store.counters.
     """
 
     now: datetime
@@ -63,6 +64,7 @@ class Figures:
     stopped: Mapping[str, str]
     stopped_by_horae: Mapping[str, str]
     campaigns: Mapping[str, int]
+    breakers: Mapping[str, str]
     ticks: Mapping[str, float]
     counters: Mapping[str, Mapping[str, int]]
     model: Model | None
@@ -86,6 +88,8 @@ _UNFOLDED = text(f"""
 _CHANGED = text(f"SELECT count(*) FROM (SELECT 1 FROM changed_users LIMIT {MOST}) x")
 _RUNS = text("SELECT state, count(*) FROM runs WHERE state IN ('planning', 'settling') GROUP BY 1 ORDER BY 1")
 _CAMPAIGNS = text("SELECT state, count(*) FROM campaigns GROUP BY 1 ORDER BY 1")
+_BREAKERS = text("SELECT gateway, state FROM breakers ORDER BY gateway")
+_HAS_BREAKERS = text("SELECT to_regclass('breakers') IS NOT NULL")
 _TICKS = text("""
     SELECT task, extract(epoch FROM clock_timestamp() - done_at)::float8 FROM tick_marks ORDER BY task
 """)
@@ -118,6 +122,7 @@ def read_figures(connection: Connection, now: datetime) -> Figures:
         stopped={switch.scope: switch.why or "" for switch in off},
         stopped_by_horae={switch.scope: switch.why or "no reason given" for switch in off if switch.author == HORAE},
         campaigns=_pairs(connection, _CAMPAIGNS),
+        breakers=_pairs(connection, _BREAKERS) if connection.execute(_HAS_BREAKERS).scalar_one() else {},
         ticks=_pairs(connection, _TICKS),
         counters=stored,
         model=None if model is None else Model(*model),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -14,7 +15,8 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from engine.cli.app import app
-from engine.delivery.gateways import device_gateways
+from engine.delivery.dispatch import dispatch_due
+from engine.delivery.gateways import Kind, Outcome, Outgoing, device_gateways
 from engine.errors import HoraeError, UnknownName
 from engine.ingest.run import ingest_devices
 from engine.ingest.summary import Summary
@@ -22,6 +24,22 @@ from engine.runtime import Runtime
 from tests.delivery_store import NOON, DeliveryShop
 
 Register = Callable[..., Summary]
+
+
+class Accepting:
+    """A gateway to devices that takes everything."""
+
+    name, needs_device, timeout = "fcm", True, timedelta(seconds=1)
+
+    def __init__(self) -> None:
+        self.reached: list[str] = []
+
+    def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
+        self.reached += [message.device.token for message in messages if message.device]
+        return [Outcome(Kind.ACCEPTED)] * len(messages)
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -195,3 +213,23 @@ def test_a_cap_that_holds_nobody_is_said_to(horae: Callable[..., str], shop: Del
         assert says in horae("caps", "add", "--limit", "1", "--per", "day", "--scope", scope)
     for scope in ("all", "campaign:bread", "channel:log", "tag:spring", "category:Bakery"):
         assert "holds nobody" not in horae("caps", "add", "--limit", "1", "--per", "day", "--scope", scope)
+
+
+def test_a_device_given_up_for_dead_gets_pushes_again_once_it_is_registered_anew(
+    register: Register, runtime: Runtime, shop: DeliveryShop
+) -> None:
+    shop.user("ada")
+    register(row(user="ada", at=NOON - timedelta(days=5)))
+    shop.campaign(gateway="fcm")
+    shop.sql("UPDATE devices SET dead_at = :at, dead_reason = 'UNREGISTERED'", at=NOON - timedelta(days=1))
+    fcm = Accepting()
+    object.__setattr__(runtime, "gateways", {"fcm": fcm})
+
+    shop.push("ada")
+    assert dispatch_due(runtime, NOON) == {"suppressed.no_device": 1}
+    register(row(user="ada", at=NOON))
+    shop.another_occurrence("bread", "second")
+    shop.push("ada")
+
+    assert dispatch_due(runtime, NOON) == {"accepted": 1}
+    assert fcm.reached == ["t1"]
