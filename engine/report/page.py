@@ -38,7 +38,8 @@ def uplift_words(report: Report) -> str:
     if found.noise:
         return f"{points}: no effect beyond chance"
     relative = f", {100 * up.relative:+.1f} %" if up.relative is not None else ""
-    return f"{points}{relative}: {up.gained or 0:+,.0f} users who would not have"
+    gained = up.gained or 0.0
+    return f"{points}{relative}: {abs(gained):,.0f} users {'more' if gained > 0 else 'fewer'} than without it"
 
 
 def _lead(report: Report) -> str:
