@@ -193,4 +193,5 @@ def test_choices_weighed_against_prices_agree_and_what_settlement_moved_is_said(
     for (user,) in revised[:15] + priced[:15]:
         (one,) = explained(filled, str(user))
         assert one.verdict == "agrees", one.checks
-        assert one.chosen is None or one.chosen.send_at not in [option.send_at for option in one.alternatives]
+        others = [(option.item, option.send_at) for option in one.alternatives]
+        assert one.chosen is None or (one.chosen.item, one.chosen.send_at) not in others
