@@ -21,6 +21,7 @@ from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold_all
 from engine.ingest.run import ingest_events
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
+from engine.planning.explain import explain
 from engine.planning.firing import tick_triggers
 from engine.planning.refresh import refresh
 from engine.runtime import Runtime
@@ -113,6 +114,22 @@ def test_an_abandoned_cart_is_due_after_its_delay_and_about_its_item(shop):
     assert pushed(shop) == [("u1", "i3"), ("u2", "i5")]
     assert reasons(shop) == {"planned": 2}
     assert "fired" not in tick(shop, NOON + 2 * HOUR)
+
+
+def test_the_explanation_names_the_trigger_and_agrees(shop):
+    define(shop, CART)
+    happen(shop, NOON, ("add_to_cart", "u1", "i3", NOON - MINUTE))
+    tick(shop, NOON)
+    tick(shop, NOON + HOUR)
+
+    (found,) = explain(shop.database, shop.gateways, "u1", "cart")
+
+    assert found.because is not None
+    assert (found.because.happened_at, found.because.item) == (NOON - MINUTE, "i3")
+    assert found.because.trigger == "1h after each add_to_cart, unless purchase"
+    assert found.chosen is not None
+    assert found.chosen.item == "i3"
+    assert found.verdict == "agrees"
 
 
 def test_a_purchase_of_the_item_calls_it_off_and_one_of_another_does_not(shop):
