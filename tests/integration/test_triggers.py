@@ -361,7 +361,7 @@ def test_a_tick_that_dies_before_its_end_has_changed_nothing_and_the_next_does_i
 
 def test_caps_hold_over_triggers_and_a_capped_user_says_so(shop):
     set_caps(shop, Cap(id="one", limit=1, window="local_day"), quiet_hours=None)
-    day = {"horizon": "2h", "overflow": "drop", "trigger": {"event": "add_to_cart"}}
+    day: dict[str, Any] = {"horizon": "2h", "overflow": "drop", "trigger": {"event": "add_to_cart"}}
     define(shop, CART, **day)
     define(shop, CART, name="other", **day)
     happen(shop, NOON, ("add_to_cart", "u4", "i3", NOON - MINUTE))
