@@ -77,7 +77,7 @@ def create(
     if made is not None:
         _add_version(connection, made, 1, campaign, author)
         stored = get(connection, campaign.name)
-        after = {"state": stored.state, "version": 1, **_definition(campaign)}
+        after = {"state": stored.state, "version": 1}
         audit.record(connection, author, "campaign.create", f"campaign:{campaign.name}", None, after)
         return Created(stored, "created")
     old = get(connection, campaign.name, lock=True)

@@ -66,6 +66,10 @@ def _plain(value: Any) -> Any:
 def _print(one: Explanation) -> None:
     head = f"{one.user} · {one.campaign} · {one.occurrence} · run {one.run}, decided {one.as_of:%Y-%m-%d %H:%M:%S} UTC"
     stdout.print(head, style="bold", markup=False, soft_wrap=True)
+    if one.because is not None:
+        item = f", item {one.because.item}" if one.because.item else ""
+        at = f"{one.because.happened_at:%Y-%m-%d %H:%M:%S} UTC"
+        stdout.print(f"  due {one.because.trigger}: it happened {at}{item}", markup=False, soft_wrap=True)
     stdout.print(f"  {_outcome(one)}", markup=False, soft_wrap=True)
     stdout.print(f"  {_arm(one)}", markup=False, soft_wrap=True)
     _print_score(one)

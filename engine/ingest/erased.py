@@ -33,6 +33,12 @@ def name_hash(secret: bytes, name: str) -> bytes:
     return hashlib.blake2b(name.encode(), digest_size=16, key=secret, person=_PERSON).digest()
 
 
+def audit_subject(connection: Connection, name: str) -> str:
+    """What the audit log, which forgets nothing, calls the user with the shop's id `name`."""
+    secret = bytes(connection.execute(text("SELECT hash_key FROM workspace")).scalar_one())
+    return f"user:{name_hash(secret, name).hex()}"
+
+
 def lock_erasure(connection: Connection) -> None:
     """Wait for whoever takes something in, and keep them waiting until this transaction ends."""
     connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 
 from engine import audit
 from engine.errors import UnknownName
+from engine.ingest.erased import audit_subject
 from engine.ingest.event_rows import EventRows
 from engine.ingest.preference_text import parse_preferences
 from engine.ingest.profiles import FoldRows
@@ -96,7 +97,7 @@ def change_preferences(
         raise UnknownName(f"there is no user {name!r}", hint="the id as it was ingested, letter by letter")
     if say_preferences(connection, [(user, *one) for one in said]):
         after = {f"{kind}:{what}": allowed for kind, what, allowed in said}
-        audit.record(connection, author, "user.preferences", f"user:{name}", None, after)
+        audit.record(connection, author, "user.preferences", audit_subject(connection, name), None, after)
     rows = connection.execute(
         text("SELECT kind, name, allowed FROM preferences WHERE user_id = :user ORDER BY 1, 2"), {"user": user}
     )

@@ -20,6 +20,7 @@ from engine.campaigns.rules import workspace_caps
 from engine.localtime import wall_clock, zone
 from engine.planning import arms, receipt
 from engine.planning.allocation import NOTHING
+from engine.planning.because import Because, because
 from engine.planning.case import Case, read_case
 from engine.planning.checking import Check, checks_of, verdict
 from engine.planning.limits import Sends
@@ -108,6 +109,8 @@ class Explanation:
     fate: Fate | None
     verdict: str
     checks: tuple[Check, ...]
+    because: Because | None = None
+    """Of an event-triggered campaign: what made it due for the user."""
 
 
 def explain(
@@ -156,6 +159,12 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
         fate=_fate(snapshot.connection, case, last),
         verdict=verdict(stored, checks),
         checks=tuple(checks),
+        because=because(
+            snapshot.connection,
+            case.spec.occasions[o].definition,
+            case.spec.occasions[o].occurrence_id,
+            case.user.id,
+        ),
     )
 
 

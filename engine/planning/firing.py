@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
+from engine import clock
 from engine.campaigns import store
 from engine.campaigns.schedule import TRIGGERED, last_instant
 from engine.campaigns.store import Stored
@@ -25,10 +26,15 @@ from engine.planning import locks
 from engine.planning.arming import arm, called_off
 from engine.planning.run import open_runs, wake_shards
 from engine.planning.wake import Wake
+from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
+from engine.store.ticks import once_a_day
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
+
+FORGOTTEN = timedelta(days=30)
+"""Business time after which triggers that came to nothing are forgotten."""
 
 MOST = 50_000
 """Triggers handed on in one occurrence; the rest wait for the next."""
@@ -80,6 +86,7 @@ def tick_triggers(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]
                 counts += fire(connection, stored, now)
     run = None
     if counts["fired"]:
+        once_a_day(database, "forget_triggers", clock.machine_now(), lambda: _forget(database, now))
         run = open_runs(runtime, now, now)
         if run is not None:
             wake_shards(database, run, wake)
@@ -105,6 +112,19 @@ def fire(connection: Connection, stored: Stored, now: datetime) -> Counter[str]:
             at = {"state": state, "now": now, "ids": ids, "occurrence": occurrence if state == "fired" else None}
             connection.execute(_CLOSE, at)
     return Counter(fired=len(fit), missed=len(missed), called_off=len(off))
+
+
+def _forget(database: Database, now: datetime) -> int:
+    """Call off what is armed of campaigns that are over, and delete triggers that came to nothing long ago: no limit
+    counts them. Those handed on stay, since limits do. Returns how many were deleted."""
+    with database.begin() as connection:
+        over = text(
+            "UPDATE armed_triggers a SET state = 'cancelled', closed_at = :now FROM campaigns c"
+            " WHERE c.id = a.campaign_id AND a.state = 'armed' AND c.state IN ('cancelled', 'done')"
+        )
+        connection.execute(over, {"now": now})
+        old = text("DELETE FROM armed_triggers WHERE state IN ('cancelled', 'missed') AND closed_at < :before")
+        return connection.execute(old, {"before": now - FORGOTTEN}).rowcount
 
 
 def _in_time(stored: Stored, due_at: datetime, now: datetime) -> bool:

@@ -24,7 +24,7 @@ from engine import audit
 from engine.delivery.epoch import current_epoch
 from engine.delivery.reserve import CapStore
 from engine.errors import RedisUnavailable, UnknownName
-from engine.ingest.erased import lock_erasure, name_hash
+from engine.ingest.erased import audit_subject, lock_erasure, name_hash
 from engine.ingest.profiles import take_fold_lock
 from engine.planning import locks
 from engine.privacy.held import LEDGERS, tables_of_users
@@ -103,7 +103,7 @@ def erase_user(runtime: Runtime, name: str, now: datetime, actor: str | None = N
         )
         if user is not None:
             after = {"rows": found.rows, "kept": found.kept}
-            audit.record(connection, actor, "user.erase", f"user:{tombstone.hex()}", None, after)
+            audit.record(connection, actor, "user.erase", audit_subject(connection, name), None, after)
     if user is None:
         return found
     return Erased(found.rows, found.kept, caps=_forget_caps(runtime, user.id))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 from contextlib import nullcontext
 from typing import Any
@@ -57,7 +58,7 @@ def with_history(shop: Runtime) -> Runtime:
     tick(shop, NOON)
     with shop.database.begin() as connection:
         for user in ("u1", "u2"):
-            change_preferences(connection, user, [("topic", "news", False)])
+            change_preferences(connection, user, [("topic", "news", False)], "eve")
             connection.execute(
                 text(
                     "INSERT INTO devices (user_id, gateway, token, seen_at)"
@@ -105,7 +106,7 @@ def test_nothing_is_left_of_an_erased_user_and_the_counts_still_add_up(shop):
     text_of_all = " ".join(
         str(rows(shop, f"SELECT to_jsonb(t) FROM {table} t")) for table in ("audit_log", "erased_users", "events")
     )
-    assert '"u1"' not in text_of_all
+    assert not re.search(r"\bu1\b", text_of_all)
     with shop.database.begin() as connection:
         assert audit.read(connection, actor="somebody")[0].action == "user.erase"
 

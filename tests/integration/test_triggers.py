@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,16 +16,19 @@ from sqlalchemy import text
 from engine import clock
 from engine.campaigns import store
 from engine.campaigns.definition import Campaign
+from engine.campaigns.policy import Cap
 from engine.ingest.entities import store_items
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
 from engine.ingest.fold import fold_all
 from engine.ingest.run import ingest_events
 from engine.ingest.write import Recording, ensure_months, months_of, record_events
-from engine.planning.firing import tick_triggers
+from engine.planning.arming import arm
+from engine.planning.explain import explain
+from engine.planning.firing import fire, tick_triggers
 from engine.planning.refresh import refresh
 from engine.runtime import Runtime
-from tests.planning_shop import NOW, Workers, fill_shop, reasons, rows
+from tests.planning_shop import NOW, Workers, fill_shop, reasons, rows, set_caps
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 NOON = NOW + 7 * HOUR
@@ -113,6 +117,22 @@ def test_an_abandoned_cart_is_due_after_its_delay_and_about_its_item(shop):
     assert pushed(shop) == [("u1", "i3"), ("u2", "i5")]
     assert reasons(shop) == {"planned": 2}
     assert "fired" not in tick(shop, NOON + 2 * HOUR)
+
+
+def test_the_explanation_names_the_trigger_and_agrees(shop):
+    define(shop, CART)
+    happen(shop, NOON, ("add_to_cart", "u1", "i3", NOON - MINUTE))
+    tick(shop, NOON)
+    tick(shop, NOON + HOUR)
+
+    (found,) = explain(shop.database, shop.gateways, "u1", "cart")
+
+    assert found.because is not None
+    assert (found.because.happened_at, found.because.item) == (NOON - MINUTE, "i3")
+    assert found.because.trigger == "1h after each add_to_cart, unless purchase"
+    assert found.chosen is not None
+    assert found.chosen.item == "i3"
+    assert found.verdict == "agrees"
 
 
 def test_a_purchase_of_the_item_calls_it_off_and_one_of_another_does_not(shop):
@@ -323,6 +343,32 @@ def test_while_a_run_over_triggers_is_under_way_what_becomes_due_waits(shop):
     assert tick(shop, NOON)["fired"] == 1
 
     assert pushed(shop) == [("u1", "i3"), ("u2", "i5")]
+
+
+def test_a_tick_that_dies_before_its_end_has_changed_nothing_and_the_next_does_it(shop):
+    define(shop, CART, trigger={"event": "add_to_cart"})
+    happen(shop, NOON, ("add_to_cart", "u1", "i3", NOON - MINUTE))
+    with suppress(ZeroDivisionError), shop.database.begin() as connection:
+        campaigns = store.get_all(connection, ("running",))
+        assert arm(connection, campaigns, NOON)["armed"] == 1
+        assert fire(connection, campaigns[0], NOON)["fired"] == 1
+        raise ZeroDivisionError
+
+    assert tick(shop, NOON)["fired"] == 1
+
+    assert pushed(shop) == [("u1", "i3")]
+
+
+def test_caps_hold_over_triggers_and_a_capped_user_says_so(shop):
+    set_caps(shop, Cap(id="one", limit=1, window="local_day"), quiet_hours=None)
+    day: dict[str, Any] = {"horizon": "2h", "overflow": "drop", "trigger": {"event": "add_to_cart"}}
+    define(shop, CART, **day)
+    define(shop, CART, name="other", **day)
+    happen(shop, NOON, ("add_to_cart", "u4", "i3", NOON - MINUTE))
+
+    tick(shop, NOON)
+
+    assert reasons(shop) == {"planned": 1, "capped": 1}
 
 
 def test_two_ticks_at_once_hand_a_trigger_on_once(shop):
