@@ -109,7 +109,7 @@ class Facts:
     devices: tuple[Device, ...] = ()
     """Live devices that the push may go to, newest first."""
     held: bool = False
-    """Whether the user has devices, but all of gateways that are stopped."""
+    """Whether the user has devices, but all of gateways that are stopped, or whose breaker is open."""
 
     @property
     def chosen(self) -> tuple[Device, ...]:
@@ -152,7 +152,9 @@ _FACTS = text(f"""
 
 _DEVICES = text("""
     SELECT d.user_id, d.id, d.token, d.gateway, d.seen_at, d.attributes,
-           EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway) AS stopped
+           EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway)
+           OR EXISTS (SELECT 1 FROM breakers b WHERE b.gateway = d.gateway AND b.state <> 'closed'
+                      AND b.until > clock_timestamp()) AS stopped
     FROM devices d
     WHERE d.user_id = ANY(:users) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
     ORDER BY d.seen_at DESC, d.id DESC

@@ -184,9 +184,7 @@ def read_capacities(connection: Connection, spec: RunSpec, as_of: datetime) -> C
     policy = policy_version(connection, spec.policy_version)
     definitions = [occasion.definition for occasion in spec.occasions]
     of_campaign = {
-        o.campaign_id: o.definition.capacity_per_quarter
-        for o in spec.occasions
-        if o.definition.capacity_per_quarter is not None
+        o.campaign_id: o.definition.per_quarter for o in spec.occasions if o.definition.per_quarter is not None
     }
     of_gateway = {d.gateway: limit for d in definitions if (limit := policy.per_quarter(d.gateway)) is not None}
     names: list[int | str] = [*sorted(of_campaign), *sorted(of_gateway)]

@@ -162,7 +162,7 @@ class _Run:
     def _capacities(self) -> Capacities:
         """What campaigns may send per quarter-hour, less what the simulation gave them in earlier runs."""
         occasions = self.spec.occasions
-        most = [self.period.change.capacity_of(o.definition.capacity_per_quarter) for o in occasions]
+        most = [self.period.change.capacity_of(o.definition.per_quarter) for o in occasions]
         bounded = sorted({o.campaign_id for o, each in zip(occasions, most, strict=True) if each is not None})
         first = int(self.spec.as_of.timestamp() // QUARTER)
         last = max(int(o.ends_at.timestamp() // QUARTER) for o in occasions)
