@@ -113,6 +113,10 @@ class Gates:
         """The rate of a bucket; None where none is known."""
         return self._rates.get(key)
 
+    def open_to(self, gateway: str) -> bool:
+        """Whether the gateway's breaker was closed at the last look."""
+        return self._ways.get(gateway, "all") == "all"
+
     # --- before the claim --------------------------------------------------------------------------------------------
 
     def lanes(self, connection: Connection, most: int) -> list[Lane]:

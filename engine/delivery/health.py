@@ -123,8 +123,7 @@ class Health:
 
     def flush(self, database: Transactions, now: datetime, *, at_once: bool = False) -> Counter[str]:
         """Write down what was heard, where it is time; counts `breaker_opened` and `campaign_paused`."""
-        urgent = self.gates.unprobed or any(one.failures or one.asked_to_wait for one in self._gateways.values())
-        if not (urgent or at_once or clock.monotonic() - self._flushed >= EVERY_SECONDS):
+        if not (at_once or self._urgent() or clock.monotonic() - self._flushed >= EVERY_SECONDS):
             return Counter()
         self._flushed = clock.monotonic()
         counts = Counter[str]()
@@ -139,6 +138,17 @@ class Health:
             with database.begin() as connection:
                 counts["campaign_paused"] = _note_campaigns(connection, campaigns, now)
         return counts
+
+    def _urgent(self) -> bool:
+        """Whether others should know at once: a failure, a wish to be left alone, a probe that is over."""
+        return (
+            bool(self.gates.unprobed)
+            or any(
+                one.failures or one.asked_to_wait or not self.gates.open_to(name)
+                for name, one in self._gateways.items()
+            )
+            or any(one.errors for one in self._campaigns.values())
+        )
 
     def _note_breakers(self, connection: Connection, gateways: dict[str, _Gateway]) -> int:
         unprobed, self.gates.unprobed = self.gates.unprobed, set()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -14,48 +12,19 @@ from engine import clock
 from engine.campaigns.policy import Cap
 from engine.delivery import switches
 from engine.delivery.dispatch import dispatch_due
-from engine.delivery.gateways import Gateway, Kind, Outcome, Outgoing
+from engine.delivery.gateways import Gateway, Kind, Outcome
 from engine.delivery.upkeep import upkeep
 from engine.errors import UnknownName
 from engine.runtime import Runtime
-from tests.delivery_store import NOON, DeliveryShop
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
 
 DAILY = Cap(id="daily", limit=1, window="local_day")
 TRANSACTIONAL = {"class": "transactional"}
 
 
-class Pigeon:
-    """A provider with devices that answers as told: `answers` in turn, then ACCEPTED."""
-
-    name = "pigeon"
-    timeout = timedelta(seconds=1)
-
-    def __init__(self, *answers: Outcome, needs_device: bool = False) -> None:
-        self.needs_device = needs_device
-        self.answers = list(answers)
-        self.answer: Callable[[Outgoing], Outcome] = lambda message: (
-            self.answers.pop(0) if self.answers else Outcome(Kind.ACCEPTED)
-        )
-        self.got: list[Outgoing] = []
-
-    def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
-        self.got += messages
-        return [self.answer(message) for message in messages]
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
 @pytest.fixture
 def shop(runtime: Runtime) -> DeliveryShop:
     return DeliveryShop(runtime.database)
-
-
-def with_gateway(runtime: Runtime, gateway: Gateway) -> Runtime:
-    """The same deployment with one more gateway."""
-    opened = Runtime(runtime.settings, runtime.database, runtime.redis_url, runtime.broker_url, runtime.caps_url)
-    opened.__dict__["gateways"] = {**runtime.gateways, gateway.name: gateway}  # where cached_property keeps it
-    return opened
 
 
 def dispatch(runtime: Runtime, gateway: Gateway, now: datetime = NOON) -> dict[str, int]:
