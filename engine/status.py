@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from celery.exceptions import OperationalError
 from sqlalchemy import Connection, text
 
 from engine import clock, embedded
+from engine.campaigns import store as campaigns
 from engine.config import QUEUES, Settings
+from engine.delivery import health
 from engine.delivery.gateways import try_gateways
 from engine.delivery.switches import HORAE, stopped
 from engine.errors import HoraeError, SchemaMismatch
@@ -68,6 +71,11 @@ class StoreStatus:
     due_by_gateway: dict[str, int]
     stopped_by_horae: dict[str, str]
     """Switches that Horae itself turned off, and why."""
+    paused_by_horae: dict[str, str]
+    """Campaigns that Horae itself paused, and why."""
+    providers: list[dict[str, Any]]
+    """Every gateway that was used: gateway, state of its breaker (closed, open, probing), until (machine time), why,
+    answers and failures of the present half minute, resting_until (as its provider asked)."""
     model: dict[str, Any] | None
     """The champion: version, regime, as_of."""
 
@@ -100,6 +108,9 @@ class Status:
         found["home"] = str(self.home)
         if self.store is not None:
             found["store"]["business_now"] = self.store.business_now.isoformat()
+            for one in found["store"]["providers"]:
+                for name in ("until", "resting_until"):
+                    one[name] = one[name].isoformat() if one[name] else None
         return found
 
 
@@ -139,17 +150,37 @@ def _down(status: Status) -> Iterator[str]:
 
 
 def _alarms(settings: Settings, store: StoreStatus | None) -> Iterator[str]:
-    built = try_gateways(settings)
-    for gateway in built.gateways.values():
-        gateway.close()
-    for name, problem in built.problems.items():
+    files = [value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Path)]
+    stamps = tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
+    configured, problems = _gateways(settings, stamps)
+    for name, problem in problems.items():
         yield f"gateway {name} is configured wrongly: {problem}"
     if store is not None:
+        for name, why in store.paused_by_horae.items():
+            yield f"campaign {name} was paused: {why}; let it go on with: horae campaign resume {name}"
+        for one in store.providers:
+            if one["state"] != "closed":
+                yield (
+                    f"gateway {one['gateway']} fails ({one['why'] or 'no answer'}) and is left alone; one push tries it"
+                    f" at {one['until']:%H:%M:%S} UTC, its others wait"
+                )
+            elif one["resting_until"]:
+                yield f"gateway {one['gateway']} was asked to rest until {one['resting_until']:%H:%M:%S} UTC"
         for scope, why in store.stopped_by_horae.items():
             yield f"{scope.replace(':', ' ')} was stopped: {why}; let it go on with: horae start"
         for name, number in store.due_by_gateway.items():
-            if name not in built.gateways and name not in built.problems:
+            if name not in configured and name not in problems:
                 yield f"{number:,} due pushes wait for the gateway {name}, which is not configured here"
+
+
+@lru_cache(maxsize=2)
+def _gateways(settings: Settings, stamps: tuple[tuple[Path, int], ...]) -> tuple[frozenset[str], dict[str, str]]:  # noqa: ARG001
+    """The gateways that are configured, and what is wrong with others; looked at again where a setting or one of its
+    files (`stamps`: when each was written) changed: building them loads keys and certificates."""
+    built = try_gateways(settings)
+    for gateway in built.gateways.values():
+        gateway.close()
+    return frozenset(built.gateways), {name: str(problem) for name, problem in built.problems.items()}
 
 
 def _postgres(settings: Settings, url: str | None) -> tuple[ServerStatus, str, StoreStatus | None]:
@@ -211,6 +242,8 @@ def _store(connection: Connection) -> StoreStatus:
         stopped_by_horae={
             switch.scope: switch.why or "no reason given" for switch in stopped(connection) if switch.author == HORAE
         },
+        paused_by_horae=campaigns.paused_by_horae(connection),
+        providers=[asdict(one) for one in health.gateways(connection)],
         model=_model(connection),
     )
 

@@ -229,7 +229,15 @@ class Campaign(Strict):
     overflow: Literal["replace", "best_window", "drop"] = Field(
         "replace",
         description="Where caps or a capacity are full: replace takes the place of a planned push that is worth less,"
-        " or else the best remaining window; best_window only the latter; drop: the best window or none.",
+        " or else the best remaining window; best_window only the latter; drop: the best window or none. A push that"
+        " caps hold back when it is due, or whose window passes while it waits, likewise goes to the best window left.",
+    )
+    price_tolerance: float = Field(
+        0.05,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="A push is dropped whose item costs more than the plan knew, by more than this share of it.",
     )
     item_once_days: int | None = Field(
         None,

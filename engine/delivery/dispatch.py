@@ -34,6 +34,7 @@ from engine.delivery.gates import Gates
 from engine.delivery.gateways import Gateway
 from engine.delivery.health import Health
 from engine.delivery.ledger import close_cancelled, close_expired
+from engine.delivery.moving import move_late
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.sending import Desk, Pace, go_back, no_crash, prepare_group, why_back
 from engine.errors import RedisUnavailable
@@ -85,8 +86,9 @@ def dispatch_due(
 
 
 def close_late(database: Database, now: datetime, counts: dict[str, int], *, every: bool) -> None:
-    """Close waiting pushes that are too late at `now`, and those of cancelled campaigns: those that are due, or `every`
-    one. Counted into `counts`."""
+    """Close waiting pushes that are too late at `now` and have no other window, and those of cancelled campaigns: those
+    that are due, or `every` one. Counted into `counts`."""
+    counts["moved"] = counts.get("moved", 0) + move_late(database, now)
     for name, step in (("expired.expired", close_expired), ("cancelled.campaign_cancelled", close_cancelled)):
         closed = _CLOSED_AT_ONCE
         while closed == _CLOSED_AT_ONCE:

@@ -30,7 +30,9 @@ from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
 from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation, limits_of
 from engine.delivery.messages import Kind, Outcome, Outgoing
+from engine.delivery.moving import find, move
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
+from engine.delivery.overflow import REASONS
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
 from engine.errors import BadInput, RedisUnavailable, StoreUnavailable
@@ -393,6 +395,13 @@ def _finish(desk: Desk, ends: Sequence[tuple[Facts, Ended, str | None]], backs: 
     """Close and put back what a step before the intent refused."""
     if not ends and not backs:
         return
+    refused = [facts for facts, ended, _ in ends if ended.reason in REASONS]
+    if refused:
+        with desk.database.begin() as connection:
+            moves = find(connection, desk.book, refused, now, desk.pace.deadline)
+            moved = move(connection, moves)
+        desk.counts["moved"] += len(moved)
+        ends = [each for each in ends if each[0].push.id not in moved]
     rows = []
     for facts, given, detail in ends:
         ended = end_in_doubt(given, in_doubt=facts.push.in_doubt)
