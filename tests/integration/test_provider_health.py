@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from random import Random
 from typing import Any
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from engine.campaigns import store
 from engine.campaigns.policy import Cap
+from engine.cli.app import app
 from engine.delivery import health
 from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Kind, Outcome
@@ -18,6 +21,7 @@ from engine.delivery.gateways.push import PushGateway
 from engine.delivery.sending import Pace
 from engine.delivery.upkeep import upkeep
 from engine.runtime import Runtime
+from engine.status import gather
 from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
 
 DOWN = Outcome(Kind.RETRY, detail="HTTP 503")
@@ -290,6 +294,40 @@ def test_a_campaign_that_a_provider_refuses_is_paused_and_can_be_resumed(runtime
     left = len(shop.hot())
     waited(shop)
     assert dispatch(runtime, pigeon) == {"accepted": left}
+
+
+def test_status_says_what_fails_rests_and_was_paused_and_resume_lets_it_go_on(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    class Crow(Pigeon):
+        name = "crow"
+
+    shop.campaign("bad", gateway="pigeon")
+    shop.campaign("crows", gateway="crow")
+    shop.campaign("refused", gateway="log")
+    shop.pushes(users(10), "bad")
+    shop.push("u1", "crows")
+    dispatch(runtime, Pigeon(*[DOWN] * 10), limit=10)
+    dispatch(runtime, Crow(Outcome(Kind.THROTTLED, delay=timedelta(minutes=5))))
+    with runtime.database.begin() as connection:
+        health.pause(connection, "refused", "50% of 100 pushes within 15 minutes ended in provider errors")
+
+    found = gather(runtime.settings)
+
+    alarms = "\n".join(found.alarms)
+    assert "gateway pigeon fails (HTTP 503) and is left alone" in alarms
+    assert "gateway crow was asked to rest until" in alarms
+    assert "campaign refused was paused: 50% of 100" in alarms
+    assert "horae campaign resume refused" in alarms
+    assert json.loads(json.dumps(found.as_dict()))["store"]["paused_by_horae"].keys() == {"refused"}
+
+    environment = {
+        "HORAE_HOME": str(runtime.settings.home),
+        "HORAE_DATABASE_URL": runtime.database.libpq_url,
+        "HORAE_REDIS_URL": runtime.redis_url,
+    }
+    assert CliRunner().invoke(app, ["campaign", "resume", "refused"], env=environment).exit_code == 0
+    assert "was paused" not in "\n".join(gather(runtime.settings).alarms)
 
 
 def test_a_campaign_that_is_triggered_again_and_again_is_paused(runtime: Runtime, shop: DeliveryShop) -> None:

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
-from engine.cli import app
+from engine.cli.app import app
+from engine.errors import RedisUnavailable
 from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime
 from tests.delivery_store import DeliveryShop
@@ -30,20 +31,22 @@ def silent() -> Iterator[str]:
 )
 @pytest.mark.parametrize("where", ["away", "silent"])
 def test_a_redis_that_does_not_answer_is_said_and_the_store_stays_as_it_was(
-    runtime: Runtime, silent: str, monkeypatch: pytest.MonkeyPatch, command: list[str], where: str
+    runtime: Runtime, silent: str, command: list[str], where: str
 ) -> None:
     shop = DeliveryShop(runtime.database)
     shop.campaign()
     shop.user("u1")
-    monkeypatch.setenv("HORAE_HOME", str(runtime.settings.home))
-    monkeypatch.setenv("HORAE_DATABASE_URL", runtime.database.libpq_url)
-    monkeypatch.setenv("HORAE_REDIS_URL", silent if where == "silent" else "redis://127.0.0.1:1/0")
+    environment = {
+        "HORAE_HOME": str(runtime.settings.home),
+        "HORAE_DATABASE_URL": runtime.database.libpq_url,
+        "HORAE_REDIS_URL": silent if where == "silent" else "redis://127.0.0.1:1/0",
+    }
 
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(app, command, env=environment)
 
-    assert done.exit_code == 2
-    assert "does not answer" in done.output
-    assert "HORAE_REDIS_URL" in done.output
+    assert isinstance(done.exception, RedisUnavailable)  # which the program prints, and exits with 2
+    assert "does not answer" in str(done.exception)
+    assert "HORAE_REDIS_URL" in str(done.exception)
     with runtime.database.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM occurrences")).scalar_one() == 1
         assert connection.execute(text("SELECT count(*) FROM deliveries")).scalar_one() == 0
