@@ -84,11 +84,13 @@ def open_runtime(settings: Settings | None = None, *, migrate: bool = True) -> R
 
     Raises StoreUnavailable, RedisUnavailable, SchemaMismatch.
     """
+    settings = settings or read_settings()
+    if settings.redis_url is not None:
+        require_redis(settings.redis_url)  # first: it takes no time, and what follows does
     # Alembic and numpy are slow to import; who only asks for addresses needs neither.
     from engine.ingest.replay import require_current_profiles  # noqa: PLC0415
     from engine.store import schema  # noqa: PLC0415
 
-    settings = settings or read_settings()
     database = Database(database_url(settings))
     try:
         (schema.upgrade if migrate else schema.require_current)(database)

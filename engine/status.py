@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from celery.exceptions import OperationalError
 from sqlalchemy import Connection, text
 
 from engine import clock, embedded
+from engine.campaigns import store as campaigns
 from engine.config import QUEUES, Settings
+from engine.delivery import health
 from engine.delivery.gateways import try_gateways
 from engine.errors import HoraeError, SchemaMismatch
 from engine.metrics.figures import Model, read_figures
@@ -68,10 +71,13 @@ class StoreStatus:
     due_by_gateway: dict[str, int]
     stopped_by_horae: dict[str, str]
     """Switches that Horae itself turned off, and why."""
+    paused_by_horae: dict[str, str]
+    """Campaigns that Horae itself paused, and why."""
+    providers: list[dict[str, Any]]
+    """Every gateway that was used: gateway, state of its breaker (closed, open, probing), until (machine time), why,
+    answers and failures of the present half minute, resting_until (as its provider asked)."""
     leases_expired: int
     """Pushes whose dispatcher is late or dead: upkeep takes them over."""
-    breakers: dict[str, str]
-    """State of each gateway's circuit breaker: closed, open or probing."""
     lost: dict[str, int]
     """Pushes that were planned and have neither ended nor wait, by date of their occurrence: there must be none."""
     ticks: dict[str, float]
@@ -108,6 +114,9 @@ class Status:
         found["home"] = str(self.home)
         if self.store is not None:
             found["store"]["business_now"] = self.store.business_now.isoformat()
+            for one in found["store"]["providers"]:
+                for name in ("until", "resting_until"):
+                    one[name] = one[name].isoformat() if one[name] else None
         return found
 
 
@@ -147,22 +156,39 @@ def _down(status: Status) -> Iterator[str]:
 
 
 def _alarms(settings: Settings, store: StoreStatus | None) -> Iterator[str]:
-    built = try_gateways(settings)
-    for gateway in built.gateways.values():
-        gateway.close()
-    for name, problem in built.problems.items():
+    files = [value for name in type(settings).model_fields if isinstance(value := getattr(settings, name), Path)]
+    stamps = tuple((file, file.stat().st_mtime_ns) for file in files if file.is_file())
+    configured, problems = _gateways(settings, stamps)
+    for name, problem in problems.items():
         yield f"gateway {name} is configured wrongly: {problem}"
     if store is not None:
-        for name, state in store.breakers.items():
-            if state != "closed":
-                yield f"gateway {name} fails: its circuit breaker is {state}, its pushes wait"
         for day, number in store.lost.items():
             yield f"{number:,} pushes of {day} were planned and have neither ended nor wait: please report this"
+        for name, why in store.paused_by_horae.items():
+            yield f"campaign {name} was paused: {why}; let it go on with: horae campaign resume {name}"
+        for one in store.providers:
+            if one["state"] != "closed":
+                yield (
+                    f"gateway {one['gateway']} fails ({one['why'] or 'no answer'}) and is left alone; one push tries it"
+                    f" at {one['until']:%H:%M:%S} UTC, its others wait"
+                )
+            elif one["resting_until"]:
+                yield f"gateway {one['gateway']} was asked to rest until {one['resting_until']:%H:%M:%S} UTC"
         for scope, why in store.stopped_by_horae.items():
             yield f"{scope.replace(':', ' ')} was stopped: {why}; let it go on with: horae start"
         for name, number in store.due_by_gateway.items():
-            if name not in built.gateways and name not in built.problems:
+            if name not in configured and name not in problems:
                 yield f"{number:,} due pushes wait for the gateway {name}, which is not configured here"
+
+
+@lru_cache(maxsize=2)
+def _gateways(settings: Settings, stamps: tuple[tuple[Path, int], ...]) -> tuple[frozenset[str], dict[str, str]]:  # noqa: ARG001
+    """The gateways that are configured, and what is wrong with others; looked at again where a setting or one of its
+    files (`stamps`: when each was written) changed: building them loads keys and certificates."""
+    built = try_gateways(settings)
+    for gateway in built.gateways.values():
+        gateway.close()
+    return frozenset(built.gateways), {name: str(problem) for name, problem in built.problems.items()}
 
 
 def _postgres(settings: Settings, url: str | None) -> tuple[ServerStatus, str, StoreStatus | None]:
@@ -216,8 +242,9 @@ def _store(connection: Connection) -> StoreStatus:
         unknown_last_day=figures.unknown_last_day,
         due_by_gateway=dict(figures.due),
         stopped_by_horae=dict(figures.stopped_by_horae),
+        paused_by_horae=campaigns.paused_by_horae(connection),
+        providers=[asdict(one) for one in health.gateways(connection)],
         leases_expired=figures.leases_expired,
-        breakers=dict(figures.breakers),
         lost=dict(figures.counters.get("lost", {})),
         ticks=dict(figures.ticks),
         model=None if figures.model is None else _plain(figures.model),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,8 @@ from engine.campaigns import store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.policy_store import save_policy
+from engine.delivery.gateways import Gateway, Kind, Outcome, Outgoing
+from engine.runtime import Runtime
 from engine.store.database import Database
 from engine.store.slots import slot_of
 from engine.store.tables import EVENT_TYPES
@@ -213,6 +216,35 @@ class DeliveryShop:
                 yield connection
             finally:
                 self._open = None
+
+
+class Pigeon:
+    """A provider with devices that answers as told: `answers` in turn, then ACCEPTED."""
+
+    name = "pigeon"
+    timeout = timedelta(seconds=1)
+
+    def __init__(self, *answers: Outcome, needs_device: bool = False) -> None:
+        self.needs_device = needs_device
+        self.answers = list(answers)
+        self.answer: Callable[[Outgoing], Outcome] = lambda message: (
+            self.answers.pop(0) if self.answers else Outcome(Kind.ACCEPTED)
+        )
+        self.got: list[Outgoing] = []
+
+    def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
+        self.got += messages
+        return [self.answer(message) for message in messages]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def with_gateway(runtime: Runtime, gateway: Gateway) -> Runtime:
+    """The same deployment with one more gateway."""
+    opened = Runtime(runtime.settings, runtime.database, runtime.redis_url, runtime.broker_url, runtime.caps_url)
+    opened.__dict__["gateways"] = {**runtime.gateways, gateway.name: gateway}  # where cached_property keeps it
+    return opened
 
 
 def journal(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from engine.campaigns.fields import (
     in_words,
 )
 from engine.campaigns.filters import Filter, ItemFilter, check_size
-from engine.campaigns.policy import Cap
+from engine.campaigns.policy import Cap, least, minutes_of
 from engine.campaigns.template import MessageSpec, unknown_fields
 from engine.campaigns.triggers import Trigger
 from engine.errors import BadInput
@@ -229,13 +229,27 @@ class Campaign(Strict):
     capacity_per_quarter: int | None = Field(
         None, ge=1, description="The most of its pushes in each UTC quarter of an hour; absent: no limit."
     )
+    per_minute: int | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="The most of its pushes in any minute, kept as they leave, over all workers; absent: no limit.",
+    )
     budget: int | None = Field(
         None, ge=1, description="The most of its pushes in all, over all its occurrences; absent: no limit."
     )
     overflow: Literal["replace", "best_window", "drop"] = Field(
         "replace",
         description="Where caps or a capacity are full: replace takes the place of a planned push that is worth less,"
-        " or else the best remaining window; best_window only the latter; drop: the best window or none.",
+        " or else the best remaining window; best_window only the latter; drop: the best window or none. A push that"
+        " caps hold back when it is due, or whose window passes while it waits, likewise goes to the best window left.",
+    )
+    price_tolerance: float = Field(
+        0.05,
+        ge=0,
+        le=100,
+        allow_inf_nan=False,
+        description="A push is dropped whose item costs more than the plan knew, by more than this share of it.",
     )
     item_once_days: int | None = Field(
         None,
@@ -268,6 +282,11 @@ class Campaign(Strict):
     def _template_faults(self) -> list[str]:
         problems = unknown_fields(self.message, with_item=self.items.kind != "none")
         return [f"message.{problem}" for problem in problems]
+
+    @property
+    def per_quarter(self) -> int | None:
+        """The most of its pushes in a UTC quarter-hour: as set, and no more than its rate a minute lets leave."""
+        return least(self.capacity_per_quarter, minutes_of(self.per_minute))
 
     def own_caps(self) -> tuple[Cap, ...]:
         """Its own caps, as the policy knows them."""

@@ -39,6 +39,10 @@ from engine.localtime import Hours, in_hours, local_day
 LONGEST_WINDOW = timedelta(days=92)
 """Of a rolling cap and of the gap: what delivery must remember of each user."""
 
+PER_MINUTE = {"fcm": 600_000}
+"""What providers take of one sender in a minute where nothing else is set: FCM's default quota of a project
+(firebase.google.com/docs/cloud-messaging/scale-fcm)."""
+
 SCOPES = ("channel", "campaign", "tag", "category")
 
 
@@ -109,6 +113,9 @@ class GatewayRule(Strict):
     per_quarter: int | None = Field(
         None, ge=1, description="The most pushes in each UTC quarter of an hour, all campaigns together."
     )
+    per_minute: int | None = Field(
+        None, ge=1, description="The most messages in any minute, all campaigns together; kept as they leave."
+    )
     per_device_day: int | None = Field(
         None, ge=1, description="The most marketing pushes a device gets on a local day; as many as its user then."
     )
@@ -116,14 +123,15 @@ class GatewayRule(Strict):
     def __str__(self) -> str:
         parts = (
             f"{self.per_quarter} a quarter of an hour" if self.per_quarter else "",
+            f"{self.per_minute} a minute" if self.per_minute else "",
             f"{self.per_device_day} a device and local day" if self.per_device_day else "",
         )
-        return f"{self.gateway}: at most {' and '.join(part for part in parts if part)}"
+        return f"{self.gateway}: at most {', '.join(part for part in parts if part)}"
 
     @model_validator(mode="after")
     def _says_something(self) -> GatewayRule:
-        if self.per_quarter is None and self.per_device_day is None:
-            raise ValueError("needs per_quarter, per_device_day or both")
+        if self.per_quarter is None and self.per_minute is None and self.per_device_day is None:
+            raise ValueError("needs per_quarter, per_minute or per_device_day")
         return self
 
 
@@ -184,8 +192,30 @@ class Policy(Strict):
         )
 
     def per_quarter(self, gateway: str) -> int | None:
-        """The most pushes that a gateway takes in a UTC quarter-hour; None: no limit."""
-        return next((rule.per_quarter for rule in self.gateways if rule.gateway == gateway), None)
+        """The most pushes that a gateway takes in a UTC quarter-hour; None: no limit. A rate a minute that is set is
+        one too: nothing is planned that could not leave."""
+        rule = self._rule(gateway)
+        return None if rule is None else least(rule.per_quarter, minutes_of(rule.per_minute))
+
+    def per_minute(self, gateway: str) -> int | None:
+        """The most messages that a gateway takes in any minute: as set, or what its provider is known to take; None: no
+        limit."""
+        rule = self._rule(gateway)
+        set_to = rule.per_minute if rule is not None else None
+        return PER_MINUTE.get(gateway) if set_to is None else set_to
+
+    def _rule(self, gateway: str) -> GatewayRule | None:
+        return next((rule for rule in self.gateways if rule.gateway == gateway), None)
+
+
+def minutes_of(per_minute: int | None) -> int | None:
+    """A rate a minute as one of a quarter of an hour."""
+    return None if per_minute is None else per_minute * 15
+
+
+def least(*limits: int | None) -> int | None:
+    """The tightest of some limits, None being none."""
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ def set_gateway(
     known: Collection[str],
     author: str | None = None,
 ) -> tuple[int, GatewayRule | None]:
-    """Change what a gateway's provider takes: per_quarter and per_device_day, "none" for no limit, None to leave it.
+    """Change what a gateway's provider takes: per_quarter, per_minute and per_device_day, "none" for no limit, None to
+    leave it.
 
     Returns the policy's version and the rule, None where there is no limit left. Raises UnknownName for a gateway that
     is not configured, BadInput for a limit that is no whole number above 0.
@@ -101,7 +102,7 @@ def set_gateway(
         raise UnknownName(f"there is no gateway {name!r}", hint=hint or f"configured: {', '.join(sorted(known))}")
     given = {key: None if value == "none" else value for key, value in limits.items() if value is not None}
     if not given:
-        raise BadInput("nothing to set", hint="say --per-quarter, --per-device-day or both")
+        raise BadInput("nothing to set", hint="say --per-quarter, --per-minute or --per-device-day")
     found: list[GatewayRule] = []
 
     def change(policy: Policy) -> Policy:

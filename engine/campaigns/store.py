@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, Select, and_, insert, select, update
+from sqlalchemy import Connection, Row, Select, and_, delete, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from engine import audit
 from engine.campaigns.definition import Campaign
 from engine.errors import BadInput, UnknownName, did_you_mean
-from engine.store.tables import campaign_versions, campaigns, occurrences
+from engine.store.tables import campaign_minutes, campaign_versions, campaigns, occurrences
 
 State = Literal["draft", "running", "paused", "cancelled", "done"]
 
@@ -161,7 +161,7 @@ def set_state(connection: Connection, name: str, to: State, author: str | None =
     if before.state not in MOVES[to]:
         hint = f"launch it first: horae campaign launch {name}" if before.state == "draft" else None
         raise BadInput(f"campaign {name} is {before.state} and cannot become {to}", hint=hint)
-    connection.execute(update(campaigns).where(campaigns.c.id == before.id).values(state=to))
+    connection.execute(update(campaigns).where(campaigns.c.id == before.id).values(state=to, paused_why=None))
     _note_move(connection, author, _ACTIONS[to], name, before.state, to)
     return get(connection, name)
 
@@ -172,6 +172,32 @@ def phase(connection: Connection, stored: Stored) -> str:
         return stored.state
     begun = connection.execute(select(occurrences.c.id).where(occurrences.c.campaign_id == stored.id).limit(1)).first()
     return "running" if begun is not None else "scheduled"
+
+
+def pause(connection: Connection, name: str, why: str) -> bool:
+    """Pause a running campaign for Horae's own reasons, which status shows; whether it was running.
+
+    What it had sent so far is forgotten by the volume breaker: resumed, it begins anew.
+    """
+    moved = connection.execute(
+        update(campaigns)
+        .where(campaigns.c.name == name, campaigns.c.state == "running")
+        .values(state="paused", paused_why=why)
+        .returning(campaigns.c.id)
+    ).scalar_one_or_none()
+    if moved is not None:
+        connection.execute(delete(campaign_minutes).where(campaign_minutes.c.campaign_id == moved))
+    return moved is not None
+
+
+def paused_by_horae(connection: Connection) -> dict[str, str]:
+    """The campaigns that Horae itself paused, by name, and why."""
+    rows = connection.execute(
+        select(campaigns.c.name, campaigns.c.paused_why)
+        .where(campaigns.c.state == "paused", campaigns.c.paused_why.is_not(None))
+        .order_by(campaigns.c.name)
+    )
+    return {row.name: row.paused_why for row in rows}
 
 
 def set_scheduled_until(connection: Connection, campaign_id: int, until: datetime) -> bool:

@@ -250,6 +250,9 @@ def gateway_limits(
     per_quarter: str | None = typer.Option(
         None, help="The most pushes in each UTC quarter of an hour, all campaigns together; or none."
     ),
+    per_minute: str | None = typer.Option(
+        None, help="The most messages in any minute, kept as they leave; or none (FCM: its quota of 600,000)."
+    ),
     per_device_day: str | None = typer.Option(
         None, help="The most marketing pushes a device gets on a local day (some providers allow 2); or none."
     ),
@@ -260,7 +263,11 @@ def gateway_limits(
 
     with opened() as runtime, runtime.database.begin() as connection:
         version, rule = policy_store.set_gateway(
-            connection, name, {"per_quarter": per_quarter, "per_device_day": per_device_day}, runtime.gateways, AUTHOR
+            connection,
+            name,
+            {"per_quarter": per_quarter, "per_minute": per_minute, "per_device_day": per_device_day},
+            runtime.gateways,
+            AUTHOR,
         )
     if as_json:
         _print_json({"policy": version, "gateway": None if rule is None else rule.model_dump(mode="json")})

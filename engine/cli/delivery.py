@@ -41,10 +41,11 @@ def send_test(
 ) -> None:
     """Send one marked push of a campaign to one user, now, rendered for them. It counts nowhere."""
     from engine.clock import business_now
-    from engine.delivery import trial
 
     given = _object(data)
     with opened() as runtime:
+        from engine.delivery import trial  # only now: it imports XGBoost, and a server that is down can be told at once
+
         with runtime.database.begin() as connection:
             now = business_now(connection)
         sent = trial.send_test(runtime, now, name, user, item, given)

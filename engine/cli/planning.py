@@ -56,14 +56,16 @@ def trigger(
     hours, consent and holdout hold either way. It says how many users that concerns, and asks.
     """
     from engine.clock import business_now
-    from engine.planning import trigger as triggers
-    from engine.planning.trigger import Request
     from engine.planning.userlist import read_user_list
     from engine.runtime import require_redis
 
-    listed = None if users is None else read_user_list(users)
-    request = Request(at_once=at_once, users=listed, data=_data(data), key=idempotency_key)
+    listed, given = None if users is None else read_user_list(users), _data(data)
     with opened() as runtime:
+        # Only now: it imports XGBoost, which takes seconds, and a server that is down can be told at once.
+        from engine.planning import trigger as triggers
+        from engine.planning.trigger import Request
+
+        request = Request(at_once=at_once, users=listed, data=given, key=idempotency_key)
         with runtime.database.begin() as connection:
             now = business_now(connection)
         if dry_run:
@@ -97,11 +99,18 @@ def _data(given: str | None) -> dict[str, Any]:
 
 def _open(runtime: Runtime, now: datetime, made: Triggered) -> int | None:
     from engine.planning import run
-    from engine.planning.wake import broker_wake
+    from engine.planning.wake import BrokerWake
 
+    wake = BrokerWake(runtime.broker_url)
     run_id = run.open_runs(runtime, now, made.starts_at, only=made.occurrence_id)
     if run_id is not None:
-        run.wake_shards(runtime.database, run_id, broker_wake(runtime.broker_url))
+        run.wake_shards(runtime.database, run_id, wake)
+    if wake.lost:
+        stderr.print(
+            "Redis does not answer any more: the request is stored, and planned as soon as a worker runs again",
+            style="yellow",
+            soft_wrap=True,
+        )
     return run_id
 
 

@@ -71,7 +71,17 @@ def _offer(facts: Facts, now: datetime, deadline: timedelta) -> str | None:
         return None
     if facts.item is None or not _available(facts.item, now, deadline):
         return "item_unavailable"
-    return "item_bought" if facts.bought else None
+    if facts.bought:
+        return "item_bought"
+    return (
+        "price_changed" if _dearer(facts.price_then, facts.item.price, facts.terms.campaign.price_tolerance) else None
+    )
+
+
+def _dearer(then: float | None, now: float | None, tolerance: float) -> bool:
+    """Whether the item costs more than the plan thought. What became cheaper is no worse an offer, and the message is
+    rendered with the price as it is now."""
+    return then is not None and now is not None and now > then * (1 + tolerance)
 
 
 def _available(item: Item, now: datetime, deadline: timedelta) -> bool:

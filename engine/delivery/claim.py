@@ -63,7 +63,9 @@ _CLAIM = text(f"""
         SELECT p.id FROM pushes p JOIN campaigns c ON c.id = p.campaign_id
         WHERE p.state = 'planned' AND p.send_at <= :now AND p.window_end > :now AND p.not_after > :now
           AND (p.not_before IS NULL OR p.not_before <= clock_timestamp())
-          AND p.gateway = ANY(:gateways) AND c.state IN ('running', 'done') AND NOT {STOPPED}
+          AND p.gateway = ANY(:gateways) AND p.campaign_id <> ALL(CAST(:apart AS bigint[]))
+          AND (CAST(:campaign AS bigint) IS NULL OR p.campaign_id = :campaign)
+          AND c.state IN ('running', 'done') AND NOT {STOPPED}
         ORDER BY p.send_at LIMIT :most FOR UPDATE OF p SKIP LOCKED)
     UPDATE pushes p
     SET state = 'claimed', fence = p.fence + 1, attempts = p.attempts + 1,
@@ -117,10 +119,19 @@ _PUT_BACK = text("""
 
 
 def claim(
-    connection: Connection, now: datetime, gateways: Collection[str], most: int, lease: timedelta
+    connection: Connection,
+    now: datetime,
+    gateways: Collection[str],
+    most: int,
+    lease: timedelta,
+    *,
+    campaign: int | None = None,
+    apart: Collection[int] = (),
 ) -> list[Claimed]:
-    """Claim up to `most` pushes for `gateways` that are due at `now`, in time and not stopped; oldest first."""
-    rows = connection.execute(_CLAIM, {"now": now, "gateways": list(gateways), "most": most, "lease": lease})
+    """Claim up to `most` pushes for `gateways` that are due at `now`, in time and not stopped; oldest first. Of one
+    `campaign` where given, and of none that is `apart`."""
+    chosen = {"campaign": campaign, "apart": list(apart)}
+    rows = connection.execute(_CLAIM, {"now": now, "gateways": list(gateways), "most": most, "lease": lease, **chosen})
     return sorted((Claimed(*row) for row in rows.all()), key=lambda push: (push.send_at, push.id.int))
 
 

@@ -23,15 +23,18 @@ from itertools import groupby
 from random import Random
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from engine import clock
 from engine.delivery.claim import Claimed, claim, heartbeat
 from engine.delivery.epoch import current_epoch
 from engine.delivery.facts import Book, Facts, load_facts, reach_of
 from engine.delivery.flight import Flight
+from engine.delivery.gates import Gates
 from engine.delivery.gateways import Gateway
+from engine.delivery.health import Health
 from engine.delivery.ledger import close_cancelled, close_expired
+from engine.delivery.moving import move_late
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.sending import Desk, Pace, go_back, no_crash, prepare_group, why_back
 from engine.errors import RedisUnavailable
@@ -65,20 +68,27 @@ def dispatch_due(
     A pass ends after `pace.longest`; where more is due `wake` is asked for the next one. `rng` spreads retries.
     """
     database = runtime.database
-    desk = Desk(database, CapStore(runtime.caps), Book(), _business_clock(database, now), pace, rng or Random(), at)
+    book = Book()
+    with database.begin() as connection:
+        book.refresh(connection)
+        gates = Gates(connection, book.policy, runtime.gateways)
+    caps, chance = CapStore(runtime.caps), rng or Random()
+    desk = Desk(database, caps, book, _business_clock(database, now), pace, chance, Health(gates), at)
     today = now.astimezone(UTC).date()
     ensure_partitions(database, "deliveries", today, today + timedelta(days=1))
     close_late(database, now, desk.counts, every=False)
     with database.hold() as desk.database, Flight(desk) as flight:
         ended = _pass(desk, runtime.gateways, flight, limit)
+    desk.counts.update(desk.health.flush(database, desk.now(), at_once=True))
     if not ended and wake is not None:
         wake(DISPATCH_TASK)
     return {name: number for name, number in sorted(desk.counts.items()) if number}
 
 
 def close_late(database: Database, now: datetime, counts: dict[str, int], *, every: bool) -> None:
-    """Close waiting pushes that are too late at `now`, and those of cancelled campaigns: those that are due, or `every`
-    one. Counted into `counts`."""
+    """Close waiting pushes that are too late at `now` and have no other window, and those of cancelled campaigns: those
+    that are due, or `every` one. Counted into `counts`."""
+    counts["moved"] = counts.get("moved", 0) + move_late(database, now)
     for name, step in (("expired.expired", close_expired), ("cancelled.campaign_cancelled", close_cancelled)):
         closed = _CLOSED_AT_ONCE
         while closed == _CLOSED_AT_ONCE:
@@ -123,16 +133,16 @@ def _pass(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, limit: in
 
 def _batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, most: int) -> int:
     """Claim up to `most` pushes and let them leave; the number claimed, 0 where the pass should end."""
-    now, pace = desk.now(), desk.pace
+    pace = desk.pace
     try:
         epoch = current_epoch(desk.database, desk.caps, desk.book.horizon(pace.deadline))
     except RedisUnavailable as error:
-        desk.counts["waiting.caps_unreachable"] += _due(desk.database, now)
+        desk.counts["waiting.caps_unreachable"] += _due(desk.database, desk.now())
         logger.warning("nothing leaves: %s", error, extra={"action": "caps_unreachable"})
         return 0
     lease = _Lease(desk)
     with desk.database.begin() as connection:
-        pushes = claim(connection, now, list(gateways), most, pace.lease)
+        pushes = _claim(desk, connection, most)
     desk.at("after_claim")
     if pushes:
         lease.pushes = {push.id: push for push in pushes}
@@ -140,20 +150,43 @@ def _batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, most: in
     return len(pushes)
 
 
+def _claim(desk: Desk, connection: Connection, most: int) -> list[Claimed]:
+    """Up to `most` pushes, of what breakers and rates let leave."""
+    found = list[Claimed]()
+    for lane in desk.gates.lanes(connection, most):
+        if room := min(lane.most, most - len(found)):
+            found += claim(
+                connection, desk.now(), lane.gateways, room, desk.pace.lease, campaign=lane.campaign, apart=lane.apart
+            )
+    return found
+
+
 def _send_batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, lease: _Lease, epoch: Epoch) -> None:
     with desk.database.begin() as connection:
         facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), reach_of(gateways))
+    facts = _admitted(desk, lease, facts)
     try:
         for name, group in _groups(facts, desk.pace.group):
             flight.make_room()
             held = lease.check(group)
             lease.done(group)
             leaving = prepare_group(desk, gateways[name], held, epoch)
+            desk.gates.unused(group, leaving.ids if leaving is not None else ())
             if leaving is not None:
                 flight.launch(leaving)
     except (EpochLost, RedisUnavailable) as error:
         go_back(desk, lease.remaining(), why_back(error), None)
         logger.warning("nothing leaves: %s", error, extra={"action": "caps_in_doubt"})
+
+
+def _admitted(desk: Desk, lease: _Lease, facts: Sequence[Facts]) -> list[Facts]:
+    """Those of `facts` that breakers, rates and retry budgets let leave; the others go back, and take no caps."""
+    passed, back = desk.gates.admit(desk.database, facts, desk.pace.deadline, desk.rng)
+    if back:
+        desk.counts.update({f"back.{why}": number for why, number in back.items()})
+        ids = {one.push.id for one in passed}
+        lease.done([one for one in facts if one.push.id not in ids])
+    return passed
 
 
 class _Lease:

@@ -25,6 +25,7 @@ from engine.delivery.callback_token import CallbackKey
 from engine.delivery.claim import Claimed
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
+from engine.delivery.prices import Looked, prices_then
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
 from engine.store.tables import EVENT_TYPES
@@ -130,8 +131,10 @@ class Facts:
     """Whether the user bought the item since the plan looked."""
     devices: tuple[Device, ...] = ()
     """Live devices that the push may go to, newest first."""
+    price_then: float | None = None
+    """What the item cost when the plan looked; None: nothing is known, or it had no price."""
     held: bool = False
-    """Whether the user has devices, but all of gateways that are stopped."""
+    """Whether the user has devices, but all of gateways that are stopped, or whose breaker is open."""
 
     @property
     def chosen(self) -> tuple[Device, ...]:
@@ -158,7 +161,7 @@ ITEM_COLUMNS = """
 """What `item_of` reads, from `items i`."""
 
 _FACTS = text(f"""
-    SELECT p.id, c.state AS campaign_state, o.version, o.data,
+    SELECT p.id, c.state AS campaign_state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of) AS as_of,
            {USER_COLUMNS}, {ITEM_COLUMNS},
            EXISTS (SELECT 1 FROM events e
                    WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
@@ -176,7 +179,9 @@ _FACTS = text(f"""
 
 _DEVICES = text("""
     SELECT d.user_id, d.id, d.token, d.gateway, d.seen_at, d.attributes,
-           EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway) AS stopped
+           EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway)
+           OR EXISTS (SELECT 1 FROM breakers b WHERE b.gateway = d.gateway AND b.state <> 'closed'
+                      AND b.until > clock_timestamp()) AS stopped
     FROM devices d
     WHERE d.user_id = ANY(:users) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
       AND NOT EXISTS (SELECT 1 FROM preferences f WHERE f.user_id = d.user_id AND f.kind = 'channel'
@@ -252,6 +257,12 @@ def load_facts(
     }
     rows = {row.id: row for row in connection.execute(_FACTS, parameters).all()}
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
+    looked = [
+        Looked(push.id, push.item_id, rows[push.id].as_of, rows[push.id].revision > 0)
+        for push in pushes
+        if push.item_id is not None and rows[push.id].as_of is not None
+    ]
+    then = prices_then(connection, looked)
     facts = []
     for push in pushes:
         row = rows[push.id]
@@ -268,6 +279,7 @@ def load_facts(
                 data=row.data,
                 bought=row.bought,
                 devices=live,
+                price_then=then.get(push.id, row.price),
                 held=bool(owned) and not live,
             )
         )

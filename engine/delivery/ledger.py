@@ -16,7 +16,8 @@ REASONS = {
     "expired": ("expired", "retries"),
     "cancelled": ("campaign_cancelled", "no_candidate", "not_worth", "offer_ended", "failed_input", "called_off"),
     "suppressed": (
-        "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "capped", "gap", "hours",
+        "not_eligible", "no_consent", "no_device", "item_unavailable", "item_bought", "price_changed",
+        "capped", "gap", "hours",
         "clock_unsure",
     ),
 }  # fmt: skip

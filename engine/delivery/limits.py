@@ -22,6 +22,25 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """When and where a push is tried: from `at` for at most `deadline`, by the clock of a user in `tz`."""
+
+    at: datetime
+    tz: ZoneInfo
+    deadline: timedelta = timedelta(0)
+
+    @property
+    def today(self) -> date:
+        """The user's calendar day."""
+        return local_day(self.tz, self.at)
+
+    @property
+    def day(self) -> date:
+        """The calendar day it counts for: the later one, where it may arrive on either side of midnight."""
+        return local_day(self.tz, self.at + self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
 class Limit:
     """One cap or the gap, as a push obeys it: at most `most` counting entries in `window`, among those in `scope`."""
 
@@ -32,6 +51,15 @@ class Limit:
     """How far back, to an instant inclusive, or the user's calendar day, or their week from Monday."""
     scope: str | None = None
     """None: all."""
+
+    def counts(self, entry: Entry, attempt: Attempt) -> bool:
+        """Whether `entry` takes one of its places, seen from `attempt`: what the script asks of a log's entry."""
+        if self.scope is not None and self.scope not in entry.scopes:
+            return False
+        if isinstance(self.window, timedelta):
+            return entry.at >= attempt.at - attempt.deadline - self.window
+        today = attempt.today
+        return entry.day >= (today if self.window == "local_day" else today - timedelta(days=today.weekday()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +85,6 @@ class Entry:
     at: datetime
     day: date
     scopes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """When and where a push is tried: from `at` for at most `deadline`, by the clock of a user in `tz`."""
-
-    at: datetime
-    tz: ZoneInfo
-    deadline: timedelta = timedelta(0)
-
-    @property
-    def today(self) -> date:
-        """The user's calendar day."""
-        return local_day(self.tz, self.at)
-
-    @property
-    def day(self) -> date:
-        """The calendar day it counts for: the later one, where it may arrive on either side of midnight."""
-        return local_day(self.tz, self.at + self.deadline)
 
 
 @dataclass(frozen=True, slots=True)

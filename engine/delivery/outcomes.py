@@ -73,7 +73,7 @@ def settle(outcome: Outcome, tried: Tried, luck: float) -> Ended | Again:
         return Again(FIRST_WAIT, tried=False)
     doubt = tried.in_doubt or kind is Kind.UNKNOWN
     if kind is Kind.DEAD_DEVICE and tried.others:
-        return _again(timedelta(0), tried, doubt=doubt)  # the device is buried: the next newest is tried
+        return _next_device(tried, doubt=doubt)
     if kind in (Kind.PAYLOAD_REFUSED, Kind.DEAD_DEVICE):
         return end_in_doubt(Ended("rejected", kind.value), in_doubt=doubt)
     if kind is Kind.UNKNOWN and not tried.transactional:
@@ -87,6 +87,14 @@ def _again(wait: timedelta, tried: Tried, *, doubt: bool) -> Ended | Again:
     if wait >= tried.left:
         return end_in_doubt(Ended("expired", "retries"), in_doubt=doubt)
     return Again(wait, in_doubt=doubt)
+
+
+def _next_device(tried: Tried, *, doubt: bool) -> Ended | Again:
+    """The device is buried: the next newest is tried. For its provider that is no repeat, so it counts as no attempt;
+    it ends where the devices do."""
+    if tried.left <= timedelta(0):
+        return end_in_doubt(Ended("expired", "retries"), in_doubt=doubt)
+    return Again(timedelta(0), tried=False, in_doubt=doubt)
 
 
 def end_in_doubt(ended: Ended, *, in_doubt: bool) -> Ended:

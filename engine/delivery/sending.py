@@ -24,11 +24,15 @@ from engine.delivery.check import Later, Refused, check
 from engine.delivery.claim import Back, Claimed, commit_intent, put_back
 from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
+from engine.delivery.gates import Gates
 from engine.delivery.gateways import Gateway
+from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
 from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
+from engine.delivery.moving import find, move
 from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
+from engine.delivery.overflow import REASONS
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
 from engine.errors import BadInput, RedisUnavailable, StoreUnavailable
@@ -92,9 +96,15 @@ class Desk:
     """Business time."""
     pace: Pace
     rng: Random
+    health: Health
     at: Callable[[str], None] = no_crash
     """Called at the named crash points; chaos tests kill the process there."""
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def gates(self) -> Gates:
+        """What holds pushes back before anything is taken for them."""
+        return self.health.gates
 
     def count(self, ended: Ended, number: int = 1) -> None:
         """Count pushes that ended."""
@@ -123,6 +133,11 @@ class Leaving:
     held: tuple[Ready, ...]
     epoch: Epoch
     start_by: float
+
+    @property
+    def ids(self) -> set[UUID]:
+        """The pushes that leave."""
+        return {one.push.id for one in self.held}
 
     def send(self) -> list[list[Outcome]]:
         """Send it: the outcomes of each push, one per message."""
@@ -283,11 +298,13 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
         for one, answers in zip(leaving.held, outcomes, strict=True):
             outcome = combine(answers)
             result = settle(outcome, _tried(desk, leaving.gateway, one, now), desk.rng.random())
+            desk.health.heard(leaving.gateway.name, answers, first=one.push.attempts == 1)
             if isinstance(result, Again):
                 backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
                 desk.counts[outcome.kind.value] += 1
             else:
                 ends.append(end_of(one.facts, result, now, outcome))
+                desk.health.ended(one.push.campaign_id, result.state, result.reason, now)
                 desk.count(result)
                 desk.counts["late"] += result.state == "accepted" and now - one.push.send_at > LATE
             if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
@@ -300,6 +317,7 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
         _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id in recorded])
         free = [(epoch, push) for epoch, push in free if epoch is not leaving.epoch]
         _stop_if_refused(desk, leaving.gateway, [outcome for answers in outcomes for outcome in answers])
+    desk.counts.update(desk.health.flush(desk.database, now))
 
 
 def _written(desk: Desk, ends: Sequence[End], backs: Sequence[Back]) -> set[UUID]:
@@ -374,6 +392,13 @@ def _finish(desk: Desk, ends: Sequence[tuple[Facts, Ended, str | None]], backs: 
     """Close and put back what a step before the intent refused."""
     if not ends and not backs:
         return
+    refused = [facts for facts, ended, _ in ends if ended.reason in REASONS]
+    if refused:
+        with desk.database.begin() as connection:
+            moves = find(connection, desk.book, refused, now, desk.pace.deadline)
+            moved = move(connection, moves)
+        desk.counts["moved"] += len(moved)
+        ends = [each for each in ends if each[0].push.id not in moved]
     rows = []
     for facts, given, detail in ends:
         ended = end_in_doubt(given, in_doubt=facts.push.in_doubt)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from engine import clock
+from engine.delivery import health
 from engine.delivery.claim import Back, Claimed, expired_leases, overdue_in_doubt, put_back
 from engine.delivery.dispatch import close_late
 from engine.delivery.epoch import current_epoch
@@ -56,8 +57,8 @@ _ENDED = text("""
 
 def upkeep(runtime: Runtime, now: datetime) -> dict[str, int]:
     """Do all of it at business time `now`; returns counts: `rescued.planned`, `rescued.unknown`, `expired.expired`,
-    `cancelled.campaign_cancelled`, `released`, `partitions`, `ticks`, `metered`, `caps_unreachable` where Redis is
-    away, and once a day those of `keep_house`. They are added to the store's counters too."""
+    `cancelled.campaign_cancelled`, `released`, `partitions`, `forgotten`, `ticks`, `metered`, `caps_unreachable` where
+    Redis is away, and once a day those of `keep_house`. They are added to the store's counters too."""
     counts = Counter[str]()
     counts["partitions"] = len(ensure_ahead(runtime.database, now))
     free = rescue(runtime.database, now, counts)
@@ -65,6 +66,7 @@ def upkeep(runtime: Runtime, now: datetime) -> dict[str, int]:
     _release(runtime, now, free, counts)
     with runtime.database.begin() as connection:
         gone = text("DELETE FROM ticks WHERE created_at < clock_timestamp() - CAST(:kept AS interval)")
+        counts["forgotten"] = health.forget(connection, now)
         counts["ticks"] = connection.execute(gone, {"kept": TICKS_KEPT}).rowcount
     counts["metered"] = meter(runtime.database)
     done = once_a_day(runtime.database, "keep_house", clock.machine_now(), lambda: keep_house(runtime.database, now))

@@ -33,7 +33,7 @@ from engine.errors import HoraeError
 from engine.ingest import run as intake
 from engine.learning import training
 from engine.localtime import resolve, zone
-from engine.planning.wake import broker_wake
+from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime, open_runtime
 
 FIRST_DAY = date(2017, 10, 16)
@@ -97,7 +97,7 @@ def _run(options: Options, stages: Stages, runtime: Runtime) -> Report:
         campaigns = load_campaigns()
         _create(runtime, campaigns, options.start)
         with stages.stage("days", f"living through {options.days} days") as advance:
-            driver = Driver(runtime, journey, campaigns, up, broker_wake(runtime.broker_url))
+            driver = Driver(runtime, journey, campaigns, up, BrokerWake(runtime.broker_url))
             driver.run(options.start, options.end, _narrator(runtime, options, advance))
         restarted = restarts(settings)
     with stages.stage("report", "looking back"):

@@ -89,7 +89,6 @@ _CHANGED = text(f"SELECT count(*) FROM (SELECT 1 FROM changed_users LIMIT {MOST}
 _RUNS = text("SELECT state, count(*) FROM runs WHERE state IN ('planning', 'settling') GROUP BY 1 ORDER BY 1")
 _CAMPAIGNS = text("SELECT state, count(*) FROM campaigns GROUP BY 1 ORDER BY 1")
 _BREAKERS = text("SELECT gateway, state FROM breakers ORDER BY gateway")
-_HAS_BREAKERS = text("SELECT to_regclass('breakers') IS NOT NULL")
 _TICKS = text("""
     SELECT task, extract(epoch FROM clock_timestamp() - done_at)::float8 FROM tick_marks ORDER BY task
 """)
@@ -122,7 +121,7 @@ def read_figures(connection: Connection, now: datetime) -> Figures:
         stopped={switch.scope: switch.why or "" for switch in off},
         stopped_by_horae={switch.scope: switch.why or "no reason given" for switch in off if switch.author == HORAE},
         campaigns=_pairs(connection, _CAMPAIGNS),
-        breakers=_pairs(connection, _BREAKERS) if connection.execute(_HAS_BREAKERS).scalar_one() else {},
+        breakers=_pairs(connection, _BREAKERS),
         ticks=_pairs(connection, _TICKS),
         counters=stored,
         model=None if model is None else Model(*model),

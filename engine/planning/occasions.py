@@ -69,7 +69,7 @@ def stretches_of(
     tz: ZoneInfo = zone(group[0])
     start, end = user_span(occasion.definition, occasion, tz)
     quiet = rules_of(policy, occasion.definition).quiet(group[1])
-    limited = occasion.definition.capacity_per_quarter or policy.per_quarter(occasion.definition.gateway)
+    limited = occasion.definition.per_quarter or policy.per_quarter(occasion.definition.gateway)
     spread = None if limited else windows.SPREAD
     span = Span(start, end, occasion.definition.hours, occasion.at_once, spread)
     found, why = windows.open_stretches(tz, span, quiet, now)

@@ -201,7 +201,7 @@ def _bounds(scene: Scene) -> np.ndarray:
     """bool[O]: occurrences whose pushes use up a rate, and so keep their window."""
     return np.array(
         [
-            o.definition.capacity_per_quarter is not None or scene.policy.per_quarter(o.definition.gateway) is not None
+            o.definition.per_quarter is not None or scene.policy.per_quarter(o.definition.gateway) is not None
             for o in scene.occasions
         ]
     )

@@ -59,7 +59,7 @@ def read_capacities(connection: Connection, spec: RunSpec, as_of: datetime) -> C
     An item with more in stock than there are users is no constraint and is left out.
     """
     policy = policy_version(connection, spec.policy_version)
-    campaigns = [o.campaign_id for o in spec.occasions if o.definition.capacity_per_quarter is not None]
+    campaigns = [o.campaign_id for o in spec.occasions if o.definition.per_quarter is not None]
     gateways = [name for name in {o.definition.gateway for o in spec.occasions} if policy.per_quarter(name) is not None]
     taken: list[Taken] = []
     if campaigns or gateways:

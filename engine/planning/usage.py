@@ -43,7 +43,7 @@ def capacities_of(
 ) -> Capacities:
     """What occasions may still send at `as_of`: by their campaigns and gateways in each UTC quarter-hour less `taken`,
     by campaigns in all less `spent` (pushes by campaign id), and about items that are short."""
-    of_campaign: dict[int | str, int | None] = {o.campaign_id: o.definition.capacity_per_quarter for o in occasions}
+    of_campaign: dict[int | str, int | None] = {o.campaign_id: o.definition.per_quarter for o in occasions}
     of_gateway: dict[int | str, int | None] = {
         o.definition.gateway: policy.per_quarter(o.definition.gateway) for o in occasions
     }

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import redis
 from celery import Celery
 from celery.exceptions import OperationalError
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from engine.clock import monotonic
+
+SECONDS = 2.0
+"""How long a broker gets to answer."""
+SILENT_SECONDS = 10.0
 
 QUEUES = {
     "horae.tick_campaigns": "plan",
@@ -33,15 +42,32 @@ def ignore(task: str, *ids: int) -> None:
     """A wake-up that goes nowhere: the next tick finds the work in the tables."""
 
 
-def broker_wake(broker_url: str) -> Wake:
-    """Wakes workers through the broker at `broker_url`; where it does not answer, the tick will find the work."""
-    client = Celery(broker=broker_url, set_as_current=False)
-    client.conf.update(task_ignore_result=True, broker_transport_options={"socket_connect_timeout": 5})
+class BrokerWake:
+    """Wakes workers through the broker at `broker_url`; where it does not answer, the tick will find the work.
 
-    def wake(task: str, *ids: int) -> None:
-        try:
-            client.send_task(task, args=ids, queue=QUEUES[task], retry=False, ignore_result=True)
-        except (OperationalError, OSError):
+    A broker that was silent is not asked again for a while: who waits for this is a person, or a driver.
+    """
+
+    def __init__(self, broker_url: str) -> None:
+        self._client = Celery(broker=broker_url, set_as_current=False)
+        self._client.conf.update(
+            task_ignore_result=True,
+            broker_transport_options={"socket_connect_timeout": SECONDS, "socket_timeout": SECONDS, "max_retries": 0},
+            broker_connection_retry=False,
+        )
+        self._redis = redis.Redis.from_url(
+            broker_url, socket_timeout=SECONDS, socket_connect_timeout=SECONDS, retry=Retry(NoBackoff(), 0)
+        )
+        self._silent_until = 0.0
+        self.lost = False
+        """Whether nobody was woken."""
+
+    def __call__(self, task: str, *ids: int) -> None:
+        """Ask for it."""
+        if monotonic() < self._silent_until:
             return
-
-    return wake
+        try:
+            self._redis.ping()  # Celery needs half a minute and more to give up a server that accepts and says nothing
+            self._client.send_task(task, args=ids, queue=QUEUES[task], retry=False, ignore_result=True)
+        except (redis.RedisError, OperationalError, OSError):
+            self.lost, self._silent_until = True, monotonic() + SILENT_SECONDS

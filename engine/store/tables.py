@@ -440,6 +440,7 @@ campaigns = Table(
     Column("version", Integer, nullable=False),
     _created(),
     _instant("scheduled_until", comment="occurrences before this instant have been made"),
+    Column("paused_why", Text, comment="why Horae paused it; NULL: a person did"),
     CheckConstraint("state IN ('draft', 'running', 'paused', 'cancelled', 'done')", name="known_state"),
 )
 
@@ -763,6 +764,42 @@ deliveries = Table(
     Index("ix_deliveries_unknown", "at", postgresql_where=text("state = 'unknown'")),
     CheckConstraint("state IN (" + ", ".join(f"'{name}'" for name in OUTCOMES) + ")", name="known_state"),
     postgresql_partition_by="RANGE (day)",
+)
+
+breakers = Table(
+    "breakers",
+    metadata,
+    Column("gateway", Text, primary_key=True),
+    Column("state", Text, nullable=False, comment="closed | open | probing"),
+    _instant("since", nullable=False, comment="machine time of the last change of state"),
+    _instant("until", comment="machine time from which one push may probe; NULL: closed"),
+    Column("trips", SmallInteger, nullable=False, comment="openings since it last was closed"),
+    _instant("counted_from", nullable=False, comment="machine time"),
+    Column("answers", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("why", Text),
+    CheckConstraint("state IN ('closed', 'open', 'probing')", name="known_state"),
+    comment="one row per gateway: its credential and its provider",
+)
+
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("key", Text, primary_key=True, comment="gateway:NAME | campaign:ID | retries:NAME"),
+    Column("level", Double, nullable=False),
+    _instant("at", nullable=False, comment="machine time of that level; ahead of now: empty until then"),
+)
+
+campaign_minutes = Table(
+    "campaign_minutes",
+    metadata,
+    Column("campaign_id", BigInteger, ForeignKey("campaigns.id", ondelete="CASCADE"), nullable=False),
+    _instant("minute", nullable=False, comment="business time"),
+    Column("sent", BigInteger, nullable=False, comment="accepted or unknown"),
+    Column("ended", BigInteger, nullable=False, comment="at the provider, however"),
+    Column("errors", BigInteger, nullable=False, comment="of ended: refused for good, or unknown"),
+    PrimaryKeyConstraint("campaign_id", "minute"),
+    comment="what the volume breaker looks at; upkeep forgets it after a day",
 )
 
 ticks = Table(

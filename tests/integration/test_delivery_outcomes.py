@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -14,36 +12,14 @@ from engine import clock
 from engine.campaigns.policy import Cap
 from engine.delivery import switches
 from engine.delivery.dispatch import dispatch_due
-from engine.delivery.gateways import Gateway, Kind, Outcome, Outgoing
+from engine.delivery.gateways import Gateway, Kind, Outcome
 from engine.delivery.upkeep import upkeep
 from engine.errors import UnknownName
 from engine.runtime import Runtime
-from tests.delivery_store import NOON, DeliveryShop
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
 
 DAILY = Cap(id="daily", limit=1, window="local_day")
 TRANSACTIONAL = {"class": "transactional"}
-
-
-class Pigeon:
-    """A provider with devices that answers as told: `answers` in turn, then ACCEPTED."""
-
-    name = "pigeon"
-    timeout = timedelta(seconds=1)
-
-    def __init__(self, *answers: Outcome, needs_device: bool = False) -> None:
-        self.needs_device = needs_device
-        self.answers = list(answers)
-        self.answer: Callable[[Outgoing], Outcome] = lambda message: (
-            self.answers.pop(0) if self.answers else Outcome(Kind.ACCEPTED)
-        )
-        self.got: list[Outgoing] = []
-
-    def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
-        self.got += messages
-        return [self.answer(message) for message in messages]
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @pytest.fixture
@@ -51,20 +27,14 @@ def shop(runtime: Runtime) -> DeliveryShop:
     return DeliveryShop(runtime.database)
 
 
-def with_gateway(runtime: Runtime, gateway: Gateway) -> Runtime:
-    """The same deployment with one more gateway."""
-    opened = Runtime(runtime.settings, runtime.database, runtime.redis_url, runtime.broker_url, runtime.caps_url)
-    opened.__dict__["gateways"] = {**runtime.gateways, gateway.name: gateway}  # where cached_property keeps it
-    return opened
-
-
 def dispatch(runtime: Runtime, gateway: Gateway, now: datetime = NOON) -> dict[str, int]:
     return dispatch_due(with_gateway(runtime, gateway), now, rng=Random(1))
 
 
 def no_waiting(shop: DeliveryShop) -> None:
-    """Let the machine's time pass over all backoffs."""
+    """Let the machine's time pass over all backoffs and rests."""
     shop.sql("UPDATE pushes SET not_before = NULL")
+    shop.sql("UPDATE buckets SET at = least(at, clock_timestamp())")
 
 
 def test_a_refusal_that_passes_is_tried_again_after_a_wait(runtime: Runtime, shop: DeliveryShop) -> None:
@@ -105,6 +75,7 @@ def test_a_place_is_given_back_only_where_nothing_was_taken(
     pigeon = Pigeon(Outcome(kind, delay=timedelta(days=1)))
 
     assert dispatch(runtime, pigeon) == {state: 1}
+    no_waiting(shop)
     shop.push("u1", "b")
     assert dispatch(runtime, pigeon) == ({"accepted": 1} if free else {"suppressed.capped": 1})
 

@@ -140,8 +140,6 @@ def test_status_and_metrics_say_the_same(runtime: Runtime, shop: DeliveryShop) -
     shop.sql("UPDATE deliveries SET state = 'unknown', reason = 'no_answer'")
     shop.push("u2")
     shop.push("u3", state="claimed", lease_until=NOON - timedelta(days=400))
-    shop.sql("CREATE TABLE IF NOT EXISTS breakers (gateway text PRIMARY KEY, state text NOT NULL, since timestamptz,"
-             " trips smallint, counted_from timestamptz, answers bigint, failures bigint)")  # fmt: skip
     shop.sql("INSERT INTO breakers (gateway, state, since, trips, counted_from, answers, failures)"
              " VALUES ('fcm', 'open', now(), 1, now(), 9, 9)")  # fmt: skip
     shop.sql("INSERT INTO counters VALUES ('lost', '2026-03-01', 0, 4)")

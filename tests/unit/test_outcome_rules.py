@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from engine.delivery.ledger import REASONS
 from engine.delivery.messages import Kind, Outcome
 from engine.delivery.outcomes import Again, Ended, Tried, combine, settle, stops_channel
-from engine.delivery.retry import FIRST_WAIT, LONGEST_WAIT, MOST_ATTEMPTS, backoff
+from engine.delivery.retry import FIRST_WAIT, LONGEST_WAIT, MOST_ATTEMPTS, SPREAD, backoff
 from engine.store.tables import OUTCOMES
 
 HOUR = timedelta(hours=1)
@@ -52,7 +52,8 @@ def test_an_answer_has_one_consequence(kind: Kind, given_: dict[str, object], be
 def test_a_providers_wish_is_kept_unless_the_window_ends_before() -> None:
     asked = Outcome(Kind.THROTTLED, delay=timedelta(minutes=30))
 
-    assert settle(asked, tried(), 0.5) == Again(timedelta(minutes=30))
+    assert settle(asked, tried(), 0.0) == Again(timedelta(minutes=30))
+    assert settle(asked, tried(), 0.5) == Again(timedelta(minutes=31, seconds=30))
     assert settle(asked, tried(left=timedelta(minutes=30)), 0.5) == Ended("expired", "retries")
 
 
@@ -88,7 +89,7 @@ def test_waiting_grows_stays_bounded_and_honours_the_provider(
 ) -> None:
     wait = backoff(attempts, asked, luck)
 
-    assert wait <= max(LONGEST_WAIT, asked or timedelta(0))
+    assert wait <= max(LONGEST_WAIT, (asked or timedelta(0)) * (1 + SPREAD))
     assert wait >= (asked or timedelta(0))
     assert backoff(attempts + 1, asked, luck) >= wait
     assert backoff(attempts, None, 0.0) == timedelta(0)

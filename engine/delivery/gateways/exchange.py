@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+NO_TIME = "no time left before the lease ends"
+"""Why a request was not even begun: not the provider's failure."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -23,7 +23,7 @@ from pyreqwest.exceptions import RequestError
 from pyreqwest.response import Response
 
 from engine.clock import monotonic
-from engine.delivery.gateways.exchange import Answer, NotSent, Request, Result, Uncertain
+from engine.delivery.gateways.exchange import NO_TIME, Answer, NotSent, Request, Result, Uncertain
 from engine.errors import BadInput
 
 CONNECT_TIMEOUT = timedelta(seconds=5)
@@ -108,7 +108,7 @@ class Transport:
     async def _in_turn(self, request: Request, start_by: float) -> Result:
         async with self._slots:
             if monotonic() > start_by:
-                return NotSent("no time left before the lease ends")
+                return NotSent(NO_TIME)
             return await self._post(request)
 
     async def _post(self, request: Request) -> Result:

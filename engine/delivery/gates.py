@@ -1,0 +1,346 @@
+"""What holds pushes back before anything is taken for them: open breakers, provider and campaign rates, retry budgets.
+
+All workers share them as rows of PostgreSQL: what is taken is in the same store as the pushes it is taken for, by the
+same clock as their leases, and no second server can lose it. A pass looks before each claim, so that rows wait where
+they are; what only the devices decide (the gateways of the channel `push`, several devices a push) is settled right
+after the facts are read, still before caps. What was taken for a push that does not leave after all is given back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from engine.campaigns.policy import Policy
+from engine.delivery import breaker, buckets
+from engine.delivery.breaker import Breaker
+from engine.delivery.buckets import UNLIMITED, Bucket, Rate
+from engine.delivery.claim import Back, put_back
+from engine.delivery.facts import Facts
+from engine.delivery.gateways import Gateway
+from engine.store.database import Transactions
+
+PAUSE = timedelta(seconds=1)
+"""Machine time for which a push rests at least that was held back."""
+
+RETRY_PAUSE = timedelta(seconds=20)
+"""Likewise at most, where the retry budget is used up: spread evenly, so that none waits for ever."""
+
+_BREAKER = "gateway, state, since, counted_from, until, trips, answers, failures, why"
+
+_LOOK = text("""
+    SELECT gateway AS key, state, until, NULL::float8 AS level, until AS at, clock_timestamp() AS now
+    FROM breakers WHERE state <> 'closed'
+    UNION ALL SELECT key, NULL, NULL, level, at, clock_timestamp() FROM buckets
+    UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, clock_timestamp()
+""")
+
+_RATED = text("""
+    SELECT c.id, (v.definition->>'per_minute')::int AS most, v.definition->>'gateway' AS gateway
+    FROM campaigns c JOIN campaign_versions v ON v.campaign_id = c.id AND v.version = c.version
+    WHERE c.state IN ('running', 'done') AND v.definition ? 'per_minute'
+""")
+
+_LOCK_BREAKERS = text(f"""
+    SELECT {_BREAKER} FROM breakers
+    WHERE gateway = ANY(CAST(:names AS text[])) ORDER BY gateway FOR UPDATE
+""")
+_SAVE_BREAKER = text(f"""
+    INSERT INTO breakers ({_BREAKER})
+    VALUES (:gateway, :state, :since, :counted_from, :until, :trips, :answers, :failures, :why)
+    ON CONFLICT (gateway) DO UPDATE SET state = excluded.state, since = excluded.since, until = excluded.until,
+        counted_from = excluded.counted_from, trips = excluded.trips, answers = excluded.answers,
+        failures = excluded.failures, why = excluded.why
+""")
+
+_MAKE_BUCKETS = text("""
+    INSERT INTO buckets (key, level, at)
+    SELECT key, first, clock_timestamp() FROM unnest(CAST(:keys AS text[]), CAST(:first AS float8[])) AS b (key, first)
+    ON CONFLICT (key) DO NOTHING
+""")
+_LOCK_BUCKETS = text("""
+    SELECT key, level, at FROM buckets WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE
+""")
+
+# Read once the rows are locked, so that it is after whatever they hold. What is lost of this in a crash of the server
+# is worth no wait for the disk.
+_CLOCK = text("SELECT clock_timestamp() FROM (SELECT set_config('synchronous_commit', 'off', true)) AS _")
+_SAVE_BUCKETS = text("""
+    UPDATE buckets b SET level = n.level, at = n.at
+    FROM unnest(CAST(:keys AS text[]), CAST(:levels AS float8[]), CAST(:ats AS timestamptz[])) AS n (key, level, at)
+    WHERE b.key = n.key
+""")
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One claim: at most `most` pushes of `gateways`, of one campaign or of all but those `apart`."""
+
+    gateways: tuple[str, ...]
+    most: int
+    campaign: int | None = None
+    apart: tuple[int, ...] = ()
+
+
+class Gates:
+    """The gates of one pass. One thread uses it."""
+
+    def __init__(self, connection: Connection, policy: Policy, gateways: Mapping[str, Gateway]) -> None:
+        self._members = {name: tuple(getattr(gateway, "members", (name,))) for name, gateway in gateways.items()}
+        self._needs_device = {name for name, gateway in gateways.items() if gateway.needs_device}
+        self._campaigns = {row.id: buckets.per_minute(row.most) for row in connection.execute(_RATED)}
+        self._rates: dict[str, Rate] = {campaign_key(number): rate for number, rate in self._campaigns.items()}
+        for name in {member for members in self._members.values() for member in members}:
+            self._rates[retries_key(name)] = buckets.RETRIES
+            if (most := policy.per_minute(name)) is not None:
+                self._rates[gateway_key(name)] = buckets.per_minute(most)
+        self._ways: dict[str, breaker.Way] = {}
+        self._paused: set[str] = set()
+        self._unused: Counter[str] = Counter()
+        self._probing: dict[UUID, list[str]] = {}
+        self.unprobed: set[str] = set()
+        """Gateways whose probe did not leave: for the next flush to say so."""
+
+    def rate(self, key: str) -> Rate | None:
+        """The rate of a bucket; None where none is known."""
+        return self._rates.get(key)
+
+    def open_to(self, gateway: str) -> bool:
+        """Whether the gateway's breaker was closed at the last look."""
+        return self._ways.get(gateway, "all") == "all"
+
+    # --- before the claim --------------------------------------------------------------------------------------------
+
+    def lanes(self, connection: Connection, most: int) -> list[Lane]:
+        """The claims that may be made now, of up to `most` pushes each."""
+        ways, found, now = self._look(connection)
+        common, alone = list[str](), list[Lane]()
+        for name, members in self._members.items():
+            room, passes = 0.0, list[breaker.Way]()
+            for member in members:
+                passes.append(ways.get(member, "all"))
+                if passes[-1] != "none":
+                    room = max(room, self._level(gateway_key(member), found, now))
+            if set(passes) <= {"none"} or room < 1:
+                continue
+            limit = 1 if "all" not in passes else min(most, math.floor(min(room, most)))
+            if limit >= most:
+                common.append(name)
+            else:
+                alone.append(Lane((name,), limit))
+        rated = []
+        for campaign, rate in self._campaigns.items():
+            room = min(most, math.floor(buckets.level(found.get(campaign_key(campaign)), rate, now)))
+            if room >= 1 and common:
+                rated.append(Lane(tuple(common), room, campaign))
+        apart = tuple(self._campaigns)
+        lanes = [Lane(lane.gateways, lane.most, apart=apart) for lane in alone]
+        return [*([Lane(tuple(common), most, apart=apart)] if common else []), *rated, *lanes]
+
+    def _look(self, connection: Connection) -> tuple[dict[str, breaker.Way], dict[str, Bucket], datetime]:
+        rows = connection.execute(_LOOK).all()
+        now = rows[-1].now
+        self._ways = {
+            row.key: "one" if row.until is None or row.until <= now else "none" for row in rows if row.state is not None
+        }
+        found = {row.key: Bucket(row.level, row.at) for row in rows if row.key is not None and row.state is None}
+        self._paused = {key for key, bucket in found.items() if bucket.at > now}
+        return self._ways, found, now
+
+    def _level(self, key: str, found: Mapping[str, Bucket], now: datetime) -> float:
+        return buckets.level(found.get(key), self.rate(key), now)
+
+    # --- before the caps ---------------------------------------------------------------------------------------------
+
+    def admit(
+        self, database: Transactions, facts: Sequence[Facts], deadline: timedelta, rng: Random
+    ) -> tuple[list[Facts], Counter[str]]:
+        """Take what each push needs; those that got it, and how many went back for want of what: `breaker`, `rate`,
+        `retries`. `deadline`: how long a probe may take."""
+        wants = [self._wants(one) for one in facts]
+        keys = sorted({key for want in wants for key in want if key in self._rates or key in self._paused})
+        asked = {member for one in facts for member in self._members_of(one)}
+        broken = sorted(name for name in asked if self._ways.get(name, "all") != "all")
+        if not keys and not broken:
+            return list(facts), Counter()
+        with database.begin() as connection:
+            shut, probed = self._probe(connection, broken, facts, deadline)
+            locked, now = lock_buckets(connection, keys, self._rates)
+            for name in set(self._unused) & set(locked):
+                locked[name] = buckets.changed(locked[name], self.rate(name), self._unused.pop(name), now)
+            levels = {name: buckets.level(bucket, self.rate(name), now) for name, bucket in locked.items()}
+            open_to = [{} if one.push.id in shut else want for one, want in zip(facts, wants, strict=True)]
+            short = buckets.admit(open_to, levels)
+            passed, backs, why = list[Facts](), list[Back](), Counter[str]()
+            spent, queued = Counter[str](), Counter[str]()
+            for one, want, key in zip(facts, wants, short, strict=True):
+                if one.push.id in shut:
+                    backs.append(Back(one.push, PAUSE, tried=False))
+                    why["breaker"] += 1
+                elif key is None:
+                    passed.append(one)
+                    spent.update(want)
+                else:
+                    queued[key] += want[key]
+                    backs.append(Back(one.push, self._wait(key, queued[key], locked[key].at - now, rng), tried=False))
+                    why["retries" if key.startswith("retries:") else "rate"] += 1
+            save_buckets(
+                connection,
+                {name: buckets.changed(bucket, self.rate(name), -spent[name], now) for name, bucket in locked.items()},
+            )
+            self._took_probes(probed, {one.push.id for one in passed})
+            if backs:
+                put_back(connection, backs)
+        return passed, why
+
+    def _took_probes(self, probed: Mapping[UUID, list[str]], passed: Collection[UUID]) -> None:
+        for push_id, names in probed.items():
+            if push_id in passed:
+                self._probing[push_id] = names
+            else:
+                self.unprobed.update(names)
+
+    def unused(self, facts: Sequence[Facts], left: Collection[UUID]) -> None:
+        """Of `facts`, which were admitted, those in `left` are on their way; what the others took is free again."""
+        for one in facts:
+            names = self._probing.pop(one.push.id, [])
+            if one.push.id not in left:
+                self._unused.update({key: number for key, number in self._wants(one).items() if key in self._rates})
+                self.unprobed.update(names)
+
+    def returned(self) -> Counter[str]:
+        """What is to be given back to the buckets; it is the caller's to do so."""
+        unused, self._unused = self._unused, Counter()
+        return unused
+
+    def _probe(
+        self, connection: Connection, broken: Sequence[str], facts: Sequence[Facts], deadline: timedelta
+    ) -> tuple[set[UUID], dict[UUID, list[str]]]:
+        """(pushes that a breaker holds back, those that probe one and which)."""
+        if not broken:
+            return set(), {}
+        breakers, now = lock_breakers(connection, broken)
+        ways = {name: breaker.way(state, now) for name, state in breakers.items()}
+        shut, probed = set[UUID](), dict[UUID, list[str]]()
+        for one in facts:
+            mine = {ways.get(name, "all"): name for name in self._members_of(one)}
+            if "none" in mine:
+                shut.add(one.push.id)
+            elif "one" in mine:
+                names = [name for name in self._members_of(one) if ways.get(name) == "one"]
+                probed[one.push.id] = names
+                for name in names:
+                    ways[name] = "none"
+        for name in {name for names in probed.values() for name in names}:
+            save_breaker(connection, name, breaker.probed(breakers[name], now, deadline))
+        return shut, probed
+
+    def _members_of(self, one: Facts) -> list[str]:
+        """The gateways that a push goes to."""
+        if one.push.gateway not in self._needs_device:
+            return [one.push.gateway]
+        return sorted({device.gateway for device in one.chosen})
+
+    def _wants(self, one: Facts) -> dict[str, int]:
+        if one.push.gateway in self._needs_device:
+            messages = Counter(device.gateway for device in one.chosen)
+        else:
+            messages = Counter({one.push.gateway: 1})
+        wants = {gateway_key(name): number for name, number in messages.items()}
+        if one.push.campaign_id in self._campaigns:
+            wants[campaign_key(one.push.campaign_id)] = 1
+        if one.push.attempts > 1:
+            wants |= {retries_key(name): 1 for name in messages}
+        return wants
+
+    def _wait(self, key: str, place: int, empty: timedelta, rng: Random) -> timedelta:
+        """Until about when the bucket `key`, `empty` for so long, has enough for the place-th of those that wait."""
+        if key.startswith("retries:"):
+            return PAUSE + (RETRY_PAUSE - PAUSE) * rng.random()
+        rate = self.rate(key)
+        turn = timedelta(seconds=place / rate.per_second) if rate is not None else timedelta(0)
+        return max(PAUSE, max(empty, timedelta(0)) + turn)
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+
+def gateway_key(name: str) -> str:
+    """The bucket of a gateway's provider."""
+    return f"gateway:{name}"
+
+
+def campaign_key(campaign_id: int) -> str:
+    """The bucket of a campaign's rate."""
+    return f"campaign:{campaign_id}"
+
+
+def retries_key(name: str) -> str:
+    """The bucket of a gateway's retry budget."""
+    return f"retries:{name}"
+
+
+def breaker_of(row: Row[Any]) -> Breaker:
+    """The breaker in a row of `breakers`."""
+    return Breaker(
+        state=row.state,
+        since=row.since,
+        counted_from=row.counted_from,
+        until=row.until,
+        trips=row.trips,
+        answers=row.answers,
+        failures=row.failures,
+        why=row.why,
+    )
+
+
+def lock_breakers(connection: Connection, names: Collection[str]) -> tuple[dict[str, Breaker], datetime]:
+    """The breakers of some gateways, new ones where there are none, locked in one order; and the database's clock."""
+    rows = connection.execute(_LOCK_BREAKERS, {"names": sorted(names)}).all()
+    now = connection.execute(_CLOCK).scalar_one()
+    return {name: breaker.new(now) for name in names} | {row.gateway: breaker_of(row) for row in rows}, now
+
+
+def save_breaker(connection: Connection, name: str, state: Breaker) -> None:
+    """Write a gateway's breaker."""
+    values = {field: getattr(state, field) for field in Breaker.__dataclass_fields__}
+    connection.execute(_SAVE_BREAKER, {"gateway": name, **values})
+
+
+def lock_buckets(
+    connection: Connection, keys: Sequence[str], rates: Mapping[str, Rate]
+) -> tuple[dict[str, Bucket], datetime]:
+    """The buckets `keys`, made where there are none, locked in one order; and the database's clock once they are."""
+    given = {"keys": sorted(keys)}
+    rows = connection.execute(_LOCK_BUCKETS, given).all() if keys else []
+    if len(rows) < len(keys):
+        first = [float(rates[key].first) if key in rates else 0.0 for key in sorted(keys)]
+        connection.execute(_MAKE_BUCKETS, {**given, "first": first})
+        rows = connection.execute(_LOCK_BUCKETS, given).all()
+    now = connection.execute(_CLOCK).scalar_one()
+    return {row.key: Bucket(row.level, row.at) for row in rows}, now
+
+
+def save_buckets(connection: Connection, levels: Mapping[str, Bucket]) -> None:
+    """Write some locked buckets."""
+    if levels:
+        values = {
+            "keys": list(levels),
+            "levels": [float(bucket.level) for bucket in levels.values()],
+            "ats": [bucket.at for bucket in levels.values()],
+        }
+        connection.execute(_SAVE_BUCKETS, values)
+
+
+def level_now(bucket: Bucket, rate: Rate | None, now: datetime) -> float | None:
+    """What a bucket has now, for people: None without a limit."""
+    found = buckets.level(bucket, rate, now)
+    return None if found == UNLIMITED else found

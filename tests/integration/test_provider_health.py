@@ -1,0 +1,360 @@
+"""Breakers, rates, retry budgets and the volume breaker, with real rows and passes."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from engine.campaigns import store
+from engine.campaigns.policy import Cap
+from engine.cli.app import app
+from engine.delivery import health
+from engine.delivery.dispatch import dispatch_due
+from engine.delivery.gateways import Kind, Outcome
+from engine.delivery.gateways.push import PushGateway
+from engine.delivery.sending import Pace
+from engine.delivery.upkeep import upkeep
+from engine.runtime import Runtime
+from engine.status import gather
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
+
+DOWN = Outcome(Kind.RETRY, detail="HTTP 503")
+NONE_WAIT = timedelta(0)
+
+
+@pytest.fixture
+def shop(runtime: Runtime) -> DeliveryShop:
+    return DeliveryShop(runtime.database)
+
+
+def dispatch(runtime: Runtime, gateway: Any, **options: Any) -> dict[str, int]:
+    return dispatch_due(with_gateway(runtime, gateway), NOON, rng=Random(1), **options)
+
+
+def users(number: int, name: str = "u") -> list[str]:
+    return [f"{name}{n}" for n in range(number)]
+
+
+def waited(shop: DeliveryShop) -> None:
+    """Machine time passes until open breakers may be probed and backoffs are over."""
+    shop.sql("UPDATE breakers SET until = clock_timestamp() WHERE state <> 'closed'")
+    shop.sql("UPDATE pushes SET not_before = NULL")
+
+
+def states(runtime: Runtime) -> dict[str, str]:
+    with runtime.database.begin() as connection:
+        return {one.gateway: one.state for one in health.gateways(connection)}
+
+
+def reservations(runtime: Runtime) -> int:
+    """Users of whom the caps' Redis knows anything."""
+    return len(list(runtime.caps.scan_iter("horae:cap:*")))
+
+
+# --- circuit breaker -------------------------------------------------------------------------------------------------
+
+
+def test_while_a_breaker_is_open_rows_wait_and_take_no_caps(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.policy(Cap(id="daily", limit=1, window="local_day"))
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(12))
+    pigeon = Pigeon(*[DOWN] * 12)
+
+    assert dispatch(runtime, pigeon, limit=12) == {"breaker_opened": 1, "retry": 12}
+    shop.sql("UPDATE pushes SET not_before = NULL")
+    shop.pushes(users(30, "later"))
+    runtime.caps.flushdb()
+
+    assert dispatch(runtime, pigeon) == {}
+    assert len(pigeon.got) == 12
+    assert {row["state"] for row in shop.hot()} == {"planned"}
+    assert len(shop.hot()) == 42
+    assert reservations(runtime) == 0
+    assert states(runtime) == {"pigeon": "open"}
+
+
+def test_one_push_probes_and_closes_it_or_opens_it_for_longer(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(40))
+    pigeon = Pigeon(*[DOWN] * 40)
+    dispatch(runtime, pigeon, limit=40)
+
+    waited(shop)
+    pigeon.answers = [DOWN]
+    assert dispatch(runtime, pigeon) == {"breaker_opened": 1, "retry": 1}
+    assert len(pigeon.got) == 41
+    with runtime.database.begin() as connection:
+        [row] = connection.execute(text("SELECT trips, until - since AS length FROM breakers"))
+    assert (row.trips, row.length) == (2, timedelta(seconds=10))
+
+    waited(shop)
+    shop.sql("UPDATE buckets SET level = 100")  # the retry budget is another matter
+    assert dispatch(runtime, pigeon) == {"accepted": 40}
+    assert states(runtime) == {"pigeon": "closed"}
+
+
+def test_a_probe_that_does_not_leave_leaves_the_next_one_free(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(10))
+    pigeon = Pigeon(*[DOWN] * 10)
+    dispatch(runtime, pigeon, limit=10)
+    shop.sql("DELETE FROM pushes")
+    shop.user("unwilling", consent=False)
+    shop.push("unwilling", send_at=NOON - timedelta(minutes=1))
+    shop.push("willing")
+    waited(shop)
+
+    counts = dispatch(runtime, pigeon)
+    while shop.hot():
+        counts = dispatch(runtime, pigeon)
+
+    assert counts == {"accepted": 1}
+    assert shop.ended() == {"accepted": 1, "suppressed.no_consent": 1}
+
+
+def test_of_a_channel_only_the_broken_gateways_devices_wait(runtime: Runtime, shop: DeliveryShop) -> None:
+    class Crow(Pigeon):
+        name = "crow"
+
+    pigeon, crow = Pigeon(*[DOWN] * 10, needs_device=True), Crow(needs_device=True)
+    channel = PushGateway({"pigeon": pigeon, "crow": crow})
+    shop.campaign(gateway="push")
+    for n in range(10):
+        shop.device(f"broken{n}", f"p{n}", "pigeon")
+    shop.pushes(users(10, "broken"))
+    assert dispatch(runtime, channel, limit=10) == {"breaker_opened": 1, "retry": 10}
+
+    shop.sql("UPDATE pushes SET not_before = NULL")
+    shop.device("crows", "c1", "crow")
+    shop.device("both", "p-both", "pigeon")
+    shop.device("both", "c2", "crow", seen_at=NOON - timedelta(days=1))
+    shop.pushes(["crows", "both"])
+    assert dispatch(runtime, channel) == {"accepted": 2, "back.stopped": 10}
+    assert {message.device.token for message in crow.got if message.device} == {"c1", "c2"}
+
+    waited(shop)
+    shop.sql("UPDATE buckets SET level = 100")
+    counts = dispatch(runtime, channel)
+    assert counts == {"accepted": 1, "back.breaker": 9}  # one of them probes, for all
+    waited(shop)
+    assert dispatch(runtime, channel) == {"accepted": 9}
+
+
+def test_refusals_of_the_message_or_the_device_break_nothing(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(30))
+    dispatch(runtime, Pigeon(*[Outcome(Kind.PAYLOAD_REFUSED)] * 30))
+
+    assert states(runtime) == {"pigeon": "closed"}
+
+
+# --- rates -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_gateways_rate_bounds_what_leaves_and_the_rest_waits_untried(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.policy(gateways=[{"gateway": "pigeon", "per_minute": 120}])
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(60))
+    pigeon = Pigeon()
+
+    first = dispatch(runtime, pigeon)["accepted"]
+    assert 10 <= first < 30  # five seconds' worth, and what came while it was sending
+    assert {(row["state"], row["attempts"]) for row in shop.hot()} == {("planned", 0)}
+
+    shop.sql("UPDATE buckets SET at = at - interval '5 seconds'")
+    assert 9 <= dispatch(runtime, pigeon)["accepted"] < 30
+    assert len(shop.deliveries()) + len(shop.hot()) == 60
+
+
+def test_a_campaigns_rate_holds_it_and_nobody_else(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign("slow", gateway="pigeon", per_minute=12)
+    shop.campaign("fast", gateway="pigeon")
+    shop.pushes(users(20), "slow", send_at=NOON - timedelta(minutes=1))
+    shop.pushes(users(20), "fast")
+    pigeon = Pigeon()
+
+    dispatch(runtime, pigeon)
+
+    names = [message.campaign for message in pigeon.got]
+    assert names.count("fast") == 20
+    assert 1 <= names.count("slow") <= 4
+    assert {row["attempts"] for row in shop.hot()} == {0}  # what waits was not even claimed
+
+
+def test_messages_to_several_devices_count_each(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.policy(gateways=[{"gateway": "pigeon", "per_minute": 60}])
+    shop.campaign(gateway="pigeon", devices="all")
+    for user in users(9):
+        for n in range(2):
+            shop.device(user, f"{user}-{n}", "pigeon")
+    shop.pushes(users(9))
+    pigeon = Pigeon(needs_device=True)
+
+    counts = dispatch(runtime, pigeon)
+
+    assert 4 <= len(pigeon.got) <= 8
+    assert counts["accepted"] * 2 == len(pigeon.got)
+
+
+def test_what_was_taken_for_pushes_that_did_not_leave_is_given_back(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign("slow", gateway="pigeon", per_minute=60)
+    shop.user("unwilling", consent=False)
+    shop.push("unwilling", "slow", send_at=NOON - timedelta(minutes=1))
+    shop.pushes(users(5), "slow")
+    pigeon = Pigeon()
+
+    dispatch(runtime, pigeon)
+    dispatch(runtime, pigeon)
+
+    assert len(pigeon.got) == 5  # its burst, though a sixth had asked
+
+
+def test_a_provider_that_asks_for_a_rest_gets_it_from_everybody(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(3))
+    slow_down = Outcome(Kind.THROTTLED, delay=timedelta(minutes=2), detail="HTTP 429")
+    pigeon = Pigeon(*[slow_down] * 3)
+    assert dispatch(runtime, pigeon) == {"throttled": 3}
+
+    shop.pushes(users(5, "more"))
+    shop.sql("UPDATE pushes SET not_before = NULL")
+    assert dispatch(runtime, pigeon) == {}
+    with runtime.database.begin() as connection:
+        [one] = health.gateways(connection)
+    assert one.resting_until is not None
+    assert one.state == "closed"
+
+    shop.sql("UPDATE buckets SET at = at - interval '3 minutes'")
+    assert dispatch(runtime, pigeon) == {"accepted": 8}
+
+
+def test_one_device_that_is_told_to_wait_waits_alone(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(9))
+    pigeon = Pigeon(Outcome(Kind.THROTTLED, delay=timedelta(minutes=2)))
+    assert dispatch(runtime, pigeon) == {"accepted": 8, "throttled": 1}
+
+    shop.pushes(users(5, "more"))
+    assert dispatch(runtime, pigeon) == {"accepted": 5}
+
+
+# --- retry budget ----------------------------------------------------------------------------------------------------
+
+
+def test_repeats_are_a_small_part_of_what_a_provider_gets(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(200))
+    pigeon = Pigeon(*[DOWN if n % 3 == 0 else Outcome(Kind.ACCEPTED) for n in range(200)])
+    assert dispatch(runtime, pigeon, limit=200) == {"accepted": 133, "retry": 67}
+
+    waited(shop)
+    counts = dispatch(runtime, pigeon)
+
+    assert 30 <= counts["accepted"] <= 40  # ten to begin with, a tenth of 200, one a second
+    assert counts["accepted"] + counts["back.retries"] == 67
+    assert {row["attempts"] for row in shop.hot()} == {1}
+    shop.sql("UPDATE buckets SET at = at - interval '2 minutes'")
+    waited(shop)
+    assert dispatch(runtime, pigeon)["accepted"] == 67 - counts["accepted"]
+
+
+# --- volume breaker --------------------------------------------------------------------------------------------------
+
+
+def test_a_campaign_that_a_provider_refuses_is_paused_and_can_be_resumed(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign("bad", gateway="pigeon")
+    shop.campaign("good", gateway="pigeon")
+    shop.pushes(users(200), "bad")
+    pigeon = Pigeon()
+    pigeon.answer = lambda message: Outcome(
+        Kind.PAYLOAD_REFUSED if message.campaign == "bad" and int(message.user_id[1:]) % 4 == 0 else Kind.ACCEPTED
+    )
+    small = Pace(batch=50, group=50, in_flight=1)
+
+    counts = dispatch(runtime, pigeon, pace=small)
+
+    assert counts["campaign_paused"] == 1
+    assert counts["accepted"] + counts["rejected.payload_refused"] < 200
+    with runtime.database.begin() as connection:
+        paused = store.paused_by_horae(connection)
+        assert "of 50 pushes within 15 minutes ended in provider errors" in paused["bad"]
+    shop.pushes(users(3), "good")
+    assert dispatch(runtime, pigeon) == {"accepted": 3}
+
+    pigeon.answer = lambda message: Outcome(Kind.ACCEPTED)
+    with runtime.database.begin() as connection:
+        store.set_state(connection, "bad", "running")
+        assert store.paused_by_horae(connection) == {}
+    left = len(shop.hot())
+    waited(shop)
+    assert dispatch(runtime, pigeon) == {"accepted": left}
+
+
+def test_status_says_what_fails_rests_and_was_paused_and_resume_lets_it_go_on(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    class Crow(Pigeon):
+        name = "crow"
+
+    shop.campaign("bad", gateway="pigeon")
+    shop.campaign("crows", gateway="crow")
+    shop.campaign("refused", gateway="log")
+    shop.pushes(users(10), "bad")
+    shop.push("u1", "crows")
+    dispatch(runtime, Pigeon(*[DOWN] * 10), limit=10)
+    dispatch(runtime, Crow(Outcome(Kind.THROTTLED, delay=timedelta(minutes=5))))
+    with runtime.database.begin() as connection:
+        health.pause(connection, "refused", "50% of 100 pushes within 15 minutes ended in provider errors")
+
+    found = gather(runtime.settings)
+
+    alarms = "\n".join(found.alarms)
+    assert "gateway pigeon fails (HTTP 503) and is left alone" in alarms
+    assert "gateway crow was asked to rest until" in alarms
+    assert "campaign refused was paused: 50% of 100" in alarms
+    assert "horae campaign resume refused" in alarms
+    assert json.loads(json.dumps(found.as_dict()))["store"]["paused_by_horae"].keys() == {"refused"}
+
+    environment = {
+        "HORAE_HOME": str(runtime.settings.home),
+        "HORAE_DATABASE_URL": runtime.database.libpq_url,
+        "HORAE_REDIS_URL": runtime.redis_url,
+    }
+    assert CliRunner().invoke(app, ["campaign", "resume", "refused"], env=environment).exit_code == 0
+    assert "was paused" not in "\n".join(gather(runtime.settings).alarms)
+
+
+def test_a_campaign_that_is_triggered_again_and_again_is_paused(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    pigeon = Pigeon()
+    for n in range(11):
+        shop.another_occurrence("bread", f"again {n}")
+        shop.pushes(users(4))
+        if n < 10:
+            assert dispatch(runtime, pigeon) == {"accepted": 4}
+    shop.user("unreachable", consent=False)
+
+    assert dispatch(runtime, pigeon) == {"accepted": 4, "campaign_paused": 1}
+    with runtime.database.begin() as connection:
+        assert "more than 10 for each of 4 reachable users" in store.paused_by_horae(connection)["bread"]
+
+
+def test_what_was_sent_longer_ago_does_not_count_and_is_forgotten(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(60))
+    dispatch(runtime, Pigeon(*[Outcome(Kind.ACCEPTED)] * 45, *[Outcome(Kind.PAYLOAD_REFUSED)] * 12))
+    shop.another_occurrence("bread", "later")
+    later = NOON + timedelta(minutes=16)
+    shop.push("u1", send_at=later)
+    bad = with_gateway(runtime, Pigeon(Outcome(Kind.PAYLOAD_REFUSED)))
+
+    assert dispatch_due(bad, later) == {"rejected.payload_refused": 1}
+    upkeep(runtime, NOON + timedelta(days=3))
+    with runtime.database.begin() as connection:
+        assert connection.execute(text("SELECT count(*) FROM campaign_minutes")).scalar_one() == 0
