@@ -6,12 +6,13 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from sqlalchemy import text
 
@@ -43,6 +44,9 @@ class Order:
     point: str = ""
     nth: int = 1
     chance: float = 0.0
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the gateways it sends through; none: the log gateway."""
+    pace: Pace = PACE
 
 
 def start(order: Order) -> BaseProcess:
@@ -54,7 +58,7 @@ def start(order: Order) -> BaseProcess:
 
 def work(order: Order) -> None:
     """Dispatch and keep up until no push is left, or dead."""
-    settings = Settings.model_validate({"home": order.home, "database_url": order.database_url})
+    settings = Settings.model_validate({"home": order.home, "database_url": order.database_url, **order.more})
     runtime = Runtime(settings, Database(order.database_url), order.redis_url, order.redis_url, order.redis_url)
     rng, at = Random(order.seed), _killer(order)
     left = True
@@ -62,7 +66,7 @@ def work(order: Order) -> None:
         try:
             with runtime.database.begin() as connection:
                 now = clock.business_now(connection)
-            dispatch_due(runtime, now, pace=PACE, rng=rng, at=at)
+            dispatch_due(runtime, now, pace=order.pace, rng=rng, at=at)
             upkeep(runtime, now)
             left = _left(runtime) > 0
         except Unavailable:

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from random import Random
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -55,7 +56,7 @@ CAPS = (
     Cap(id="spring", scope="tag:spring", limit=1, window="rolling:PT1H"),
     Cap(id="week", scope="campaign:b", limit=2, window="local_week"),
 )
-CAMPAIGNS = {
+CAMPAIGNS: dict[str, dict[str, Any]] = {
     "a": {"tags": ["spring"]},
     "b": {},
     "unbound": {"obeys_caps": False, "tags": ["spring"]},
@@ -92,7 +93,7 @@ def _answers() -> st.SearchStrategy[Answer]:
         (Kind.PAYLOAD_REFUSED, False),
         (Kind.CREDENTIALS_REFUSED, False),
     ]
-    return st.builds(lambda kind, late: Answer(*kind, late), st.sampled_from(kinds), late)
+    return st.builds(lambda kind, late: Answer(kind[0], kind[1], late), st.sampled_from(kinds), late)
 
 
 @dataclass
@@ -103,6 +104,8 @@ class Line:
     occurrence_id: int
     campaign: str
     user: str
+    asked: datetime
+    """When the attempt began."""
     at: datetime
     zone: str
 
@@ -125,9 +128,9 @@ class Post:
         answer = self.answers.pop(0) if self.answers else Answer(Kind.ACCEPTED, taken=True, late=timedelta(0))
         if answer.taken:
             assert message.occurrence_id is not None
-            user, at = message.user_id, message.at + answer.late
-            line = Line(message.push_id, message.occurrence_id, message.campaign, user, at, self.zone_of(user))
-            self.journal.append(line)
+            user, asked, at = message.user_id, message.at, message.at + answer.late
+            whose = (message.push_id, message.occurrence_id, message.campaign, user)
+            self.journal.append(Line(*whose, asked, at, self.zone_of(user)))
         return Outcome(answer.kind, delay=timedelta(seconds=1) if answer.kind is Kind.THROTTLED else None)
 
     def close(self) -> None:
@@ -159,9 +162,8 @@ class Delivery(RuleBasedStateMachine):
         self.now, self.occurrences = NOON, itertools.count()
         self.withdrawn: dict[str, datetime] = {}
 
-    def _with_post(self, runtime: Runtime, **changes: str) -> Runtime:
-        opened = Runtime(runtime.settings, runtime.database, runtime.redis_url, runtime.broker_url, runtime.caps_url)
-        opened = replace(opened, **changes)
+    def _with_post(self, runtime: Runtime, caps_url: str | None = None) -> Runtime:
+        opened = replace(runtime, caps_url=caps_url or runtime.caps_url)
         opened.__dict__["gateways"] = {**runtime.gateways, "post": self.post}  # where cached_property keeps it
         return opened
 
@@ -262,6 +264,18 @@ class Delivery(RuleBasedStateMachine):
     def clocks_will_change(self, before: timedelta) -> None:
         self.now = next((change - before for change in CHANGES if change - before > self.now), self.now)
 
+    @rule(who=st.integers(0, 2), before=st.sampled_from([1, 25]))
+    def midnight_comes(self, who: int, before: int) -> None:
+        local = self.now.astimezone(zone(self.people[who].zone))
+        midnight = datetime.combine(local.date() + timedelta(days=1), time(), local.tzinfo).astimezone(UTC)
+        self.now = max(self.now, midnight - timedelta(seconds=before))
+
+    @rule(width=st.sampled_from([timedelta(hours=1), timedelta(hours=2), timedelta(hours=24)]))
+    def a_window_ends(self, width: timedelta) -> None:
+        """As long after the last attempt as a rolling window or the gap is: the receipt may be in it, or not."""
+        if self.post.journal:
+            self.now = max(self.now, self.post.journal[-1].asked + width)
+
     @rule(who=st.integers(0, 2), to=st.sampled_from(ZONES))
     def move(self, who: int, to: str) -> None:
         person = self.people[who]
@@ -271,6 +285,7 @@ class Delivery(RuleBasedStateMachine):
     @rule(who=st.integers(0, 2))
     def withdraw_consent(self, who: int) -> None:
         name = self.people[who].name
+        self.shop.user(name, timezone=self.people[who].zone)
         self.shop.sql("UPDATE users SET consent = false WHERE external_id = :name", name=name)
         self.withdrawn.setdefault(name, self.now)
 
@@ -384,10 +399,14 @@ def check(runtime: Runtime, examples: int, steps: int) -> None:
     chosen = settings(
         max_examples=examples,
         stateful_step_count=steps,
-        deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    run_state_machine_as_test(lambda: Delivery(runtime), settings=chosen)
+
+    class OfThisStore(Delivery):
+        def __init__(self) -> None:
+            super().__init__(runtime)
+
+    run_state_machine_as_test(OfThisStore, settings=chosen)
 
 
 def test_any_order_of_deaths_answers_losses_and_clocks_keeps_every_promise(runtime: Runtime) -> None:
