@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -47,14 +47,15 @@ def counters(shop: DeliveryShop, path: Path, transactional: frozenset[int] = fro
     )
 
 
-def sends(lines: Iterable[dict[str, Any]], gateway: str = "log") -> list[Journalled]:
-    """Lines of the log gateway's journal as the pure function takes them; every user lives in UTC."""
+def sends(lines: Iterable[dict[str, Any]], zones: Mapping[str, str] | None = None) -> list[Journalled]:
+    """Lines of the log gateway's journal as the pure function takes them; users live in UTC where `zones` says nothing
+    else."""
     return [
         Journalled(
             user=line["user_id"],
             at=datetime.fromisoformat(line["at"]),
-            scopes=frozenset({f"channel:{gateway}", f"campaign:{line['campaign']}"}),
-            tz=zone("UTC"),
+            scopes=frozenset({"channel:log", f"campaign:{line['campaign']}"}),
+            tz=zone((zones or {}).get(line["user_id"], "UTC")),
         )
         for line in lines
     ]
