@@ -36,7 +36,8 @@ class Fault:
 
 
 class Desk:
-    """Answers requests; `journal` gets one JSON line for each."""
+    """Answers requests; `journal` gets one JSON line for each, with `told` where the answer was a fault's own: then the
+    message was not taken."""
 
     def __init__(self, world: World, journal: Path, latency: float = LATENCY) -> None:
         self._world = world
@@ -79,7 +80,8 @@ class Desk:
         vendor, answer = self._route(path)
         if fault is not None and fault.status:
             told = tuple((fault.headers or {}).items())
-            return Reply(fault.status, fault.body.encode(), told, {"token": path}), vendor
+            sent = body if vendor == "fcm" else b""  # its paths do not say whom it is for
+            return Reply(fault.status, fault.body.encode(), told, {"token": path, "told": True}, sent), vendor
         return answer(path, headers, body), vendor
 
     def _route(self, path: str) -> tuple[str, Callable[[str, Headers, bytes], Reply]]:

@@ -24,6 +24,9 @@ class RoughProtocol(asyncio.Protocol):
         self._connection = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
         self._transport: asyncio.Transport | None = None
         self._requests: dict[int, tuple[dict[str, str], bytearray]] = {}
+        self._looked_at = 0
+        """The highest stream whose request was looked at: a GOAWAY that names less lies, and clients send again what it
+        disowns."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello."""
@@ -64,6 +67,7 @@ class RoughProtocol(asyncio.Protocol):
         if fault is not None and fault.wire in ("refuse", "goaway", "noise"):
             later(delay, self._break, stream, fault.wire)
             return
+        self._looked_at = max(self._looked_at, stream)
         reply = self._desk.answer(path, headers, body, fault)
         if fault is not None and fault.wire:
             later(delay, self._break, stream, fault.wire)
@@ -87,7 +91,7 @@ class RoughProtocol(asyncio.Protocol):
             elif how == "refuse":
                 self._connection.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
             elif how == "goaway":
-                self._connection.close_connection(ErrorCodes.NO_ERROR, last_stream_id=0)
+                self._connection.close_connection(ErrorCodes.NO_ERROR, last_stream_id=self._looked_at)
                 self._flush()
                 self._cut(politely=True)
             elif how == "noise" and self._transport is not None:

@@ -1,0 +1,421 @@
+"""Delivery as a state machine: whatever order plans, passes, deaths, zombies, answers, losses and clocks come in.
+
+Counted from what the provider received alone: no cap, gap or quiet hour is broken, marketing is received once, and
+nothing comes outside its window. By the store: every push waits or has ended, once; fences only rise; at the end
+nothing is left. PostgreSQL, Valkey and the whole of dispatch are real; the provider answers as hypothesis says, and the
+receipt of a push lies anywhere between its attempt and the deadline δ.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, time, timedelta
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import text
+
+from engine.campaigns.policy import Cap, Journalled, check_journal
+from engine.delivery import switches
+from engine.delivery.dispatch import dispatch_due
+from engine.delivery.gateways import Kind, Outcome, Outgoing
+from engine.delivery.sending import Pace
+from engine.delivery.upkeep import upkeep
+from engine.localtime import zone
+from engine.runtime import Runtime
+from tests.delivery_store import NOON, DeliveryShop
+
+PACE = Pace(batch=6, group=3, in_flight=2)
+ZONES = ("UTC", "America/New_York", "Europe/Berlin", "Pacific/Kiritimati", "Africa/Cairo", "Australia/Lord_Howe")
+CHANGES = tuple(
+    datetime(*instant, tzinfo=UTC)
+    for instant in ((2026, 3, 8, 7), (2026, 3, 29, 1), (2026, 4, 4, 15), (2026, 4, 23, 22), (2026, 10, 25, 1))
+)
+"""Clocks change in New York, Berlin, Lord Howe, Cairo, Berlin."""
+POINTS = ("after_claim", "after_reserve", "after_intent", "after_send", "after_record", "after_commit")
+CAPS = (
+    Cap(id="day", limit=1, window="local_day"),
+    Cap(id="days", limit=2, window="rolling:PT24H"),
+    Cap(id="spring", scope="tag:spring", limit=1, window="rolling:PT1H"),
+    Cap(id="week", scope="campaign:b", limit=2, window="local_week"),
+)
+CAMPAIGNS: dict[str, dict[str, Any]] = {
+    "a": {"tags": ["spring"]},
+    "b": {},
+    "unbound": {"obeys_caps": False, "tags": ["spring"]},
+    "uncounted": {"counts_toward_caps": False},
+    "code": {"class": "transactional"},
+}
+HEALTH = ("breakers", "buckets", "campaign_minutes")
+"""Where the store notes how providers do: a breaker that opened opens again after machine time, which here is nobody's
+to wait for."""
+_examples = itertools.count()
+
+
+class DiedError(Exception):
+    """Stands for the death of the process: nothing after it runs."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a provider does with a message: whether it takes it, what it says, and when it arrives after the attempt."""
+
+    kind: Kind
+    taken: bool
+    late: timedelta
+
+
+def _answers() -> st.SearchStrategy[Answer]:
+    late = st.sampled_from([0, 1, 17, 29]).map(lambda seconds: timedelta(seconds=seconds))
+    kinds = [
+        *[(Kind.ACCEPTED, True)] * 4,
+        (Kind.UNKNOWN, True),
+        (Kind.UNKNOWN, False),
+        (Kind.RETRY, False),
+        (Kind.THROTTLED, False),
+        (Kind.PAYLOAD_REFUSED, False),
+        (Kind.CREDENTIALS_REFUSED, False),
+    ]
+    return st.builds(lambda kind, late: Answer(kind[0], kind[1], late), st.sampled_from(kinds), late)
+
+
+@dataclass
+class Line:
+    """What the provider received."""
+
+    push_id: UUID
+    occurrence_id: int
+    campaign: str
+    user: str
+    asked: datetime
+    """When the attempt began."""
+    at: datetime
+    zone: str
+
+
+@dataclass
+class Post:
+    """A provider that answers in turn, and its journal."""
+
+    zone_of: Callable[[str], str]
+    name: str = "post"
+    needs_device: bool = False
+    timeout: timedelta = timedelta(seconds=1)
+    answers: list[Answer] = field(default_factory=list)
+    journal: list[Line] = field(default_factory=list)
+
+    def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
+        return [self._send(message) for message in messages]
+
+    def _send(self, message: Outgoing) -> Outcome:
+        answer = self.answers.pop(0) if self.answers else Answer(Kind.ACCEPTED, taken=True, late=timedelta(0))
+        if answer.taken:
+            assert message.occurrence_id is not None
+            user, asked, at = message.user_id, message.at, message.at + answer.late
+            whose = (message.push_id, message.occurrence_id, message.campaign, user)
+            self.journal.append(Line(*whose, asked, at, self.zone_of(user)))
+        return Outcome(answer.kind, delay=timedelta(seconds=1) if answer.kind is Kind.THROTTLED else None)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@dataclass
+class Person:
+    """A user by a name; erased and registered again they are another."""
+
+    name: str
+    zone: str = "UTC"
+
+
+class Delivery(RuleBasedStateMachine):
+    def __init__(self, runtime: Runtime) -> None:
+        super().__init__()
+        self.number = next(_examples)
+        self.shop = DeliveryShop(runtime.database)
+        self.shop.sql("DELETE FROM pushes")  # what an example that failed has left
+        self.shop.sql("DELETE FROM switches")
+        self._calm()
+        self.people = [Person(f"{self.number}.{n}.0") for n in range(3)]
+        self.zones = {person.name: person.zone for person in self.people}
+        self.post = Post(lambda name: self.zones[name])
+        self.runtime = self._with_post(runtime)
+        self.windows: dict[UUID, tuple[datetime, datetime]] = {}
+        self.fences: dict[UUID, int] = {}
+        self.now, self.occurrences = NOON, itertools.count()
+        self.withdrawn: dict[str, datetime] = {}
+
+    def _with_post(self, runtime: Runtime, caps_url: str | None = None) -> Runtime:
+        opened = replace(runtime, caps_url=caps_url or runtime.caps_url)
+        opened.__dict__["gateways"] = {**runtime.gateways, "post": self.post}  # where cached_property keeps it
+        return opened
+
+    # --- what happens ------------------------------------------------------------------------------------------------
+
+    @initialize(
+        caps=st.sets(st.sampled_from(CAPS), min_size=1),
+        gap=st.sampled_from([None, "PT2H"]),
+        quiet=st.sampled_from([None, ("22:00", "08:00")]),
+    )
+    def open(self, caps: set[Cap], gap: str | None, quiet: tuple[str, str] | None) -> None:
+        own = f"{self.number}"
+        caps = {
+            cap.model_copy(update={"scope": f"campaign:b{own}"}) if cap.scope.startswith("campaign") else cap
+            for cap in caps
+        }
+        ordered = sorted(caps, key=lambda cap: cap.id)
+        self.policy = self.shop.policy(*ordered, min_gap=gap, quiet_hours=quiet)
+        self.shop.now = self.now
+        for name, more in CAMPAIGNS.items():
+            self.shop.campaign(f"{name}{own}", gateway="post", **more)
+
+    @rule(
+        campaign=st.sampled_from(sorted(CAMPAIGNS)),
+        whose=st.sets(st.integers(0, 2), min_size=1),
+        wait=st.sampled_from([timedelta(0), timedelta(minutes=20), timedelta(hours=5)]),
+        length=st.sampled_from([timedelta(minutes=1), timedelta(hours=2), timedelta(hours=30)]),
+    )
+    def plan(self, campaign: str, whose: set[int], wait: timedelta, length: timedelta) -> None:
+        name, begins = f"{campaign}{self.number}", self.now + wait
+        self.shop.now = self.now
+        self.shop.another_occurrence(name, f"{next(self.occurrences)}")
+        for who in sorted(whose):
+            person = self.people[who]
+            self.shop.user(person.name, timezone=person.zone)
+            push = self.shop.push(person.name, name, send_at=begins, window_end=begins + length)
+            self.windows[push] = (begins, begins + length)
+
+    @rule(answers=st.lists(_answers(), max_size=6))
+    def dispatch(self, answers: list[Answer]) -> None:
+        self._pass(answers)
+
+    @rule(point=st.sampled_from(POINTS), nth=st.integers(1, 2), answers=st.lists(_answers(), max_size=3))
+    def die(self, point: str, nth: int, answers: list[Answer]) -> None:
+        passed, dead = 0, False
+
+        def at(here: str) -> None:
+            nonlocal passed, dead
+            passed += here == point
+            dead = dead or (here == point and passed == nth)
+            if dead:
+                raise DiedError
+
+        with suppress(DiedError):
+            self._pass(answers, at)
+
+    @rule(point=st.sampled_from([point for point in POINTS if point != "after_record"]), answers=st.lists(_answers()))
+    def sleep_through_the_lease(self, point: str, answers: list[Answer]) -> None:
+        """A worker stands still at a point until its lease has ended and others have done its work; then it goes on."""
+        slept = False
+
+        def at(here: str) -> None:
+            nonlocal slept
+            if here == point and not slept:
+                slept = True
+                self.leases_end()
+                self._pass([])
+
+        self._pass(answers, at)
+
+    @rule()
+    def leases_end(self) -> None:
+        self.shop.sql(
+            "UPDATE pushes SET lease_until = clock_timestamp() - interval '1 s' WHERE lease_until IS NOT NULL"
+        )
+        upkeep(self.runtime, self.now)
+
+    @rule()
+    def machine_time_passes(self) -> None:
+        self.shop.sql("UPDATE pushes SET not_before = NULL")
+        self._calm()
+
+    @rule()
+    def lose_redis(self) -> None:
+        self.runtime.caps.flushdb()
+
+    @rule()
+    def dispatch_without_redis(self) -> None:
+        received = len(self.post.journal)
+        self._pass([], runtime=self._with_post(self.runtime, caps_url="redis://127.0.0.1:1/0"))
+        assert len(self.post.journal) == received
+
+    @rule(by=st.sampled_from([timedelta(seconds=20), timedelta(minutes=15), timedelta(hours=1), timedelta(hours=13)]))
+    def time_passes(self, by: timedelta) -> None:
+        self.now += by
+
+    @rule(before=st.sampled_from([timedelta(seconds=10), timedelta(minutes=40), timedelta(hours=8)]))
+    def clocks_will_change(self, before: timedelta) -> None:
+        self.now = next((change - before for change in CHANGES if change - before > self.now), self.now)
+
+    @rule(who=st.integers(0, 2), before=st.sampled_from([1, 25]))
+    def midnight_comes(self, who: int, before: int) -> None:
+        local = self.now.astimezone(zone(self.people[who].zone))
+        midnight = datetime.combine(local.date() + timedelta(days=1), time(), local.tzinfo).astimezone(UTC)
+        self.now = max(self.now, midnight - timedelta(seconds=before))
+
+    @rule(
+        width=st.sampled_from([timedelta(hours=1), timedelta(hours=2), timedelta(hours=24)]),
+        past=st.sampled_from([0, 15]),
+    )
+    def a_window_ends(self, width: timedelta, past: int) -> None:
+        """As long after the last attempt as a rolling window or the gap is, and a little: the receipt may be in it."""
+        if self.post.journal:
+            self.now = max(self.now, self.post.journal[-1].asked + width + timedelta(seconds=past))
+
+    @rule(who=st.integers(0, 2), to=st.sampled_from(ZONES))
+    def move(self, who: int, to: str) -> None:
+        person = self.people[who]
+        person.zone = self.zones[person.name] = to
+        self.shop.sql("UPDATE users SET timezone = :to WHERE external_id = :name", to=to, name=person.name)
+
+    @rule(who=st.integers(0, 2))
+    def withdraw_consent(self, who: int) -> None:
+        name = self.people[who].name
+        self.shop.user(name, timezone=self.people[who].zone)
+        self.shop.sql("UPDATE users SET consent = false WHERE external_id = :name", name=name)
+        self.withdrawn.setdefault(name, self.now)
+
+    @rule(who=st.integers(0, 2))
+    def erase(self, who: int) -> None:
+        name = self.people[who].name
+        self.shop.sql("DELETE FROM users WHERE external_id = :name", name=name)
+        self.withdrawn.setdefault(name, self.now)
+        place, _, life = name.rpartition(".")
+        self.people[who] = Person(f"{place}.{int(life) + 1}", self.people[who].zone)
+        self.zones[self.people[who].name] = self.people[who].zone
+
+    @rule(campaign=st.sampled_from(sorted(CAMPAIGNS)))
+    def stop(self, campaign: str) -> None:
+        with self.runtime.database.begin() as connection:
+            switches.stop(connection, switches.scope_of(connection, campaign=f"{campaign}{self.number}"))
+
+    @rule()
+    @precondition(lambda self: self._stopped())
+    def start(self) -> None:
+        self.shop.sql("DELETE FROM switches")
+
+    # --- what always holds -------------------------------------------------------------------------------------------
+
+    @invariant()
+    def no_rule_is_broken_at_the_provider(self) -> None:
+        sends = [self._as_sent(line) for line in self.post.journal]
+        assert [str(broken) for broken in check_journal(self.policy, sends)] == []
+
+    @invariant()
+    def marketing_is_received_once_and_everything_in_its_window(self) -> None:
+        received = Counter((line.occurrence_id, line.user) for line in self.post.journal if not self._is(line, "code"))
+        assert [key for key, times in received.items() if times > 1] == []
+        for line in self.post.journal:
+            begins, ends = self.windows[line.push_id]
+            assert begins <= line.at < ends, line
+            assert line.user not in self.withdrawn or line.at < self.withdrawn[line.user] + PACE.deadline, line
+
+    @invariant()
+    def every_push_waits_or_has_ended_once(self) -> None:
+        hot = {row["id"]: row for row in self.shop.hot()}
+        ended = self._ended()
+        assert sorted([*hot, *ended]) == sorted(self.windows)
+        for push, row in hot.items():
+            assert row["fence"] >= self.fences.get(push, 0)
+            self.fences[push] = row["fence"]
+        received = {line.push_id for line in self.post.journal}
+        assert {push for push, state in ended.items() if state == "accepted"} <= received
+        for push in received:
+            open_ = push in hot and (hot[push]["state"] == "sending" or hot[push]["in_doubt"])
+            assert open_ or ended.get(push) in ("accepted", "unknown"), (hot.get(push), ended.get(push))
+
+    def teardown(self) -> None:
+        """Let everything come to its end: nothing may be stuck."""
+        if not hasattr(self, "policy"):
+            return
+        for _ in range(8):
+            self.shop.sql("DELETE FROM switches")
+            self.machine_time_passes()
+            self.leases_end()
+            self._pass([])
+            self.now += timedelta(hours=20)
+        assert self.shop.hot() == []
+        self.no_rule_is_broken_at_the_provider()
+        self.marketing_is_received_once_and_everything_in_its_window()
+        self.every_push_waits_or_has_ended_once()
+
+    # --- common ------------------------------------------------------------------------------------------------------
+
+    def _pass(
+        self, answers: list[Answer], at: Callable[[str], None] = lambda _: None, runtime: Runtime | None = None
+    ) -> None:
+        self.post.answers = list(answers)
+        dispatch_due(runtime or self.runtime, self.now, pace=PACE, rng=Random(self.number), at=at)
+
+    def _calm(self) -> None:
+        with self.shop.database.begin() as connection:
+            for table in HEALTH:
+                if connection.execute(text("SELECT to_regclass(:table)"), {"table": table}).scalar_one() is not None:
+                    connection.execute(text(f"DELETE FROM {table}"))
+            connection.execute(text("UPDATE campaigns SET state = 'running' WHERE state = 'paused'"))
+
+    def _stopped(self) -> bool:
+        with self.shop.database.begin() as connection:
+            return bool(switches.stopped(connection))
+
+    def _ended(self) -> dict[UUID, str]:
+        rows = [row for row in self.shop.deliveries() if row["push_id"] in self.windows]
+        assert len({row["push_id"] for row in rows}) == len(rows)
+        return {row["push_id"]: row["state"] for row in rows}
+
+    def _is(self, line: Line, campaign: str) -> bool:
+        return line.campaign == f"{campaign}{self.number}"
+
+    def _as_sent(self, line: Line) -> Journalled:
+        name = line.campaign.removesuffix(str(self.number))
+        more = CAMPAIGNS[name]
+        tags = {f"tag:{tag}" for tag in more.get("tags", ())}
+        transactional = more.get("class") == "transactional"
+        return Journalled(
+            user=line.user,
+            at=line.at,
+            scopes=frozenset({"channel:post", f"campaign:{line.campaign}", *tags}),
+            tz=zone(line.zone),
+            counts=not transactional and bool(more.get("counts_toward_caps", True)),
+            obeys=not transactional and bool(more.get("obeys_caps", True)),
+        )
+
+
+def check(runtime: Runtime, examples: int, steps: int) -> None:
+    chosen = settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    class OfThisStore(Delivery):
+        def __init__(self) -> None:
+            super().__init__(runtime)
+
+    run_state_machine_as_test(OfThisStore, settings=chosen)
+
+
+def test_any_order_of_deaths_answers_losses_and_clocks_keeps_every_promise(runtime: Runtime) -> None:
+    check(runtime, examples=12, steps=20)
+
+
+@pytest.mark.soak
+def test_many_orders_of_deaths_answers_losses_and_clocks_keep_every_promise(runtime: Runtime) -> None:
+    check(runtime, examples=400, steps=50)
