@@ -165,10 +165,11 @@ class Gates:
     ) -> tuple[list[Facts], Counter[str]]:
         """Take what each push needs; those that got it, and how many went back for want of what: `breaker`, `rate`,
         `retries`. `deadline`: how long a probe may take."""
+        if not self._matter(facts):
+            return list(facts), Counter()
         wants = [self._wants(one) for one in facts]
         keys = sorted({key for want in wants for key in want if key in self._rates or key in self._paused})
-        asked = {member for one in facts for member in self._members_of(one)}
-        broken = sorted(name for name in asked if self._ways.get(name, "all") != "all")
+        broken = sorted({name for one in facts for name in self._members_of(one)}.intersection(self._ways))
         if not keys and not broken:
             return list(facts), Counter()
         with database.begin() as connection:
@@ -201,6 +202,16 @@ class Gates:
                 put_back(connection, backs)
         return passed, why
 
+    def _matter(self, facts: Sequence[Facts]) -> bool:
+        """Whether anything could hold one of these back: mostly nothing does."""
+        members = {member for name in {one.push.gateway for one in facts} for member in self._members[name]}
+        return (
+            bool(self._campaigns)
+            or not members.isdisjoint(self._ways)
+            or any(gateway_key(name) in self._rates or gateway_key(name) in self._paused for name in members)
+            or any(one.push.attempts > 1 for one in facts)
+        )
+
     def _took_probes(self, probed: Mapping[UUID, list[str]], passed: Collection[UUID]) -> None:
         for push_id, names in probed.items():
             if push_id in passed:
@@ -210,6 +221,8 @@ class Gates:
 
     def unused(self, facts: Sequence[Facts], left: Collection[UUID]) -> None:
         """Of `facts`, which were admitted, those in `left` are on their way; what the others took is free again."""
+        if not self._probing and len(left) == len(facts):
+            return
         for one in facts:
             names = self._probing.pop(one.push.id, [])
             if one.push.id not in left:
@@ -250,10 +263,10 @@ class Gates:
         return sorted({device.gateway for device in one.chosen})
 
     def _wants(self, one: Facts) -> dict[str, int]:
+        messages: Mapping[str, int] = {one.push.gateway: 1}
         if one.push.gateway in self._needs_device:
-            messages = Counter(device.gateway for device in one.chosen)
-        else:
-            messages = Counter({one.push.gateway: 1})
+            chosen = one.chosen
+            messages = Counter([device.gateway for device in chosen]) if len(chosen) != 1 else {chosen[0].gateway: 1}
         wants = {gateway_key(name): number for name, number in messages.items()}
         if one.push.campaign_id in self._campaigns:
             wants[campaign_key(one.push.campaign_id)] = 1

@@ -15,9 +15,12 @@ from engine.campaigns import store as campaigns
 from engine.campaigns.policy import Cap
 from engine.delivery import switches
 from engine.delivery.dispatch import dispatch_due
+from engine.delivery.moving import move_late
 from engine.planning import receipt
+from engine.planning.explain import explain
 from engine.runtime import Runtime
 from engine.store.partitions import ensure_partitions
+from tests import planning_shop
 from tests.delivery_store import NOON, DeliveryShop, journal
 
 HOUR = timedelta(hours=1)
@@ -172,6 +175,29 @@ def test_a_push_moved_again_and_again_ends_when_no_window_is_left(runtime: Runti
     remember(shop, shop.push("u1", "news"), {"hours": 3})
 
     assert dispatch(runtime) == {"suppressed.capped": 1}
+
+
+def test_what_the_planner_planned_is_moved_to_windows_it_had_weighed_and_its_explanation_still_agrees(
+    runtime: Runtime,
+) -> None:
+    planned = planning_shop.fill_shop(runtime)
+    planning_shop.create(planned, planning_shop.daily())
+    planning_shop.Workers(planned).tick()
+    late = planning_shop.NOW + 9 * HOUR  # nothing was sent for nine hours
+
+    moved = move_late(planned.database, late)
+
+    rows = planning_shop.rows(
+        planned,
+        "SELECT u.external_id, p.send_at, p.window_start, p.window_end, o.ends_at, d.send_at AS decided FROM pushes p"
+        " JOIN users u ON u.id = p.user_id JOIN occurrences o ON o.id = p.occurrence_id JOIN decisions d ON"
+        " d.occurrence_id = p.occurrence_id AND d.user_id = p.user_id AND d.revision = p.revision"
+        " WHERE p.revision = 1",
+    )
+    assert moved == len(rows) > 50
+    assert all(late < row.send_at == row.decided < row.window_end <= row.ends_at for row in rows)
+    told = [one for row in rows[:20] for one in explain(planned.database, planned.gateways, row.external_id)]
+    assert {one.verdict for one in told} == {"agrees"}
 
 
 # --- prices ----------------------------------------------------------------------------------------------------------

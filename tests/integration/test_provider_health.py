@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from random import Random
 from typing import Any
@@ -11,10 +13,11 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from engine import clock
 from engine.campaigns import store
 from engine.campaigns.policy import Cap
 from engine.cli.app import app
-from engine.delivery import health
+from engine.delivery import buckets, health
 from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Kind, Outcome
 from engine.delivery.gateways.push import PushGateway
@@ -242,6 +245,51 @@ def test_one_device_that_is_told_to_wait_waits_alone(runtime: Runtime, shop: Del
 
     shop.pushes(users(5, "more"))
     assert dispatch(runtime, pigeon) == {"accepted": 5}
+
+
+# --- several workers -------------------------------------------------------------------------------------------------
+
+
+def at_once(runtime: Runtime, pigeon: Pigeon, workers: int) -> Counter[str]:
+    """What several passes at the same time did together."""
+
+    def work(number: int) -> dict[str, int]:
+        return dispatch_due(with_gateway(runtime, pigeon), NOON, pace=Pace(batch=20, group=10), rng=Random(number))
+
+    with ThreadPoolExecutor(workers) as pool:
+        return sum((Counter(counts) for counts in pool.map(work, range(workers))), Counter())
+
+
+def test_workers_share_a_rate_and_none_is_counted_twice(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.policy(gateways=[{"gateway": "pigeon", "per_minute": 1_200}])
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(400))
+    pigeon = Pigeon()
+
+    begun = clock.machine_now()
+    counts = at_once(runtime, pigeon, 4)
+    took = (clock.machine_now() - begun).total_seconds()
+
+    rate = buckets.per_minute(1_200)
+    assert rate.burst <= counts["accepted"] <= rate.burst + rate.per_second * took
+    assert counts["accepted"] == len(pigeon.got) == len(shop.deliveries())
+    assert len(shop.hot()) == 400 - counts["accepted"]
+
+
+def test_of_several_workers_one_probes(runtime: Runtime, shop: DeliveryShop) -> None:
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(40))
+    pigeon = Pigeon(*[DOWN] * 40)
+    dispatch(runtime, pigeon, limit=40)
+    waited(shop)
+    shop.sql("UPDATE buckets SET level = 100")
+    pigeon.answer = lambda message: DOWN
+    pigeon.got.clear()
+
+    counts = at_once(runtime, pigeon, 4)
+
+    assert len(pigeon.got) == counts["retry"] == 1
+    assert {row["state"] for row in shop.hot()} == {"planned"}
 
 
 # --- retry budget ----------------------------------------------------------------------------------------------------

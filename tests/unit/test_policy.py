@@ -179,3 +179,20 @@ def test_a_journal_shows_every_push_that_broke_a_rule():
 
     assert [(v.user, v.refusal.reason) for v in found] == [("a", "capped"), ("b", "quiet_hours")]
     assert "user a at 2026-11-24T14:00:00+00:00: at most 1 a local day" in str(found[0])
+
+
+def test_a_rate_a_minute_bounds_the_quarter_hour_that_is_planned_too() -> None:
+    policy = Policy.model_validate(
+        {
+            "gateways": [
+                {"gateway": "apns", "per_minute": 100},
+                {"gateway": "webhook", "per_minute": 100, "per_quarter": 90},
+            ]
+        }
+    )
+
+    assert (policy.per_quarter("apns"), policy.per_minute("apns")) == (1500, 100)
+    assert policy.per_quarter("webhook") == 90
+    assert (policy.per_quarter("fcm"), policy.per_minute("fcm")) == (None, 600_000)  # its provider's own quota
+    assert policy.per_minute("log") is None
+    assert str(policy.gateways[1]) == "webhook: at most 90 a quarter of an hour, 100 a minute"
