@@ -65,7 +65,8 @@ def users(
     """Create or change users.
 
     Columns: user_id (required), timezone (an IANA name such as Europe/Berlin), country, locale, consent (true or
-    false; without it a user gets no push through any gateway but the log). Every other column becomes an attribute.
+    false; without it a user gets no push through any gateway but the log), preferences (a JSON object such as
+    {"topics": {"deals": false}, "channels": {"fcm": true}}). Every other column becomes an attribute.
 
     What a file does not mention stays as it is; an empty value empties it. Users without a time zone live by the
     workspace's.

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from engine.campaigns.policy import Cap
 from engine.cli.app import app
+from engine.cli.asking import os_user
 from engine.delivery import trial
 from engine.delivery.dispatch import dispatch_due
 from engine.errors import BadInput, HoraeError, UnknownName
@@ -158,7 +159,7 @@ def test_stop_says_what_it_comes_too_late_for_and_start_lets_go_on(
     assert dispatch_due(runtime, NOON) == {}
     listed = horae("start")
     assert "all, stopped" in listed
-    assert "by command line: fire" in listed
+    assert f"by {os_user()}: fire" in listed
 
     assert "still stopped: campaign:1" in horae("start", "--all")
     assert "campaign bread sends again" in horae("start", "--campaign", "bread")
