@@ -187,6 +187,8 @@ def pause(connection: Connection, name: str, why: str) -> bool:
     ).scalar_one_or_none()
     if moved is not None:
         connection.execute(delete(campaign_minutes).where(campaign_minutes.c.campaign_id == moved))
+        became = {"state": "paused", "why": why}
+        audit.record(connection, None, "campaign.pause", f"campaign:{name}", {"state": "running"}, became)
     return moved is not None
 
 
