@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ class Fleet:
             f"worker{n}": (*WORKER, "-n", f"worker{n}@chaos") for n in range(workers)
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._since: dict[str, float] = {}
         self.killed = 0
         self.keep()
 
@@ -39,6 +41,7 @@ class Fleet:
         for name, command in self._commands.items():
             running = self._processes.get(name)
             if running is None or running.poll() is not None:
+                self._since[name] = time.monotonic()
                 with (self._home / f"{name}.log").open("ab") as log:
                     self._processes[name] = subprocess.Popen(
                         (*CELERY, *command),
@@ -56,6 +59,13 @@ class Fleet:
         self._end(self._processes[name], signal.SIGKILL)
         self.killed += 1
         return name
+
+    def kill_older(self, than: float) -> None:
+        """Kill whoever was at work before `than` (time.monotonic): what hangs, Celery's time limit ends, only later."""
+        for name, process in self._processes.items():
+            if self._since[name] < than and process.poll() is None:
+                self._end(process, signal.SIGKILL)
+                self.killed += 1
 
     def close(self) -> None:
         """End everybody."""
