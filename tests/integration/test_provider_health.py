@@ -354,4 +354,6 @@ def test_status_says_what_fails_rests_and_was_paused_and_resume_lets_it_go_on(
         "HORAE_REDIS_URL": runtime.redis_url,
     }
     assert CliRunner().invoke(app, ["campaign", "resume", "refused"], env=environment).exit_code == 0
+    limited = CliRunner().invoke(app, ["caps", "gateway", "log", "--per-minute", "90"], env=environment)
+    assert limited.output == "log: at most 90 a minute\n"
     assert "was paused" not in "\n".join(gather(runtime.settings).alarms)
