@@ -192,6 +192,11 @@ class DeliveryShop:
         with self.database.begin() as connection:
             connection.execute(text(statement), parameters)
 
+    def waited(self) -> None:
+        """Machine time passes until open breakers may be probed and backoffs are over."""
+        self.sql("UPDATE breakers SET until = clock_timestamp() WHERE state <> 'closed'")
+        self.sql("UPDATE pushes SET not_before = NULL")
+
     def _insert(
         self, table: str, values: Mapping[str, Any], *, conflict: str | None = None, returning: str = "id"
     ) -> Any:

@@ -11,20 +11,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from engine.campaigns.policy import Policy
 from engine.delivery import breaker, buckets
-from engine.delivery.breaker import Breaker
-from engine.delivery.buckets import UNLIMITED, Bucket, Rate
+from engine.delivery.buckets import Bucket, Rate
 from engine.delivery.claim import Back, put_back
 from engine.delivery.facts import Facts
+from engine.delivery.gate_rows import (
+    campaign_key,
+    gateway_key,
+    lock_breakers,
+    lock_buckets,
+    retries_key,
+    save_breaker,
+    save_buckets,
+)
 from engine.delivery.gateways import Gateway
 from engine.store.database import Transactions
 
@@ -33,8 +40,6 @@ PAUSE = timedelta(seconds=1)
 
 RETRY_PAUSE = timedelta(seconds=20)
 """Likewise at most, where the retry budget is used up: spread evenly, so that none waits for ever."""
-
-_BREAKER = "gateway, state, since, counted_from, until, trips, answers, failures, why"
 
 _LOOK = text("""
     SELECT gateway AS key, state, until, NULL::float8 AS level, until AS at, clock_timestamp() AS now
@@ -47,36 +52,6 @@ _RATED = text("""
     SELECT c.id, (v.definition->>'per_minute')::int AS most, v.definition->>'gateway' AS gateway
     FROM campaigns c JOIN campaign_versions v ON v.campaign_id = c.id AND v.version = c.version
     WHERE c.state IN ('running', 'done') AND v.definition ? 'per_minute'
-""")
-
-_LOCK_BREAKERS = text(f"""
-    SELECT {_BREAKER} FROM breakers
-    WHERE gateway = ANY(CAST(:names AS text[])) ORDER BY gateway FOR UPDATE
-""")
-_SAVE_BREAKER = text(f"""
-    INSERT INTO breakers ({_BREAKER})
-    VALUES (:gateway, :state, :since, :counted_from, :until, :trips, :answers, :failures, :why)
-    ON CONFLICT (gateway) DO UPDATE SET state = excluded.state, since = excluded.since, until = excluded.until,
-        counted_from = excluded.counted_from, trips = excluded.trips, answers = excluded.answers,
-        failures = excluded.failures, why = excluded.why
-""")
-
-_MAKE_BUCKETS = text("""
-    INSERT INTO buckets (key, level, at)
-    SELECT key, first, clock_timestamp() FROM unnest(CAST(:keys AS text[]), CAST(:first AS float8[])) AS b (key, first)
-    ON CONFLICT (key) DO NOTHING
-""")
-_LOCK_BUCKETS = text("""
-    SELECT key, level, at FROM buckets WHERE key = ANY(CAST(:keys AS text[])) ORDER BY key FOR UPDATE
-""")
-
-# Read once the rows are locked, so that it is after whatever they hold. What is lost of this in a crash of the server
-# is worth no wait for the disk.
-_CLOCK = text("SELECT clock_timestamp() FROM (SELECT set_config('synchronous_commit', 'off', true)) AS _")
-_SAVE_BUCKETS = text("""
-    UPDATE buckets b SET level = n.level, at = n.at
-    FROM unnest(CAST(:keys AS text[]), CAST(:levels AS float8[]), CAST(:ats AS timestamptz[])) AS n (key, level, at)
-    WHERE b.key = n.key
 """)
 
 
@@ -136,18 +111,23 @@ class Gates:
                 common.append(name)
             else:
                 alone.append(Lane((name,), limit))
+        if common:
+            alone.append(Lane(tuple(common), most))
+        return [*self._rated(alone, found, most, now), *(replace(lane, apart=tuple(self._campaigns)) for lane in alone)]
+
+    def _rated(self, lanes: Sequence[Lane], found: Mapping[str, Bucket], most: int, now: datetime) -> list[Lane]:
+        """The lanes of campaigns with a rate. They come first, and leave half of a batch to the others: a backlog of
+        either does not keep the other waiting."""
         rated = []
         for campaign, rate in self._campaigns.items():
-            room = min(most, math.floor(buckets.level(found.get(campaign_key(campaign)), rate, now)))
-            if room >= 1 and common:
-                rated.append(Lane(tuple(common), room, campaign))
-        apart = tuple(self._campaigns)
-        lanes = [Lane(lane.gateways, lane.most, apart=apart) for lane in alone]
-        return [*([Lane(tuple(common), most, apart=apart)] if common else []), *rated, *lanes]
+            level = buckets.level(found.get(campaign_key(campaign)), rate, now)
+            room = min(max(1, most // (2 * len(self._campaigns))), math.floor(level))
+            rated += [Lane(lane.gateways, min(room, lane.most), campaign) for lane in lanes if room >= 1]
+        return rated
 
     def _look(self, connection: Connection) -> tuple[dict[str, breaker.Way], dict[str, Bucket], datetime]:
         rows = connection.execute(_LOOK).all()
-        now = rows[-1].now
+        now = max(row.now for row in rows)
         self._ways = {
             row.key: "one" if row.until is None or row.until <= now else "none" for row in rows if row.state is not None
         }
@@ -281,79 +261,3 @@ class Gates:
         rate = self.rate(key)
         turn = timedelta(seconds=place / rate.per_second) if rate is not None else timedelta(0)
         return max(PAUSE, max(empty, timedelta(0)) + turn)
-
-
-# --- rows ------------------------------------------------------------------------------------------------------------
-
-
-def gateway_key(name: str) -> str:
-    """The bucket of a gateway's provider."""
-    return f"gateway:{name}"
-
-
-def campaign_key(campaign_id: int) -> str:
-    """The bucket of a campaign's rate."""
-    return f"campaign:{campaign_id}"
-
-
-def retries_key(name: str) -> str:
-    """The bucket of a gateway's retry budget."""
-    return f"retries:{name}"
-
-
-def breaker_of(row: Row[Any]) -> Breaker:
-    """The breaker in a row of `breakers`."""
-    return Breaker(
-        state=row.state,
-        since=row.since,
-        counted_from=row.counted_from,
-        until=row.until,
-        trips=row.trips,
-        answers=row.answers,
-        failures=row.failures,
-        why=row.why,
-    )
-
-
-def lock_breakers(connection: Connection, names: Collection[str]) -> tuple[dict[str, Breaker], datetime]:
-    """The breakers of some gateways, new ones where there are none, locked in one order; and the database's clock."""
-    rows = connection.execute(_LOCK_BREAKERS, {"names": sorted(names)}).all()
-    now = connection.execute(_CLOCK).scalar_one()
-    return {name: breaker.new(now) for name in names} | {row.gateway: breaker_of(row) for row in rows}, now
-
-
-def save_breaker(connection: Connection, name: str, state: Breaker) -> None:
-    """Write a gateway's breaker."""
-    values = {field: getattr(state, field) for field in Breaker.__dataclass_fields__}
-    connection.execute(_SAVE_BREAKER, {"gateway": name, **values})
-
-
-def lock_buckets(
-    connection: Connection, keys: Sequence[str], rates: Mapping[str, Rate]
-) -> tuple[dict[str, Bucket], datetime]:
-    """The buckets `keys`, made where there are none, locked in one order; and the database's clock once they are."""
-    given = {"keys": sorted(keys)}
-    rows = connection.execute(_LOCK_BUCKETS, given).all() if keys else []
-    if len(rows) < len(keys):
-        first = [float(rates[key].first) if key in rates else 0.0 for key in sorted(keys)]
-        connection.execute(_MAKE_BUCKETS, {**given, "first": first})
-        rows = connection.execute(_LOCK_BUCKETS, given).all()
-    now = connection.execute(_CLOCK).scalar_one()
-    return {row.key: Bucket(row.level, row.at) for row in rows}, now
-
-
-def save_buckets(connection: Connection, levels: Mapping[str, Bucket]) -> None:
-    """Write some locked buckets."""
-    if levels:
-        values = {
-            "keys": list(levels),
-            "levels": [float(bucket.level) for bucket in levels.values()],
-            "ats": [bucket.at for bucket in levels.values()],
-        }
-        connection.execute(_SAVE_BUCKETS, values)
-
-
-def level_now(bucket: Bucket, rate: Rate | None, now: datetime) -> float | None:
-    """What a bucket has now, for people: None without a limit."""
-    found = buckets.level(bucket, rate, now)
-    return None if found == UNLIMITED else found

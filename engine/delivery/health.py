@@ -22,8 +22,7 @@ from engine.campaigns.policy_store import current_policy
 from engine.campaigns.store import Stored
 from engine.delivery import breaker, buckets, volume
 from engine.delivery.breaker import Heard
-from engine.delivery.gates import (
-    Gates,
+from engine.delivery.gate_rows import (
     gateway_key,
     lock_breakers,
     lock_buckets,
@@ -31,6 +30,7 @@ from engine.delivery.gates import (
     save_breaker,
     save_buckets,
 )
+from engine.delivery.gates import Gates
 from engine.delivery.gateways import PUSH, device_gateways
 from engine.delivery.gateways.exchange import NO_TIME
 from engine.delivery.messages import Kind, Outcome

@@ -21,6 +21,7 @@ from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts, Terms
 from engine.delivery.limits import Attempt, Entry
 from engine.delivery.overflow import Place, first_free, places, wants_another, within
+from engine.planning import receipt
 from engine.store.database import Database
 
 QUARTER = timedelta(minutes=15)
@@ -45,7 +46,7 @@ _LATE = text(f"""
     ORDER BY p.id LIMIT :most FOR UPDATE OF p SKIP LOCKED
 """)
 
-_MOVE = text("""
+_MOVE = text(f"""
     WITH hit AS (
         UPDATE pushes p
         SET state = 'planned', lease_until = NULL, not_before = NULL, revision = p.revision + 1,
@@ -65,7 +66,8 @@ _MOVE = text("""
         INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, item_id,
                                window_start, send_at, score, value, price, propensity, receipt)
         SELECT d.date, d.occurrence_id, d.user_id, h.revision, d.run_id, d.shard, d.arm, d.reason, h.id, h.item_id,
-               h.window_start, h.send_at, h.score, h.value, h.price, d.propensity, d.receipt
+               h.window_start, h.send_at, h.score, h.value, h.price, d.propensity,
+               {receipt.WITHOUT_FEATURES}
         FROM hit h JOIN decisions d ON d.date = h.date AND d.occurrence_id = h.occurrence_id AND d.user_id = h.user_id
                                    AND d.revision = h.revision - 1
     )

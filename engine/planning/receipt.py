@@ -57,6 +57,14 @@ FIRST_CAP = 16
 """Code FIRST_CAP + r: rule r of the run's caps (workspace rules by position, then the campaign's own)."""
 
 
+WITHOUT_FEATURES = f"""CASE WHEN get_byte(d.receipt, 0) = {VERSION} THEN
+    set_byte(set_byte(substring(d.receipt FROM 1 FOR {ROW.itemsize}), 1, 0), 2, 0)
+    || substring(d.receipt FROM {ROW.itemsize + 1} + 4 * (get_byte(d.receipt, 1) + 256 * get_byte(d.receipt, 2)))
+    END"""
+"""SQL of the receipt of decision `d` for a revision that chose one of its alternatives: the feature row is another
+choice's, and nothing must be learned from it."""
+
+
 @dataclass(frozen=True)
 class Receipt:
     """A decoded receipt: header fields, features float32[F], alternatives as a numpy array of ALTERNATIVE.

@@ -187,13 +187,14 @@ _MOVE = text("""
     FROM settled s WHERE p.id = s.push_id AND p.state = 'proposed' AND s.send_at IS NOT NULL
 """)
 
-_REVISE = text("""
+_REVISE = text(f"""
     INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, item_id,
                            window_start, send_at, score, value, price, propensity, receipt)
     SELECT d.date, d.occurrence_id, d.user_id, 1, d.run_id, d.shard, d.arm,
            CASE WHEN s.send_at IS NULL THEN s.reason ELSE d.reason END,
            CASE WHEN s.send_at IS NOT NULL THEN d.push_id END,
-           s.item_id, s.window_start, s.send_at, s.score, s.value, s.price, d.propensity, d.receipt
+           s.item_id, s.window_start, s.send_at, s.score, s.value, s.price, d.propensity,
+           CASE WHEN s.send_at IS NULL THEN d.receipt ELSE {receipt.WITHOUT_FEATURES} END
     FROM settled s JOIN pushes p ON p.id = s.push_id AND p.state = 'proposed'
     JOIN decisions d ON d.date = p.date AND d.occurrence_id = p.occurrence_id AND d.user_id = p.user_id
                     AND d.revision = 0

@@ -16,6 +16,7 @@ from engine.campaigns.policy import Cap
 from engine.delivery import switches
 from engine.delivery.dispatch import dispatch_due
 from engine.delivery.moving import move_late
+from engine.features import logged
 from engine.planning import receipt
 from engine.planning.explain import explain
 from engine.runtime import Runtime
@@ -196,6 +197,11 @@ def test_what_the_planner_planned_is_moved_to_windows_it_had_weighed_and_its_exp
     )
     assert moved == len(rows) > 50
     assert all(late < row.send_at == row.decided < row.window_end <= row.ends_at for row in rows)
+    kept = [
+        bytes(row.receipt) for row in planning_shop.rows(planned, "SELECT receipt FROM decisions WHERE revision = 1")
+    ]
+    assert not logged.rows_of(kept)[1].any()  # the feature row was the other choice's
+    assert sum(len(receipt.decode(one).alternatives) for one in kept) > len(kept)  # it may be moved once more
     told = [one for row in rows[:20] for one in explain(planned.database, planned.gateways, row.external_id)]
     assert {one.verdict for one in told} == {"agrees"}
 

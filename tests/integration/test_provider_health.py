@@ -1,4 +1,4 @@
-"""Breakers, rates, retry budgets and the volume breaker, with real rows and passes."""
+"""Breakers, rates and retry budgets, with real rows and passes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from engine import clock
-from engine.campaigns import store
 from engine.campaigns.policy import Cap
 from engine.cli.app import app
 from engine.delivery import buckets, health
@@ -22,13 +21,11 @@ from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Kind, Outcome
 from engine.delivery.gateways.push import PushGateway
 from engine.delivery.sending import Pace
-from engine.delivery.upkeep import upkeep
 from engine.runtime import Runtime
 from engine.status import gather
 from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
 
 DOWN = Outcome(Kind.RETRY, detail="HTTP 503")
-NONE_WAIT = timedelta(0)
 
 
 @pytest.fixture
@@ -42,12 +39,6 @@ def dispatch(runtime: Runtime, gateway: Any, **options: Any) -> dict[str, int]:
 
 def users(number: int, name: str = "u") -> list[str]:
     return [f"{name}{n}" for n in range(number)]
-
-
-def waited(shop: DeliveryShop) -> None:
-    """Machine time passes until open breakers may be probed and backoffs are over."""
-    shop.sql("UPDATE breakers SET until = clock_timestamp() WHERE state <> 'closed'")
-    shop.sql("UPDATE pushes SET not_before = NULL")
 
 
 def states(runtime: Runtime) -> dict[str, str]:
@@ -88,7 +79,7 @@ def test_one_push_probes_and_closes_it_or_opens_it_for_longer(runtime: Runtime, 
     pigeon = Pigeon(*[DOWN] * 40)
     dispatch(runtime, pigeon, limit=40)
 
-    waited(shop)
+    shop.waited()
     pigeon.answers = [DOWN]
     assert dispatch(runtime, pigeon) == {"breaker_opened": 1, "retry": 1}
     assert len(pigeon.got) == 41
@@ -96,7 +87,7 @@ def test_one_push_probes_and_closes_it_or_opens_it_for_longer(runtime: Runtime, 
         [row] = connection.execute(text("SELECT trips, until - since AS length FROM breakers"))
     assert (row.trips, row.length) == (2, timedelta(seconds=10))
 
-    waited(shop)
+    shop.waited()
     shop.sql("UPDATE buckets SET level = 100")  # the retry budget is another matter
     assert dispatch(runtime, pigeon) == {"accepted": 40}
     assert states(runtime) == {"pigeon": "closed"}
@@ -111,7 +102,7 @@ def test_a_probe_that_does_not_leave_leaves_the_next_one_free(runtime: Runtime, 
     shop.user("unwilling", consent=False)
     shop.push("unwilling", send_at=NOON - timedelta(minutes=1))
     shop.push("willing")
-    waited(shop)
+    shop.waited()
 
     counts = dispatch(runtime, pigeon)
     while shop.hot():
@@ -141,11 +132,11 @@ def test_of_a_channel_only_the_broken_gateways_devices_wait(runtime: Runtime, sh
     assert dispatch(runtime, channel) == {"accepted": 2, "back.stopped": 10}
     assert {message.device.token for message in crow.got if message.device} == {"c1", "c2"}
 
-    waited(shop)
+    shop.waited()
     shop.sql("UPDATE buckets SET level = 100")
     counts = dispatch(runtime, channel)
     assert counts == {"accepted": 1, "back.breaker": 9}  # one of them probes, for all
-    waited(shop)
+    shop.waited()
     assert dispatch(runtime, channel) == {"accepted": 9}
 
 
@@ -188,6 +179,23 @@ def test_a_campaigns_rate_holds_it_and_nobody_else(runtime: Runtime, shop: Deliv
     assert names.count("fast") == 20
     assert 1 <= names.count("slow") <= 4
     assert {row["attempts"] for row in shop.hot()} == {0}  # what waits was not even claimed
+
+
+def test_a_campaign_with_a_rate_goes_by_a_gateway_with_one_and_beside_a_backlog(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    shop.policy(gateways=[{"gateway": "pigeon", "per_minute": 1_200}])
+    shop.campaign("slow", gateway="pigeon", per_minute=60)
+    shop.campaign("fast", gateway="pigeon")
+    shop.pushes(users(90), "fast", send_at=NOON - timedelta(minutes=1))
+    shop.pushes(users(10), "slow")
+    pigeon = Pigeon()
+
+    dispatch(runtime, pigeon, limit=40, pace=Pace(batch=40))
+
+    names = [message.campaign for message in pigeon.got]
+    assert names.count("slow") == 5
+    assert names.count("fast") == 35
 
 
 def test_messages_to_several_devices_count_each(runtime: Runtime, shop: DeliveryShop) -> None:
@@ -281,7 +289,7 @@ def test_of_several_workers_one_probes(runtime: Runtime, shop: DeliveryShop) -> 
     shop.pushes(users(40))
     pigeon = Pigeon(*[DOWN] * 40)
     dispatch(runtime, pigeon, limit=40)
-    waited(shop)
+    shop.waited()
     shop.sql("UPDATE buckets SET level = 100")
     pigeon.answer = lambda message: DOWN
     pigeon.got.clear()
@@ -301,47 +309,18 @@ def test_repeats_are_a_small_part_of_what_a_provider_gets(runtime: Runtime, shop
     pigeon = Pigeon(*[DOWN if n % 3 == 0 else Outcome(Kind.ACCEPTED) for n in range(200)])
     assert dispatch(runtime, pigeon, limit=200) == {"accepted": 133, "retry": 67}
 
-    waited(shop)
+    shop.waited()
     counts = dispatch(runtime, pigeon)
 
     assert 30 <= counts["accepted"] <= 40  # ten to begin with, a tenth of 200, one a second
     assert counts["accepted"] + counts["back.retries"] == 67
     assert {row["attempts"] for row in shop.hot()} == {1}
     shop.sql("UPDATE buckets SET at = at - interval '2 minutes'")
-    waited(shop)
+    shop.waited()
     assert dispatch(runtime, pigeon)["accepted"] == 67 - counts["accepted"]
 
 
-# --- volume breaker --------------------------------------------------------------------------------------------------
-
-
-def test_a_campaign_that_a_provider_refuses_is_paused_and_can_be_resumed(runtime: Runtime, shop: DeliveryShop) -> None:
-    shop.campaign("bad", gateway="pigeon")
-    shop.campaign("good", gateway="pigeon")
-    shop.pushes(users(200), "bad")
-    pigeon = Pigeon()
-    pigeon.answer = lambda message: Outcome(
-        Kind.PAYLOAD_REFUSED if message.campaign == "bad" and int(message.user_id[1:]) % 4 == 0 else Kind.ACCEPTED
-    )
-    small = Pace(batch=50, group=50, in_flight=1)
-
-    counts = dispatch(runtime, pigeon, pace=small)
-
-    assert counts["campaign_paused"] == 1
-    assert counts["accepted"] + counts["rejected.payload_refused"] < 200
-    with runtime.database.begin() as connection:
-        paused = store.paused_by_horae(connection)
-        assert "of 50 pushes within 15 minutes ended in provider errors" in paused["bad"]
-    shop.pushes(users(3), "good")
-    assert dispatch(runtime, pigeon) == {"accepted": 3}
-
-    pigeon.answer = lambda message: Outcome(Kind.ACCEPTED)
-    with runtime.database.begin() as connection:
-        store.set_state(connection, "bad", "running")
-        assert store.paused_by_horae(connection) == {}
-    left = len(shop.hot())
-    waited(shop)
-    assert dispatch(runtime, pigeon) == {"accepted": left}
+# --- for people -------------------------------------------------------------------------------------------------------
 
 
 def test_status_says_what_fails_rests_and_was_paused_and_resume_lets_it_go_on(
@@ -375,34 +354,6 @@ def test_status_says_what_fails_rests_and_was_paused_and_resume_lets_it_go_on(
         "HORAE_REDIS_URL": runtime.redis_url,
     }
     assert CliRunner().invoke(app, ["campaign", "resume", "refused"], env=environment).exit_code == 0
+    limited = CliRunner().invoke(app, ["caps", "gateway", "log", "--per-minute", "90"], env=environment)
+    assert limited.output == "log: at most 90 a minute\n"
     assert "was paused" not in "\n".join(gather(runtime.settings).alarms)
-
-
-def test_a_campaign_that_is_triggered_again_and_again_is_paused(runtime: Runtime, shop: DeliveryShop) -> None:
-    shop.campaign(gateway="pigeon")
-    pigeon = Pigeon()
-    for n in range(11):
-        shop.another_occurrence("bread", f"again {n}")
-        shop.pushes(users(4))
-        if n < 10:
-            assert dispatch(runtime, pigeon) == {"accepted": 4}
-    shop.user("unreachable", consent=False)
-
-    assert dispatch(runtime, pigeon) == {"accepted": 4, "campaign_paused": 1}
-    with runtime.database.begin() as connection:
-        assert "more than 10 for each of 4 reachable users" in store.paused_by_horae(connection)["bread"]
-
-
-def test_what_was_sent_longer_ago_does_not_count_and_is_forgotten(runtime: Runtime, shop: DeliveryShop) -> None:
-    shop.campaign(gateway="pigeon")
-    shop.pushes(users(60))
-    dispatch(runtime, Pigeon(*[Outcome(Kind.ACCEPTED)] * 45, *[Outcome(Kind.PAYLOAD_REFUSED)] * 12))
-    shop.another_occurrence("bread", "later")
-    later = NOON + timedelta(minutes=16)
-    shop.push("u1", send_at=later)
-    bad = with_gateway(runtime, Pigeon(Outcome(Kind.PAYLOAD_REFUSED)))
-
-    assert dispatch_due(bad, later) == {"rejected.payload_refused": 1}
-    upkeep(runtime, NOON + timedelta(days=3))
-    with runtime.database.begin() as connection:
-        assert connection.execute(text("SELECT count(*) FROM campaign_minutes")).scalar_one() == 0

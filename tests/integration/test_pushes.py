@@ -52,6 +52,7 @@ def sent(
         "schedule": {"once": f"{shop.end:%Y-%m-%dT%H:%M}", "zone": "UTC"},
         "items": "personalised",
         "horizon": "24h",
+        "overflow": "drop",  # what passes is not moved into another window, of which no feature row is known
         "exploration": 0.2,
         "message": {"title": "Hello", "body": "{{ item.id }}"},
     }
