@@ -10,6 +10,7 @@ import asyncio
 import base64
 import binascii
 import ipaddress
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -19,11 +20,15 @@ from starlette.requests import Request
 from engine import clock
 from engine.access.keys import SCOPES, Grant, any_live, find_grant
 from engine.access.rate import Buckets
+from engine.planning.wake import broker_wake
 from engine.runtime import Runtime, redis_client
 from engine.web.problems import Refusal
 
 THREADS = 8
 """Requests that ask the store at the same time: more would wait for the same two or three cores."""
+
+WAKE_SECONDS = 0.05
+"""How long a wake-up waits for others of its kind: a flood of requests must not be a flood of messages."""
 
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 PROXIED = ("origin", "forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -43,6 +48,9 @@ class Desk:
         self._redis = redis_client(runtime.redis_url)
         self._buckets = Buckets(self._redis)
         self._threads = ThreadPoolExecutor(THREADS, "horae-web")
+        self._wake = broker_wake(runtime.broker_url)
+        self._waking: set[str] = set()
+        self._lock = threading.Lock()
 
     async def do(self, work: Callable[[], T]) -> T:
         """`work()` in one of the threads."""
@@ -59,10 +67,25 @@ class Desk:
         if grant.key_id is not None:
             self._buckets.charge(grant.key_id, self._rate(grant), messages - 1)
 
+    def wake(self, task: str) -> None:
+        """Ask a worker to run `task` soon; what is asked for within WAKE_SECONDS is asked once. From any thread."""
+        with self._lock:
+            if task in self._waking:
+                return
+            self._waking.add(task)
+        timer = threading.Timer(WAKE_SECONDS, self._send, (task,))
+        timer.daemon = True
+        timer.start()
+
     def close(self) -> None:
         """Let what is under way end, then close."""
         self._threads.shutdown()
         self._redis.close()
+
+    def _send(self, task: str) -> None:
+        with self._lock:
+            self._waking.discard(task)  # before it is sent: what is committed from now on is asked for anew
+        self._wake(task)
 
     def _admit(self, key: str | None, local: bool, scope: str, role: str) -> Grant:
         now = clock.machine_now()
