@@ -1,7 +1,8 @@
 """The desk at which requests are served: who asks is looked up, and the store is asked in a few threads of its own.
 
-Nobody is let in without a key, with one exception: in development mode (`horae up`), while no key has been made, from
-this machine itself, and not through a browser's page or a proxy. The first key ends the exception.
+Nobody is let in without a key, but for phones' answers, which a push' own token proves, and in development mode
+(`horae up`): while no key has been made, from this machine itself, and not through a browser's page or a proxy. The
+first key ends that.
 """
 
 from __future__ import annotations
@@ -61,6 +62,14 @@ class Desk:
         key = _key_of(request)
         local = key is None and self._development and _is_local(request)
         return await self.do(lambda: self._admit(key, local, scope, role))
+
+    async def admit_phone(self) -> None:
+        """Let in somebody without a key whose request proves itself, as long as all of them do not send too much: they
+        share one bucket. Raises Refusal: 429."""
+        rate = self.runtime.settings.api_rate
+        wait = await self.do(lambda: self._buckets.enter("phones", rate))
+        if wait:
+            raise Refusal(429, "too many answers at once", retry_after=wait)
 
     def charge(self, grant: Grant, messages: int) -> None:
         """Charge what a request carried beyond its first message."""

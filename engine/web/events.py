@@ -26,6 +26,17 @@ from engine.web.body import read_json, too_deep
 from engine.web.desk import Desk
 from engine.web.problems import Refusal, problem
 
+LARGEST_CALLBACK = 10_000
+"""Bytes: whoever has no key sends little."""
+
+_ANY_PAGE = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "content-type",
+    "Access-Control-Max-Age": "86400",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
 DEEP = "objects and lists lie too deep in each other"
 
 
@@ -46,8 +57,9 @@ def routes(desk: Desk) -> APIRouter:
         _add(router, kind, said, _entities(desk, kind), _anything)
     _add(router, "callbacks", "What became of pushes: up to 500 callbacks as `callbacks`. Scope write.",
          _callbacks(desk), _anything)  # fmt: skip
-    _add(router, "callbacks/{push}", "What became of one push, with its callback_token. Scope write.",
-         _callback(desk), _anything)  # fmt: skip
+    said = "What became of one push: its callback_token proves it, so that an app needs no key. Also from web pages."
+    _add(router, "callbacks/{push}", said, _callback(desk), _anything)
+    router.add_api_route("/callbacks/{push}", _preflight, methods=["OPTIONS"], include_in_schema=False)
     return router
 
 
@@ -161,16 +173,21 @@ def _callbacks(desk: Desk) -> _Handler:
 
 def _callback(desk: Desk) -> _Handler:
     async def handle(request: Request, push: str) -> Response:
-        await desk.admit(request, "write")
-        body = await read_json(request)
+        await desk.admit_phone()
+        body = await read_json(request, LARGEST_CALLBACK)
         if not isinstance(body, dict) or too_deep(body):
             raise Refusal(400, "a callback is an object")
         [answer] = await desk.do(lambda: _accept(desk, [{**body, "push_id": push}]))
         if answer.status == "refused":
-            return problem(400, answer.detail or "refused", reason=answer.reason)
-        return JSONResponse({"success": True, "status": answer.status})
+            return problem(400, answer.detail or "refused", headers=_ANY_PAGE, reason=answer.reason)
+        return JSONResponse({"success": True, "status": answer.status}, headers=_ANY_PAGE)
 
     return handle
+
+
+async def _preflight() -> Response:
+    """What a browser asks before a page of another origin may answer for a push: no cookie or key is involved."""
+    return Response(status_code=204, headers=_ANY_PAGE)
 
 
 def _accept(desk: Desk, given: Sequence[object]) -> list[callbacks.Answer]:

@@ -30,7 +30,9 @@ def api(shared_database, servers, tmp_path_factory):
 
 
 @pytest.mark.parametrize("key", [None, "nonsense", "horae_abcdefgh_" + "A" * 49], ids=["none", "no key", "forged"])
-def test_without_a_key_nothing_is_open_but_health_and_the_description(api: Api, key: str | None) -> None:
+def test_without_a_key_nothing_is_open_but_health_the_description_and_what_a_push_proves(
+    api: Api, key: str | None
+) -> None:
     refused = api.ask("/metrics", key=key)
 
     assert refused.status == 401
@@ -42,7 +44,8 @@ def test_without_a_key_nothing_is_open_but_health_and_the_description(api: Api, 
     for path, methods in paths.items():
         for method in methods:
             asked = api.ask(path.replace("{", "").replace("}", ""), method=method.upper(), key=key)
-            assert asked.status == (200 if path == "/healthz" else 401), path
+            expected = {"/healthz": 200, "/v1/callbacks/{push}": 400}
+            assert asked.status == expected.get(path, 401), path
 
 
 def test_a_key_opens_its_scopes_and_no_others(api: Api) -> None:

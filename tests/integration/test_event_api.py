@@ -326,11 +326,16 @@ def test_phones_answer_with_the_token_of_their_push_and_nobody_else_can(runtime)
     key = make_key(runtime.database, "write")
     with serving(runtime) as api:
         path = f"/v1/callbacks/{line['push_id']}"
-        assert api.ask(path, {"event": "opened", "callback_token": token}, key).json["status"] == "accepted"
-        assert api.ask(path, {"event": "opened", "callback_token": token}, key).json["status"] == "repeated"
-        forged = api.ask(path, {"event": "clicked", "callback_token": token[:-2] + "xx"}, key)
+        asked = api.ask(path, headers={"Origin": "https://shop.example"}, method="OPTIONS")
+        assert (asked.status, asked.headers["Access-Control-Allow-Origin"]) == (204, "*")
+        assert api.ask(path, {"event": "opened", "callback_token": token}).json["status"] == "accepted"
+        assert api.ask(path, {"event": "opened", "callback_token": token}).json["status"] == "repeated"
+        forged = api.ask(path, {"event": "clicked", "callback_token": token[:-2] + "xx"})
         assert (forged.status, forged.json["reason"]) == (400, "forged")
-        assert api.ask(path, {"event": "clicked", "callback_token": token}).status == 401
+        foreign = api.ask(f"/v1/callbacks/{uuid4()}", {"event": "clicked", "callback_token": token})
+        assert (foreign.status, foreign.json["reason"]) == (400, "forged")
+        assert api.ask(path, b" " * 20_000).status == 413
+        assert api.ask("/v1/callbacks", {"callbacks": []}).status == 401
         batch = [{"push_id": line["push_id"], "callback_token": token, "event": "clicked"}, 5]
         answers = api.ask("/v1/callbacks", {"callbacks": batch}, key).json["answers"]
         assert [one["status"] for one in answers] == ["accepted", "refused"]
