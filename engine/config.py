@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     flower_read_only: bool = Field(True, description="Whether Flower shows everything and changes nothing.")
     flower_url_prefix: str = Field("", description="The path under which a proxy serves Flower, such as flower.")
 
+    api_host: str = Field("127.0.0.1", description="Where the API listens.")
+    api_port: int = Field(8000, ge=0, le=65535, description="The API's port; under `horae up` 0: no API.")
+    api_rate: int = Field(2_000, ge=1, description="Messages a second that a key may send in the long run.")
+    api_concurrency: int = Field(64, ge=1, le=4096, description="Requests that a process works on at once; more: 503.")
+
     workers: int = Field(2, ge=1, le=64, description="Planning processes under `horae up`.")
     planning_lead_minutes: int = Field(30, ge=1, description="How long before its first window a run plans.")
     shard_slots: int = Field(64, ge=1, le=1024, description="Slots (of 1,024) per planning shard.")

@@ -86,18 +86,19 @@ def _alternate(
         ingested.append(monotonic() - began)
         if (summary.accepted, summary.duplicates) != (len(load.user), 0):
             raise RuntimeError(f"the load was not ingested whole: {summary}")
-        rows = rows or _stored_rows(database)
+        rows = rows or stored_rows(database)
         tell(f"COPY {number} of {repeats}")
-        copied.append(_copy(database, rows))
+        copied.append(copy_seconds(database, rows))
     return ingested, copied
 
 
-def _stored_rows(database: Database) -> list[tuple[Any, ...]]:
+def stored_rows(database: Database) -> list[tuple[Any, ...]]:
+    """The finished rows of `events`, in order of time, as psycopg's COPY takes them."""
     with database.begin() as connection:
         return [tuple(row) for row in connection.execute(text(f"SELECT {COLUMNS} FROM events ORDER BY occurred_at"))]
 
 
-def _copy(database: Database, rows: list[tuple[Any, ...]]) -> float:
+def copy_seconds(database: Database, rows: list[tuple[Any, ...]]) -> float:
     """Seconds that psycopg takes to COPY `rows` into a table without indexes."""
     with database.begin() as connection:
         connection.execute(text("DROP TABLE IF EXISTS bare"))

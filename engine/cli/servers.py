@@ -32,15 +32,20 @@ def register(app: typer.Typer) -> None:
 
 
 def up() -> None:
-    """Run everything in the foreground: servers, migrations, workers, beat, Flower.
+    """Run everything in the foreground: servers, migrations, workers, beat, API, Flower.
 
     Where HORAE_DATABASE_URL or HORAE_REDIS_URL is not set, the embedded servers of HORAE_HOME are started. A program
     that dies is started again. Ctrl-C (or SIGTERM) lets workers finish what they do, at most 40 seconds; a second one
     does not wait. The embedded servers stay up, as after every command: `horae down` stops them.
 
+    The API listens on this machine (http://127.0.0.1:8000, or the next free port; HORAE_API_PORT, 0: none). Development
+    mode: while there is no key, whoever works on this machine needs none; `horae admin create-key` ends that.
+
     Flower (http://127.0.0.1:5555, or the next free port; HORAE_FLOWER_PORT, 0: none) shows the tasks, read-only. Its
     user is `horae`; the password is HORAE_FLOWER_PASSWORD, or is made and kept in HORAE_HOME/flower-password.
     """
+    from engine.access.keys import any_live
+    from engine.clock import machine_now
     from engine.config import read_settings
     from engine.delivery.gateways import build_gateways
     from engine.embedded.home import usable_home
@@ -53,9 +58,11 @@ def up() -> None:
     with only_one(usable_home(settings.home)):
         with err.status("starting the servers, bringing the schema up to date …"):
             runtime = open_runtime(settings)
+            with runtime.database.begin() as connection:
+                keyed = any_live(connection, machine_now())
             runtime.close()
         plan = plan_programs(settings)
-        _say_where(settings, plan)
+        _say_where(settings, plan, keyed)
         say = _interleave(plan)
 
         def look() -> None:
@@ -124,12 +131,15 @@ def status(as_json: bool = typer.Option(False, "--json", help="One JSON object."
     raise typer.Exit(1 if found.down else 0)
 
 
-def _say_where(settings: Settings, plan: Plan) -> None:
+def _say_where(settings: Settings, plan: Plan, keyed: bool) -> None:
     out.print(f"[bold]Horae is up[/], data in {settings.home}")
+    if plan.api_url is not None:
+        opened_by = "with a key" if keyed else "[yellow]development mode[/]: open to this machine until there is a key"
+        out.print(f"API: {plan.api_url}, {opened_by} (horae admin create-key)")
     if plan.flower_url is not None:
         where = f"in {plan.flower_password_file}" if plan.flower_password_file else "HORAE_FLOWER_PASSWORD"
         out.print(f"Flower: {plan.flower_url}, user horae, password {where}")
-    out.print("Ctrl-C stops workers, beat and Flower\n")
+    out.print("Ctrl-C stops workers, beat, API and Flower\n")
 
 
 def _interleave(plan: Plan) -> Say:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO, NoReturn
 
 import numpy as np
@@ -54,10 +54,16 @@ class JsonReader:
 
 def _block(lines: Lines, layout: Layout) -> Block:
     rejects: list[Reject] = []
+    return objects_block(_objects(lines, rejects), rejects, layout)
+
+
+def objects_block(objects: Iterable[tuple[int, dict[str, Any]]], rejects: list[Reject], layout: Layout) -> Block:
+    """JSON objects with their line numbers as a block. What a store cannot hold joins `rejects`, which are the
+    block's."""
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
     attributes: list[str | None] = []
-    for number, row in _objects(lines, rejects):
+    for number, row in objects:
         try:
             _check(row, layout.canonical)
             text = object_text({key: value for key, value in row.items() if key not in layout.canonical})

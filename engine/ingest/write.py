@@ -123,6 +123,19 @@ def record_events(
     return Recorded(len(rows), duplicates, users.stubs, item_stubs, others, erased)
 
 
+def claim_ids(connection: Connection, ids: Collection[str], source: str) -> set[str]:
+    """Which of these ids of `source` nothing has come under yet, events' or others'; from now on they are taken."""
+    names = sorted(set(ids))
+    if not names:
+        return set()
+    blank = np.full(len(names), np.datetime64("2000-01-01", "us"))
+    nothing, nan = pa.nulls(len(names), pa.string()), np.full(len(names), np.nan)
+    named = EventRows(nothing, nothing, nothing, blank, nan, nan, event_id=pa.array(names, pa.string()))
+    keys, first = _distinct(named.keys(source))
+    fresh = first[_claim(connection, keys, expect_new=False)]
+    return {names[at] for at in fresh.tolist()}
+
+
 def _distinct(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The distinct keys in the order of their bytes, and the first row of each."""
     halves = np.ascontiguousarray(keys).view(">u8")

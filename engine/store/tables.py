@@ -240,6 +240,16 @@ erased_users = Table(
     comment="tombstones: nothing about these is taken in again",
 )
 
+identities = Table(
+    "identities",
+    metadata,
+    Column("alias", Text, primary_key=True, comment="an anonymous or former id, as the event API was told"),
+    Column("user_id", BigInteger, ForeignKey("users.id", ondelete="CASCADE"), nullable=False),
+    _instant("linked_at", nullable=False, server_default=func.now(), comment="machine time"),
+    Index(None, "user_id"),
+    comment="whose events are those that come under another id; the latest link stands",
+)
+
 devices = Table(
     "devices",
     metadata,
@@ -818,4 +828,26 @@ tick_marks = Table(
     _instant("done_at", nullable=False, comment="machine time"),
     comment="when each of beat's tasks last ended well",
     postgresql_with={"fillfactor": "50"},
+)
+
+# --- who may ask -----------------------------------------------------------------------------------------------------
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True, comment="the readable part of the key"),
+    Column("name", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the whole key"),
+    Column("scopes", ARRAY(Text), nullable=False, comment="write | read | admin"),
+    Column("role", Text, comment="viewer | operator | admin; of scope admin"),
+    Column("rate", Integer, comment="messages a second; NULL: the deployment's"),
+    Column("created_by", Text, nullable=False),
+    _created(),
+    _instant("expires_at", comment="machine time, as all instants of a key"),
+    _instant("last_used_at", comment="to the minute"),
+    _instant("revoked_at"),
+    CheckConstraint("scopes <@ ARRAY['write', 'read', 'admin'] AND cardinality(scopes) > 0", name="known_scopes"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="known_role"),
+    CheckConstraint("('admin' = ANY (scopes)) = (role IS NOT NULL)", name="role_of_admin"),
+    CheckConstraint("rate > 0", name="rate_positive"),
 )

@@ -1,4 +1,4 @@
-"""What `horae up` runs beside the servers: Celery workers, beat and Flower."""
+"""What `horae up` runs beside the servers: Celery workers, beat, the API and Flower."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ AS_ROOT = "ignore:You're running the worker with superuser privileges"
 
 @dataclass(frozen=True)
 class Plan:
-    """The programs, and where Flower will be (None: without)."""
+    """The programs, and where the API and Flower will be (None: without)."""
 
     programs: tuple[Program, ...]
+    api_url: str | None
     flower_url: str | None
     flower_password_file: Path | None
 
@@ -37,18 +38,23 @@ class Plan:
 def plan_programs(settings: Settings) -> Plan:
     """What to run for `settings`. Makes Flower's password where none is set.
 
-    Raises BadInput where no port for Flower is free.
+    Raises BadInput where no port for the API or Flower is free.
     """
     programs = [_worker(settings, name) for name in WORKERS]
     programs.append(_celery(settings, "beat", "beat", "-l", settings.log_level))
+    api_url = None
+    if settings.api_port:
+        api_port = _free_port(settings.api_port, "the API", "HORAE_API_PORT")
+        api_url = f"http://127.0.0.1:{api_port}"
+        programs.append(_api(settings, api_port))
     if settings.flower_port == 0:
-        return Plan(tuple(programs), None, None)
-    port = _free_port(settings.flower_port)
+        return Plan(tuple(programs), api_url, None, None)
+    port = _free_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT")
     given = settings.flower_password
     file = None if given else settings.home / "flower-password"
     password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
     programs.append(_flower(settings, port, password))
-    return Plan(tuple(programs), f"http://127.0.0.1:{port}", file)
+    return Plan(tuple(programs), api_url, f"http://127.0.0.1:{port}", file)
 
 
 def _worker(settings: Settings, name: str) -> Program:
@@ -74,6 +80,13 @@ def _flower(settings: Settings, port: int, password: str) -> Program:
     )
 
 
+def _api(settings: Settings, port: int) -> Program:
+    # On loopback, whatever HORAE_API_HOST says: while there is no key it is open to this machine.
+    listening = ("--host", "127.0.0.1", "--port", str(port), "--development")
+    command = (sys.executable, "-m", "engine.cli", "api", *listening)
+    return Program("api", command, settings.home, _environment(settings))
+
+
 def _celery(settings: Settings, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:
     command = (sys.executable, "-W", AS_ROOT, "-m", "celery", "-q", "-A", "tasks.app", *arguments)
     # In the data directory, where no module of the shop's shadows ours: `-m` and `-A` look here first.
@@ -91,7 +104,7 @@ def _environment(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _free_port(wanted: int) -> int:
+def _free_port(wanted: int, whose: str, variable: str) -> int:
     for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,4 +113,4 @@ def _free_port(wanted: int) -> int:
             except OSError:
                 continue
         return port
-    raise BadInput(f"no port from {wanted} on is free for Flower", hint="set HORAE_FLOWER_PORT, or 0 for no Flower")
+    raise BadInput(f"no port from {wanted} on is free for {whose}", hint=f"set {variable}, or 0 to go without")

@@ -150,6 +150,34 @@ def test_events_that_wait_are_folded_by_the_ticks(home, up):
     wait_for(lambda: "horae.fold: events 1" in log.read_text(), "a line about the folding")
 
 
+def test_the_api_is_open_to_this_machine_until_there_is_a_key_and_says_so(home, up):
+    [(url, said)] = re.findall(
+        r"^API: (http://127.0.0.1:\d+), (.*)$", (home.parent / "up.log").read_text(), re.MULTILINE
+    )
+    track = urllib.request.Request(f"{url}/v1/track", b'{"userId": "api-user", "event": "Product Viewed"}')
+
+    def served():
+        with suppress(urllib.error.URLError), urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
+            return response.status == 200
+
+    wait_for(served, "the API")
+    assert said.startswith("development mode: open to this machine until there is a key")
+    with urllib.request.urlopen(track, timeout=30) as response:
+        assert json.load(response) == {"success": True}
+    database = Database(embedded.ensure_started(home).database_url)
+    query = text("SELECT count(*) FROM user_profiles p JOIN users u ON u.id = p.user_id WHERE external_id = 'api-user'")
+
+    def folded() -> bool:
+        with database.begin() as connection:
+            return bool(connection.execute(query).scalar_one())
+
+    wait_for(folded, "folding what the API took")
+    database.dispose()
+    assert run(*HORAE, "admin", "create-key", "shop", home=home).returncode == 0
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(track, timeout=30)
+
+
 def test_flower_shows_the_tasks_by_readable_names_and_nothing_but_ids(home, up):
     client = Celery(broker=embedded.ensure_started(home).redis_url, set_as_current=False)
     client.send_task("horae.plan_shard", args=(123, 4), queue="plan")

@@ -24,6 +24,7 @@ ROOMS = (
         "drawing",
         "store",
         "audit",
+        "access",
         "features",
         "ingest",
         "learning",

@@ -1,0 +1,235 @@
+"""Messages that come by HTTP into the store: each is accepted for good, or refused with a reason, and never lost.
+
+First the events, with the queue of those no profile holds yet, in one transaction; then what was said about people
+(traits and other names, then zones of devices). The caller answers after all of it: who gets no answer sends again, and
+what was done already is not done twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any, TypeVar
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from engine.clock import business_now
+from engine.errors import BadInput, Unavailable
+from engine.ingest.block import Block, Reject
+from engine.ingest.check import check_events, check_users
+from engine.ingest.entities import store_users
+from engine.ingest.erased import ERASED, erased_among
+from engine.ingest.event_rows import EventRows
+from engine.ingest.names import known_names, link_names, say_device_zones, say_new_zones
+from engine.ingest.options import DEFAULTS
+from engine.ingest.segment import Message, Refused, read_message
+from engine.ingest.write import Recording, claim_ids, ensure_months, months_of, record_events
+from engine.store.database import Database
+
+SOURCE = "segment"
+"""Whose event ids messageIds are."""
+
+SLOWEST_MILLISECONDS = 15_000
+"""Of one statement: then the caller is told to come again."""
+
+ATTEMPTS = 3
+"""At a transaction that another one stood in the way of."""
+
+_IN_THE_WAY = {"40001", "40P01"}
+_TOO_SLOW = {"57014", "55P03"}
+
+T = TypeVar("T")
+
+
+@dataclass
+class Taken:
+    """What became of some messages: `accepted` are in the store; `refused`: place → why."""
+
+    accepted: int = 0
+    refused: dict[int, str] = field(default_factory=dict)
+
+
+class LiveIntake:
+    """Takes messages into one store."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._months: set[date] = set()
+
+    def accept(
+        self, raws: Sequence[object], *, kind: str | None = None, sent_at: object = None, history: bool = False
+    ) -> Taken:
+        """Take messages in Segment's specification; see segment.read_message.
+
+        After it the accepted are durable. Raises StoreUnavailable or Unavailable, after which none, or only events, may
+        be: sending all again is right.
+        """
+        taken = Taken()
+        messages: dict[int, Message] = {}
+        with self._database.begin() as connection:
+            now = business_now(connection)
+            for place, raw in enumerate(raws):
+                try:
+                    messages[place] = read_message(place, raw, now, kind=kind, sent_at=sent_at, history=history)
+                except Refused as refused:
+                    taken.refused[place] = str(refused)
+            names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
+            users = {place: names.of(message) for place, message in messages.items()}
+            gone = erased_among(connection, set(users.values()))
+        taken.refused |= {place: ERASED for place, user in users.items() if user in gone}
+        people, problems = _people([messages[p] for p in messages if messages[p].traits is not None], users)
+        rows, places, more = _events(messages, users, now, secrets.token_hex(8))
+        for place, why in {**problems, **more}.items():
+            taken.refused.setdefault(place, why)
+        good = np.flatnonzero(~np.isin(places, np.array(list(taken.refused), np.int64)))
+        zones = {users[p]: m.zone for p, m in messages.items() if m.zone is not None and p not in taken.refused}
+        taken.refused |= self._record(rows.take(good), places[good], zones, now)
+        said = [one for one in people if one.place not in taken.refused]
+        self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
+        taken.accepted = len(raws) - len(taken.refused)
+        return taken
+
+    def _record(self, rows: EventRows, places: np.ndarray, zones: Mapping[str, str], now: datetime) -> dict[int, str]:
+        """Write events in one transaction; place → why, of those the store refuses: then the others are written in
+        halves, so that one message harms no other."""
+        if not len(rows):
+            return {}
+        missing = months_of(rows) - self._months
+        ensure_months(self._database, missing)
+        self._months |= missing
+
+        def write(connection: Connection) -> None:
+            record_events(connection, rows, now, Recording(SOURCE, fold=False))
+            say_new_zones(connection, zones)
+
+        try:
+            self._do(write)
+        except (BadInput, DBAPIError, psycopg.Error) as error:
+            if not _is_about_data(error):
+                raise
+            distinct = np.unique(places)
+            if len(distinct) == 1:
+                return {int(distinct[0]): str(error) if isinstance(error, BadInput) else "the store cannot hold it"}
+            first = np.isin(places, distinct[: len(distinct) // 2])
+            halves = (np.flatnonzero(first), np.flatnonzero(~first))
+            parts = [self._record(rows.take(half), places[half], zones, now) for half in halves]
+            return parts[0] | parts[1]
+        return {}
+
+    def _say(self, people: Sequence[_Person], zones: Mapping[str, str], links: Mapping[str, str]) -> None:
+        def write(connection: Connection) -> None:
+            fresh = claim_ids(connection, [one.key for one in people if one.key is not None], SOURCE)
+            new = [one for one in people if one.key is None or one.key in fresh]
+            if new:
+                store_users(connection, check_users(_block([dict(one.columns) for one in new]))[0])
+            link_names(connection, links)
+
+        if people or links:
+            self._do(write)
+        if zones:  # apart: it takes the fold lock before it locks any row
+            self._do(lambda connection: say_device_zones(connection, zones))
+
+    def _do(self, work: Callable[[Connection], T]) -> T:
+        """`work` in a transaction, again where another one stood in its way."""
+        for _ in range(ATTEMPTS):
+            try:
+                with self._database.begin() as connection:
+                    connection.execute(text(f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}"))
+                    return work(connection)
+            except (DBAPIError, psycopg.Error) as error:
+                state = _state(error)
+                if state in _TOO_SLOW:
+                    raise Unavailable("the store is too slow just now", hint="send it again") from error
+                if state not in _IN_THE_WAY:
+                    raise
+        raise Unavailable("too many writers stand in each other's way", hint="send it again")
+
+
+@dataclass(frozen=True)
+class _Person:
+    place: int
+    key: str | None
+    columns: Mapping[str, str | None]
+
+
+class _Names:
+    """Whose an anonymous id is, as known and as the messages say one after the other."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = dict(known)
+        self.learned: list[tuple[int, str, str]] = []
+        """(place, other name, user) of what was not known."""
+
+    def of(self, message: Message) -> str:
+        """The user of a message."""
+        user = message.user_id
+        if user is None:
+            assert message.anonymous_id is not None
+            return self._known.get(message.anonymous_id, message.anonymous_id)
+        for name in (message.anonymous_id, message.former):
+            if name is not None and name != user and self._known.get(name) != user:
+                self._known[name] = user
+                self.learned.append((message.place, name, user))
+        return user
+
+
+def _people(messages: Sequence[Message], users: Mapping[int, str]) -> tuple[list[_Person], dict[int, str]]:
+    """What was said about people, checked, and place → why of what is refused."""
+    if not messages:
+        return [], {}
+    columns = [{"user_id": users[message.place], **(message.traits or {})} for message in messages]
+    _, rejects = check_users(_block(columns))
+    problems = {messages[reject.line].place: _said(reject) for reject in rejects}
+    people = [_Person(m.place, m.key, held) for m, held in zip(messages, columns, strict=True)]
+    return [one for one in people if one.place not in problems], problems
+
+
+def _events(
+    messages: Mapping[int, Message], users: Mapping[int, str], now: datetime, nonce: str
+) -> tuple[EventRows, np.ndarray, dict[int, str]]:
+    """The events of messages, checked, the place of each one's message (int64), and place → why of the refused.
+
+    nonce: what nothing identifies is an event of its own, however equal it looks, by this and its place.
+    """
+    columns, places = [], []
+    for place, message in messages.items():
+        for number, event in enumerate(message.events):
+            key = message.key or f"{nonce}:{place}"
+            key = key if number == 0 else f"{number}:{key}"
+            at = message.at.astimezone(UTC).isoformat()
+            columns.append({**event, "user_id": users[place], "event_id": key, "occurred_at": at})
+            places.append(place)
+    rows, rejects = check_events(_block(columns), now, DEFAULTS)
+    kept = np.delete(np.array(places, np.int64), [reject.line for reject in rejects])
+    return rows, kept, {places[reject.line]: _said(reject) for reject in rejects}
+
+
+def _block(rows: Sequence[Mapping[str, str | None]]) -> Block:
+    """Rows of texts by canonical column, and `attributes`, as a block whose lines are positions."""
+    names = {name for row in rows for name in row}
+    attributes = [row.get("attributes") for row in rows]
+    columns: dict[str, Any] = {
+        name: pa.array([row.get(name) for row in rows], pa.string()) for name in sorted(names - {"attributes"})
+    }
+    given = {name: np.array([name in row for row in rows], bool) for name in columns}
+    held = pa.array(attributes, pa.string()) if any(attributes) else None
+    return Block(columns, np.arange(len(rows)), lambda row: rows[row], held, given)
+
+
+def _said(reject: Reject) -> str:
+    return f"{reject.problem} ({reject.detail})" if reject.detail else reject.problem
+
+
+def _is_about_data(error: Exception) -> bool:
+    return isinstance(error, BadInput) or (_state(error) or "")[:2] in ("22", "23", "54")
+
+
+def _state(error: Exception) -> str | None:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return getattr(cause, "sqlstate", None)

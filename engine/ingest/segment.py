@@ -1,0 +1,267 @@
+"""Messages in Segment's specification as what Horae stores (pure).
+
+    type                      track | identify | page | screen | alias | group
+    userId, anonymousId       one at least; with both, the second is another name of the first from then on
+    messageId                 makes a retry the same message; without one the message's content does, if it has a time
+    timestamp, sentAt         by the client's clock: what happened `sentAt − timestamp` before it was sent happened that
+                              long before it arrived, whatever that clock says; `originalTimestamp` is the same
+    context.timezone          where the device is
+
+Events of Segment's e-commerce specification become the event types that Horae knows (COMMERCE): an order one purchase
+per product. The rest of `properties` is kept as attributes. The rest of `context` (addresses, agents) is not kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic_core import to_json
+
+from engine import localtime
+from engine.errors import BadInput
+from engine.ingest.convert import LONGEST_ID
+from engine.ingest.json_text import object_text
+
+KINDS = ("track", "identify", "page", "screen", "alias", "group")
+
+LARGEST_MESSAGE = 32_000
+"""Bytes of a message, as JSON."""
+
+SKEW = timedelta(minutes=5)
+"""What is said to happen later than now by no more than this happens now."""
+
+COMMERCE = {
+    "order completed": "purchase",
+    "product viewed": "view",
+    "product added": "add_to_cart",
+    "products searched": "search",
+    "application opened": "app_open",
+    "unsubscribed": "unsubscribe",
+}
+"""Event names of Segment's specifications, in small letters, and our types."""
+
+_ITEM = ("product_id", "item_id", "sku")
+_SHOP_WORDS = ("timezone", "country", "locale", "consent", "preferences")
+"""Traits that are columns of users; the others become attributes."""
+
+
+class Refused(Exception):
+    """A message that is not taken, and why."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message as read.
+
+    place: where it stood in its batch · user_id, anonymous_id: one at least · key: what makes a retry the same, None:
+    nothing · events: columns of ingest.layout's events without user and instant, `attributes` as JSON text · traits: of
+    identify: columns of users, `attributes` as JSON text · zone: the device's, if known · former: of alias.
+    """
+
+    place: int
+    kind: str
+    user_id: str | None
+    anonymous_id: str | None
+    at: datetime
+    key: str | None
+    events: tuple[Mapping[str, str | None], ...] = ()
+    traits: Mapping[str, str | None] | None = None
+    zone: str | None = None
+    former: str | None = None
+
+
+def read_message(
+    place: int, raw: object, now: datetime, *, kind: str | None = None, sent_at: object = None, history: bool = False
+) -> Message:
+    """The message that `raw` (JSON as read) is, received at `now`.
+
+    kind: where the address says it · sent_at: the batch's · history: its times are taken as they are. Raises Refused.
+    """
+    if not isinstance(raw, dict):
+        raise Refused("not an object")
+    kind = kind or raw.get("type")
+    if kind not in KINDS:
+        raise Refused(f"type: not one of {', '.join(KINDS)}")
+    try:
+        if len(to_json(raw)) > LARGEST_MESSAGE:
+            raise Refused(f"larger than {LARGEST_MESSAGE:,} bytes")
+    except ValueError:
+        raise Refused("not storable as JSON") from None
+    user, anonymous = _id(raw, "userId"), _id(raw, "anonymousId")
+    if user is None and anonymous is None:
+        raise Refused("userId, anonymousId: both missing")
+    at = _instant(raw, now, None if history else (raw.get("sentAt") or sent_at))
+    events, traits, former = _contents(kind, raw)
+    if kind == "alias" and (user is None or former is None):
+        raise Refused("an alias needs previousId and userId")
+    context = _object(raw, "context")
+    return Message(
+        place, kind, user, anonymous, at, _key(raw), tuple(events), traits, _zone(context.get("timezone")), former
+    )
+
+
+def _contents(
+    kind: str, raw: Mapping[str, Any]
+) -> tuple[list[Mapping[str, str | None]], Mapping[str, str | None] | None, str | None]:
+    """The events, the traits and the former id of a message."""
+    if kind == "track":
+        name = raw.get("event")
+        if not isinstance(name, str) or not name.strip():
+            raise Refused("event: missing, or no text")
+        return list(_tracked(name.strip(), _object(raw, "properties"))), None, None
+    if kind in ("page", "screen"):
+        named = {word: raw[word] for word in ("name", "category") if raw.get(word) is not None}
+        return [_event(kind, {**named, **_object(raw, "properties")})], None, None
+    if kind == "group":
+        group = _id(raw, "groupId")
+        if group is None:
+            raise Refused("groupId: missing")
+        return [_event("group", {"group_id": group, **_object(raw, "traits")})], None, None
+    if kind == "identify":
+        return [], _traits(_object(raw, "traits")), None
+    return [], None, _id(raw, "previousId")
+
+
+def _tracked(name: str, properties: Mapping[str, Any]) -> Iterator[Mapping[str, str | None]]:
+    event_type = COMMERCE.get(name.casefold(), name)
+    products = properties.get("products")
+    if event_type != "purchase" or not isinstance(products, list) or not products:
+        yield _event(event_type, properties)
+        return
+    order = {word: properties[word] for word in ("order_id", "currency", "coupon") if properties.get(word) is not None}
+    for product in products:
+        if not isinstance(product, dict):
+            raise Refused("properties.products: not objects")
+        yield _event(event_type, {**order, **product})
+
+
+def _event(event_type: str, properties: Mapping[str, Any]) -> Mapping[str, str | None]:
+    item = next((word for word in _ITEM if properties.get(word) is not None), None)
+    used = {"value", "quantity", "push_id"} | ({item} if item else set())
+    quantity = _scalar(properties, "quantity")
+    return {
+        "event_type": event_type,
+        "item_id": None if item is None else _id(properties, item),
+        "value": _value(properties),
+        "quantity": quantity,
+        "push_id": _scalar(properties, "push_id"),
+        "attributes": _text({word: held for word, held in properties.items() if word not in used}),
+    }
+
+
+def _value(properties: Mapping[str, Any]) -> str | None:
+    for word in ("value", "revenue", "total"):
+        if properties.get(word) is not None:
+            return _scalar(properties, word)
+    price, quantity = _number(properties.get("price")), _number(properties.get("quantity"))
+    if price is not None and quantity is not None:
+        return repr(price * quantity)
+    return _scalar(properties, "price")
+
+
+def _traits(traits: Mapping[str, Any]) -> Mapping[str, str | None]:
+    found: dict[str, str | None] = {}
+    for word in _SHOP_WORDS:
+        if word in traits:
+            held = traits[word]
+            found[word] = _text(held) if isinstance(held, dict) else _scalar(traits, word)
+    found["attributes"] = _text({word: held for word, held in traits.items() if word not in _SHOP_WORDS})
+    return found
+
+
+def _instant(raw: Mapping[str, Any], now: datetime, sent: object) -> datetime:
+    said = raw.get("timestamp") or raw.get("originalTimestamp")
+    if said is None:
+        return now
+    at = _time(said, "timestamp")
+    try:
+        if sent is not None:
+            at = now - (_time(sent, "sentAt") - at)
+    except OverflowError:
+        raise Refused("timestamp: out of range") from None
+    if at > now + SKEW:
+        raise Refused("timestamp: in the future")
+    return min(at, now)
+
+
+def _time(said: object, name: str) -> datetime:
+    try:
+        if not isinstance(said, str):
+            raise TypeError
+        found = datetime.fromisoformat(said.strip())
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(f"{name}: not an ISO 8601 time") from None
+
+
+def _key(raw: Mapping[str, Any]) -> str | None:
+    given = raw.get("messageId")
+    if given is not None:
+        return _id(raw, "messageId")
+    if raw.get("timestamp") is None and raw.get("originalTimestamp") is None:
+        return None
+    # A retry says again what happened, and anew when it was sent.
+    content = {word: held for word, held in sorted(raw.items()) if word != "sentAt"}
+    return hashlib.blake2b(to_json(content), digest_size=16, person=b"horae.segment").hexdigest()
+
+
+def _zone(name: object) -> str | None:
+    """A device's zone; one that nobody knows is no reason to refuse what happened."""
+    if not isinstance(name, str):
+        return None
+    try:
+        localtime.zone(name)
+    except BadInput:
+        return None
+    return name
+
+
+def _id(raw: Mapping[str, Any], name: str) -> str | None:
+    held = raw.get(name)
+    if held is None or held == "":
+        return None
+    if isinstance(held, bool) or not isinstance(held, str | int):
+        raise Refused(f"{name}: neither text nor a whole number")
+    text = str(held).strip()
+    if "\0" in text or len(text.encode()) > LONGEST_ID:
+        raise Refused(f"{name}: longer than {LONGEST_ID} bytes, or a NUL character")
+    return text or None
+
+
+def _object(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    held = raw.get(name)
+    if held is None:
+        return {}
+    if not isinstance(held, dict):
+        raise Refused(f"{name}: not an object")
+    return held
+
+
+def _scalar(held: Mapping[str, Any], name: str) -> str | None:
+    value = held.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return value.strip() or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    raise Refused(f"{name}: neither text nor number")
+
+
+def _number(value: object) -> float | None:
+    """A JSON number that is not absurd."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
+    return float(value) if known else None  # type: ignore[arg-type]
+
+
+def _text(held: Mapping[str, Any]) -> str | None:
+    try:
+        return object_text(held)
+    except ValueError as error:
+        raise Refused(str(error)[:200]) from None

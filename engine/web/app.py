@@ -1,0 +1,39 @@
+"""The application, built from a runtime: no globals, so that a process may hold several."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from engine import __version__
+from engine.runtime import Runtime
+from engine.web import events, watching
+from engine.web.desk import Desk
+from engine.web.gate import Gate
+from engine.web.problems import install
+
+
+def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
+    """Horae's API on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
+    desk = Desk(runtime, development=development)
+
+    @asynccontextmanager
+    async def life(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        desk.close()
+
+    app = FastAPI(
+        title="Horae",
+        version=__version__,
+        description="Events in Segment's specification, and what Horae knows. Keys: `horae admin create-key`.",
+        lifespan=life,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    install(app)
+    for room in (events, watching):
+        app.include_router(room.routes(desk))
+    app.add_middleware(Gate, most=runtime.settings.api_concurrency)
+    return app

@@ -1,0 +1,101 @@
+"""Bodies of requests, read within limits of size, time and depth."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from typing import Any
+
+from pydantic_core import from_json
+from starlette.requests import ClientDisconnect, Request
+
+from engine.web.problems import Refusal
+
+LARGEST = 500_000
+"""Bytes of a body, uncompressed."""
+
+DEEPEST = 32
+"""Objects and lists inside each other."""
+
+SLOWEST_SECONDS = 10.0
+"""A body that has not arrived by then is not waited for."""
+
+
+async def read_json(request: Request, largest: int = LARGEST) -> Any:
+    """The JSON value in a body, gzipped or not. Raises Refusal: 400, 408, 413 or 415."""
+    data = await read_bytes(request, largest)
+    try:
+        value = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise Refusal(400, f"the body is not JSON: {str(error)[:200]}") from None
+    return value
+
+
+async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
+    """A body, unpacked. Raises Refusal."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise Refusal(415, f"content-encoding {encoding[:20]} is not understood", hint="gzip, or none")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > largest:
+        raise _too_large(largest)
+    body = _Gzipped(largest) if encoding == "gzip" else _Plain(largest)
+    try:
+        async with asyncio.timeout(SLOWEST_SECONDS):
+            async for chunk in request.stream():
+                body.add(chunk)
+    except TimeoutError:
+        raise Refusal(408, f"the body did not arrive within {SLOWEST_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise Refusal(400, "the client left before its body had arrived") from None
+    except zlib.error:
+        raise Refusal(400, "the body is not gzip, as its content-encoding says") from None
+    return body.end()
+
+
+def too_deep(value: object, deepest: int = DEEPEST) -> bool:
+    """Whether objects and lists lie in each other deeper than `deepest`."""
+    level = [value]
+    for _ in range(deepest):
+        level = [
+            inner
+            for each in level
+            if isinstance(each, dict | list)
+            for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return False
+    return any(isinstance(each, dict | list) for each in level)
+
+
+class _Plain:
+    def __init__(self, largest: int) -> None:
+        self._data, self._largest = bytearray(), largest
+
+    def add(self, chunk: bytes) -> None:
+        if len(self._data) + len(chunk) > self._largest:
+            raise _too_large(self._largest)
+        self._data += chunk
+
+    def end(self) -> bytes:
+        return bytes(self._data)
+
+
+class _Gzipped(_Plain):
+    """Unpacks as it comes, never more than fits: a small body may unpack to gigabytes."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__(largest)
+        self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+
+    def add(self, chunk: bytes) -> None:
+        super().add(self._unpacker.decompress(chunk, self._largest - len(self._data) + 1))
+
+    def end(self) -> bytes:
+        if not self._unpacker.eof or self._unpacker.unused_data:
+            raise Refusal(400, "the gzipped body is cut, or something follows it")
+        return super().end()
+
+
+def _too_large(largest: int) -> Refusal:
+    return Refusal(413, f"the body is larger than {largest:,} bytes", hint="send smaller batches")

@@ -1,0 +1,143 @@
+"""The desk at which requests are served: who asks is looked up, and the store is asked in a few threads of its own.
+
+Nobody is let in without a key, but for phones' answers, which a push' own token proves, and in development mode
+(`horae up`): while no key has been made, from this machine itself, and not through a browser's page or a proxy. The
+first key ends that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import ipaddress
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from engine import clock
+from engine.access.keys import SCOPES, Grant, any_live, find_grant
+from engine.access.rate import Buckets
+from engine.planning.wake import broker_wake
+from engine.runtime import Runtime, redis_client
+from engine.web.problems import Refusal
+
+THREADS = 8
+"""Requests that ask the store at the same time: more would wait for the same two or three cores."""
+
+WAKE_SECONDS = 0.05
+"""How long a wake-up waits for others of its kind: a flood of requests must not be a flood of messages."""
+
+OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
+PROXIED = ("origin", "forwarded", "x-forwarded-for", "x-real-ip", "via")
+"""Headers of requests that another party made or passed on."""
+
+LOCAL = Grant("development mode", None, frozenset(SCOPES), "admin")
+
+T = TypeVar("T")
+
+
+class Desk:
+    """Serves requests on one runtime; `development`: see the module."""
+
+    def __init__(self, runtime: Runtime, *, development: bool) -> None:
+        self.runtime = runtime
+        self._development = development
+        self._redis = redis_client(runtime.redis_url)
+        self._buckets = Buckets(self._redis)
+        self._threads = ThreadPoolExecutor(THREADS, "horae-web")
+        self._wake = broker_wake(runtime.broker_url)
+        self._waking: set[str] = set()
+        self._lock = threading.Lock()
+
+    async def do(self, work: Callable[[], T]) -> T:
+        """`work()` in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def admit(self, request: Request, scope: str, role: str = "viewer") -> Grant:
+        """Who asks, where they may do what needs `scope` (of admin: `role`). Raises Refusal: 401, 403 or 429."""
+        key = _key_of(request)
+        local = key is None and self._development and _is_local(request)
+        return await self.do(lambda: self._admit(key, local, scope, role))
+
+    async def admit_phone(self) -> None:
+        """Let in somebody without a key whose request proves itself, as long as all of them do not send too much: they
+        share one bucket. Raises Refusal: 429."""
+        rate = self.runtime.settings.api_rate
+        wait = await self.do(lambda: self._buckets.enter("phones", rate))
+        if wait:
+            raise Refusal(429, "too many answers at once", retry_after=wait)
+
+    def charge(self, grant: Grant, messages: int) -> None:
+        """Charge what a request carried beyond its first message."""
+        if grant.key_id is not None:
+            self._buckets.charge(grant.key_id, self._rate(grant), messages - 1)
+
+    def wake(self, task: str) -> None:
+        """Ask a worker to run `task` soon; what is asked for within WAKE_SECONDS is asked once. From any thread."""
+        with self._lock:
+            if task in self._waking:
+                return
+            self._waking.add(task)
+        timer = threading.Timer(WAKE_SECONDS, self._send, (task,))
+        timer.daemon = True
+        timer.start()
+
+    def close(self) -> None:
+        """Let what is under way end, then close."""
+        self._threads.shutdown()
+        self._redis.close()
+
+    def _send(self, task: str) -> None:
+        with self._lock:
+            self._waking.discard(task)  # before it is sent: what is committed from now on is asked for anew
+        self._wake(task)
+
+    def _admit(self, key: str | None, local: bool, scope: str, role: str) -> Grant:
+        now = clock.machine_now()
+        with self.runtime.database.begin() as connection:
+            grant = find_grant(connection, key, now) if key is not None else None
+            if grant is None and local and not any_live(connection, now):
+                grant = LOCAL
+        if grant is None:
+            said = "a key is needed" if key is None else "the key is unknown or has ended"
+            raise Refusal(401, said, hint="horae admin create-key NAME --scope write; give it as Bearer or Basic user")
+        if not grant.may(scope, role):
+            needed = f"scope {scope}" + (f" with role {role}" if scope == "admin" else "")
+            raise Refusal(403, f"this key may not do that: it needs {needed}", hint="horae admin create-key")
+        if grant.key_id is not None:
+            wait = self._buckets.enter(grant.key_id, self._rate(grant))
+            if wait:
+                hint = f"at most {self._rate(grant):,} messages a second in the long run"
+                raise Refusal(429, "this key sends too much", hint=hint, retry_after=wait)
+        return grant
+
+    def _rate(self, grant: Grant) -> int:
+        return grant.rate or self.runtime.settings.api_rate
+
+
+def _key_of(request: Request) -> str | None:
+    """The key of a request: Bearer, or the user name of Basic, as Segment's clients send it."""
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    given = given.strip()
+    if kind.lower() == "bearer" and given:
+        return given
+    if kind.lower() == "basic":
+        try:
+            return base64.b64decode(given, validate=True).decode().partition(":")[0]
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+    return "" if kind else None
+
+
+def _is_local(request: Request) -> bool:
+    try:
+        loopback = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
+    except ValueError:
+        return False
+    host = request.headers.get("host", "").lower()
+    name = host[: host.rindex(":")] if ":" in host and not host.endswith("]") else host
+    return loopback and name in OWN_NAMES and not any(header in request.headers for header in PROXIED)

@@ -1,0 +1,225 @@
+"""The event API: what happened, in Segment's specification, items, devices, and what phones say of pushes.
+
+Every answer that says a message is accepted comes after its commit. A batch is never refused for one message's sake:
+the refused are named, with their reasons, beside the accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from engine.clock import business_now
+from engine.delivery import callbacks
+from engine.delivery.gateways import device_gateways
+from engine.ingest.block import Block, Reject
+from engine.ingest.intake import DeviceIntake, Intake, ItemIntake
+from engine.ingest.json_rows import objects_block
+from engine.ingest.layout import CANONICAL, Kind, Layout
+from engine.ingest.live import LiveIntake
+from engine.ingest.options import DEFAULTS
+from engine.ingest.segment import KINDS
+from engine.web.body import read_json, too_deep
+from engine.web.desk import Desk
+from engine.web.problems import Refusal, problem
+
+LARGEST_CALLBACK = 10_000
+"""Bytes: whoever has no key sends little."""
+
+_ANY_PAGE = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST",
+    "Access-Control-Allow-Headers": "content-type",
+    "Access-Control-Max-Age": "86400",
+    "Cross-Origin-Resource-Policy": "cross-origin",
+}
+
+DEEP = "objects and lists lie too deep in each other"
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The routes, served at `desk`."""
+    router = APIRouter(prefix="/v1", tags=["events"])
+    intake = LiveIntake(desk.runtime.database)
+    for kind in KINDS:
+        _add(router, kind, f"Segment's `{kind}`: one message. Scope write.", _one(desk, intake, kind), _MESSAGE)
+    batch = "Segment's `batch`: messages of any type, 500 kB in all, 32 kB each. Scope write."
+    _add(router, "batch", batch, _many(desk, intake, history=False), _BATCH)
+    _add(router, "import", "The same, of the past: timestamps are taken as they are. Scope write.",
+         _many(desk, intake, history=True), _BATCH)  # fmt: skip
+    for kind in _ENTITIES:
+        said = (
+            f"Create {kind}, or change what is mentioned: an object, a list of them, or them as `{kind}`. Scope write."
+        )
+        _add(router, kind, said, _entities(desk, kind), _anything)
+    _add(router, "callbacks", "What became of pushes: up to 500 callbacks as `callbacks`. Scope write.",
+         _callbacks(desk), _anything)  # fmt: skip
+    said = "What became of one push: its callback_token proves it, so that an app needs no key. Also from web pages."
+    _add(router, "callbacks/{push}", said, _callback(desk), _anything)
+    router.add_api_route("/callbacks/{push}", _preflight, methods=["OPTIONS"], include_in_schema=False)
+    return router
+
+
+_Handler = Callable[..., Any]
+
+
+def _add(router: APIRouter, path: str, summary: str, handler: _Handler, schema: dict[str, Any]) -> None:
+    body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    router.add_api_route(
+        f"/{path}", handler, methods=["POST"], summary=summary, openapi_extra=body, response_model=None
+    )
+
+
+def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
+    async def handle(request: Request) -> Response:
+        await desk.admit(request, "write")
+        raw = await read_json(request)
+        if too_deep(raw):
+            raise Refusal(400, DEEP)
+        taken = await desk.do(lambda: intake.accept([raw], kind=kind))
+        if taken.refused:
+            raise Refusal(400, taken.refused[0])
+        desk.wake("horae.fold")
+        return JSONResponse({"success": True})
+
+    return handle
+
+
+def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
+    async def handle(request: Request) -> Response:
+        grant = await desk.admit(request, "write")
+        body = await read_json(request)
+        if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
+            raise Refusal(400, "a batch is an object with a list `batch`")
+        shared = {"context": body["context"]} if isinstance(body.get("context"), dict) else {}
+        raws = [_shallow({**shared, **raw} if isinstance(raw, dict) else raw) for raw in body["batch"]]
+        taken = await desk.do(lambda: intake.accept(raws, sent_at=body.get("sentAt"), history=history))
+        await desk.do(lambda: desk.charge(grant, len(raws)))
+        if taken.accepted:
+            desk.wake("horae.fold")
+        refused = [{"index": place, "reason": why} for place, why in sorted(taken.refused.items())]
+        return JSONResponse({"success": True, "accepted": taken.accepted, "rejected": refused})
+
+    return handle
+
+
+def _shallow(raw: Any) -> Any:
+    """A message; one that lies too deep is replaced by what no message is."""
+    return None if too_deep(raw) else raw
+
+
+_ENTITIES: tuple[Kind, ...] = ("items", "devices")
+
+
+def _entities(desk: Desk, kind: Kind) -> _Handler:
+    layout = Layout(kind, {name: name for name in CANONICAL[kind]})
+
+    def store(rows: Sequence[Any]) -> dict[str, Any]:
+        database = desk.runtime.database
+        with database.begin() as connection:
+            now = business_now(connection)
+        intake: Intake = (
+            ItemIntake(database, now, DEFAULTS)
+            if kind == "items"
+            else DeviceIntake(database, now, DEFAULTS, device_gateways())
+        )
+        rejects: list[Reject] = []
+        numbered = []
+        for place, row in enumerate(rows):
+            if isinstance(row, dict) and not too_deep(row):
+                numbered.append((place, row))
+            else:
+                rejects.append(Reject(place, "not an object" if not isinstance(row, dict) else DEEP, "", None))
+        block: Block = objects_block(numbered, rejects, layout)
+        checked, refused = intake.check(block)
+        counted: dict[str, int] = {"created": 0, "updated": 0, "unchanged": 0}
+        for _, part in intake.split(checked):
+            summary, more = intake.store(block, part)
+            refused = [*refused, *more]
+            counted = {name: number + getattr(summary, name) for name, number in counted.items()}
+        told = [{"index": each.line, "reason": f"{each.problem} {each.detail}".strip()} for each in refused]
+        return {"success": True, **counted, "rejected": sorted(told, key=lambda one: str(one["index"]).zfill(9))}
+
+    async def handle(request: Request) -> Response:
+        grant = await desk.admit(request, "write")
+        body = await read_json(request)
+        rows = body.get(kind, [body]) if isinstance(body, dict) else body
+        if not isinstance(rows, list):
+            raise Refusal(400, f"{kind} are an object, a list of objects, or an object with them as `{kind}`")
+        told = await desk.do(lambda: store(rows))
+        await desk.do(lambda: desk.charge(grant, len(rows)))
+        return JSONResponse(told)
+
+    return handle
+
+
+def _callbacks(desk: Desk) -> _Handler:
+    async def handle(request: Request) -> Response:
+        grant = await desk.admit(request, "write")
+        body = await read_json(request)
+        given = body.get("callbacks") if isinstance(body, dict) else body
+        if not isinstance(given, list):
+            raise Refusal(400, "callbacks are a list, or an object with them as `callbacks`")
+        answers = await desk.do(lambda: _accept(desk, [_shallow(one) for one in given]))
+        await desk.do(lambda: desk.charge(grant, len(given)))
+        told = [{"index": n, "status": a.status, "reason": a.reason, "detail": a.detail} for n, a in enumerate(answers)]
+        return JSONResponse({"success": True, "answers": told})
+
+    return handle
+
+
+def _callback(desk: Desk) -> _Handler:
+    async def handle(request: Request, push: str) -> Response:
+        await desk.admit_phone()
+        body = await read_json(request, LARGEST_CALLBACK)
+        if not isinstance(body, dict) or too_deep(body):
+            raise Refusal(400, "a callback is an object")
+        [answer] = await desk.do(lambda: _accept(desk, [{**body, "push_id": push}]))
+        if answer.status == "refused":
+            return problem(400, answer.detail or "refused", headers=_ANY_PAGE, reason=answer.reason)
+        return JSONResponse({"success": True, "status": answer.status}, headers=_ANY_PAGE)
+
+    return handle
+
+
+async def _preflight() -> Response:
+    """What a browser asks before a page of another origin may answer for a push: no cookie or key is involved."""
+    return Response(status_code=204, headers=_ANY_PAGE)
+
+
+def _accept(desk: Desk, given: Sequence[object]) -> list[callbacks.Answer]:
+    with desk.runtime.database.begin() as connection:
+        now = business_now(connection)
+    answers = callbacks.accept(desk.runtime.database, now, given)
+    if any(answer.status == "accepted" for answer in answers):
+        desk.wake("horae.fold")
+    return answers
+
+
+_anything: dict[str, Any] = {"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
+_MESSAGE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "userId": {"type": "string"},
+        "anonymousId": {"type": "string"},
+        "messageId": {"type": "string"},
+        "event": {"type": "string", "description": "of track"},
+        "properties": {"type": "object", "description": "of track, page and screen"},
+        "traits": {"type": "object", "description": "of identify and group"},
+        "timestamp": {"type": "string", "format": "date-time"},
+        "sentAt": {"type": "string", "format": "date-time"},
+        "context": {"type": "object", "properties": {"timezone": {"type": "string"}}},
+    },
+}
+_BATCH: dict[str, Any] = {
+    "type": "object",
+    "required": ["batch"],
+    "properties": {
+        "batch": {"type": "array", "items": {**_MESSAGE, "required": ["type"]}},
+        "sentAt": {"type": "string", "format": "date-time"},
+        "context": {"type": "object"},
+    },
+}

@@ -1,0 +1,42 @@
+"""For those who watch: `/healthz` and `/metrics`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request, Response
+from sqlalchemy import text
+
+from engine.clock import business_now
+from engine.metrics import CONTENT_TYPE, exposition
+from engine.runtime import redis_client
+from engine.web.desk import Desk
+
+
+def routes(desk: Desk) -> APIRouter:
+    """The routes, served at `desk`."""
+    router = APIRouter(tags=["watching"])
+
+    @router.get("/healthz", summary="Whether events can be taken: the store answers. Open to everybody.")
+    async def healthz() -> dict[str, bool]:
+        def ask() -> None:
+            with desk.runtime.database.begin() as connection:
+                connection.execute(text("SELECT 1"))
+
+        await desk.do(ask)
+        return {"ok": True}
+
+    @router.get("/metrics", summary="Everything that is measured, for Prometheus. Scope read.")
+    async def metrics(request: Request) -> Response:
+        await desk.admit(request, "read")
+
+        def ask() -> bytes:
+            with desk.runtime.database.begin() as connection:
+                now = business_now(connection)
+            broker = redis_client(desk.runtime.broker_url)
+            try:
+                return exposition(desk.runtime.database, broker, now)
+            finally:
+                broker.close()
+
+        return Response(await desk.do(ask), media_type=CONTENT_TYPE)
+
+    return router

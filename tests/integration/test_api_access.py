@@ -1,0 +1,204 @@
+"""Who may ask the API what: keys, scopes, rates, limits, the development mode; and that nothing else is open."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from typer.testing import CliRunner
+
+from engine import audit
+from engine.access import keys
+from engine.access.rate import BURST_SECONDS, Buckets
+from engine.cli.app import app
+from engine.clock import machine_now
+from engine.errors import BadInput, UnknownName
+from engine.runtime import redis_client
+from tests.api_server import Api, make_key, module_runtime, serving
+
+
+@pytest.fixture(scope="module")
+def api(shared_database, servers, tmp_path_factory):
+    redis_url = servers.redis_url.rsplit("/", 1)[0] + "/8"
+    runtime = module_runtime(shared_database, redis_url, tmp_path_factory.mktemp("api"))
+    with serving(runtime) as running:
+        yield running
+
+
+@pytest.mark.parametrize("key", [None, "nonsense", "horae_abcdefgh_" + "A" * 49], ids=["none", "no key", "forged"])
+def test_without_a_key_nothing_is_open_but_health_the_description_and_what_a_push_proves(
+    api: Api, key: str | None
+) -> None:
+    refused = api.ask("/metrics", key=key)
+
+    assert refused.status == 401
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+    assert "create-key" in refused.json["hint"]
+    assert api.ask("/healthz").json == {"ok": True}
+    paths = api.ask("/openapi.json").json["paths"]
+    for path, methods in paths.items():
+        for method in methods:
+            asked = api.ask(path.replace("{", "").replace("}", ""), method=method.upper(), key=key)
+            expected = {"/healthz": 200, "/v1/callbacks/{push}": 400}
+            assert asked.status == expected.get(path, 401), path
+
+
+def test_a_key_opens_its_scopes_and_no_others(api: Api) -> None:
+    reader, writer = make_key(api.runtime.database, "read"), make_key(api.runtime.database, "write")
+
+    assert b"horae_pushes_due" in api.ask("/metrics", key=reader).body
+    refused = api.ask("/metrics", key=writer)
+
+    assert refused.status == 403
+    assert "scope read" in refused.json["title"]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "role", "asked", "allowed"),
+    [
+        (["admin"], "viewer", "operator", False),
+        (["admin"], "operator", "operator", True),
+        (["admin"], "operator", "admin", False),
+        (["admin"], "admin", "viewer", True),
+        (["write", "read"], None, "viewer", False),
+    ],
+)
+def test_a_role_may_what_those_below_it_may(scopes: list[str], role: str | None, asked: str, allowed: bool) -> None:
+    assert keys.Grant("k", "id", frozenset(scopes), role).may("admin", asked) is allowed
+
+
+def test_a_key_that_is_revoked_or_has_expired_opens_nothing(api: Api) -> None:
+    database, now = api.runtime.database, machine_now()
+    revoked = make_key(database, "read")
+    expired = make_key(database, "read", expires_at=now - timedelta(seconds=1))
+    assert api.ask("/metrics", key=revoked).status == 200
+    with database.begin() as connection:
+        keys.revoke_key(connection, revoked.split("_")[1], author="tests", now=now)
+
+    assert api.ask("/metrics", key=revoked).status == 401
+    assert api.ask("/metrics", key=expired).status == 401
+
+
+def test_the_store_holds_a_hash_of_the_key_and_the_audit_log_no_secret(api: Api) -> None:
+    key = make_key(api.runtime.database, "admin", role="operator")
+    assert re.fullmatch(r"horae_[a-z0-9]{8}_[0-9A-Za-z]{49}", key)
+
+    with api.runtime.database.begin() as connection:
+        rows = connection.execute(text("SELECT to_jsonb(k)::text FROM api_keys k")).scalars().all()
+        logged = audit.read(connection, subject=f"key:{key.split('_')[1]}")
+    assert key.split("_")[2] not in "".join(rows)
+    assert [(entry.action, entry.actor, entry.after["scopes"]) for entry in logged] == [
+        ("key.create", "tests", ["admin"])
+    ]
+    assert key.split("_")[2] not in str(logged)
+
+
+def test_a_use_is_noted_once_a_minute(api: Api) -> None:
+    key, now = make_key(api.runtime.database, "read"), machine_now()
+    seconds = [0, 30, 70]
+    seen = []
+    for second in seconds:
+        with api.runtime.database.begin() as connection:
+            assert keys.find_grant(connection, key, now + timedelta(seconds=second)) is not None
+            known = {one.id: one for one in keys.list_keys(connection)}
+        seen.append(known[key.split("_")[1]].last_used_at)
+
+    assert seen == [now, now, now + timedelta(seconds=70)]
+
+
+@pytest.mark.parametrize(
+    ("scopes", "role", "said"),
+    [
+        (["reed"], None, "unknown scope"),
+        ([], None, "needs a scope"),
+        (["read"], "admin", "role"),
+        (["admin"], None, "role"),
+        (["admin"], "operater", "unknown role"),
+    ],
+)
+def test_a_key_that_makes_no_sense_is_refused(api: Api, scopes: list[str], role: str | None, said: str) -> None:
+    with api.runtime.database.begin() as connection, pytest.raises(BadInput, match=said):
+        keys.create_key(connection, "k", scopes, author="tests", role=role)
+
+
+def test_revoking_an_unknown_key_is_told(api: Api) -> None:
+    with api.runtime.database.begin() as connection, pytest.raises(UnknownName, match="no key"):
+        keys.revoke_key(connection, "nobody", author="tests", now=machine_now())
+
+
+def test_a_bucket_lets_its_burst_through_then_its_rate_and_remembers_debts(redis_url: str) -> None:
+    client = redis_client(redis_url)
+    buckets = Buckets(client)
+
+    entered = [buckets.enter("k", 1) for _ in range(BURST_SECONDS + 1)]
+    assert entered[:BURST_SECONDS] == [0] * BURST_SECONDS
+    assert entered[-1] == 1
+    assert buckets.enter("other", 1) == 0
+    buckets.charge("k", 1, 30)
+    assert 29 <= buckets.enter("k", 1) <= 32
+    client.close()
+
+
+def test_without_redis_everything_may_enter() -> None:
+    assert Buckets(redis_client("redis://127.0.0.1:1/0")).enter("k", 1) == 0
+
+
+def test_who_sends_too_much_is_told_when_to_come_back(api: Api) -> None:
+    key = make_key(api.runtime.database, "read", rate=1)
+
+    replies = [api.ask("/metrics", key=key) for _ in range(BURST_SECONDS + 3)]
+
+    assert replies[0].status == 200
+    assert replies[-1].status == 429
+    assert int(replies[-1].headers["Retry-After"]) >= 1
+
+
+def test_every_answer_carries_headers_for_browsers(api: Api) -> None:
+    for reply in (api.ask("/healthz"), api.ask("/nowhere"), api.ask("/metrics")):
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        assert "frame-ancestors 'none'" in reply.headers["Content-Security-Policy"]
+        assert "server" not in reply.headers
+    assert api.ask("/nowhere").status == 404
+    assert api.ask("/nowhere").json["title"] == "Not Found"
+    assert api.ask("/healthz", {}).status == 405
+
+
+def test_the_development_mode_is_open_to_this_machine_until_there_is_a_key(database, redis_url, tmp_path: Path) -> None:
+    runtime = module_runtime(database, redis_url, tmp_path / "home")
+    with serving(runtime, development=True) as api:
+        assert api.ask("/metrics").status == 200
+        assert api.ask("/metrics", key="wrong").status == 401
+        for header in ({"Origin": "https://evil.example"}, {"X-Forwarded-For": "1.2.3.4"}, {"Host": "evil.example"}):
+            assert api.ask("/metrics", headers=header).status == 401, header
+        key = make_key(database, "read")
+        assert api.ask("/metrics").status == 401
+        assert api.ask("/metrics", key=key).status == 200
+
+
+def test_keys_are_made_listed_and_revoked_at_the_command_line(runtime, monkeypatch) -> None:
+    monkeypatch.setenv("HORAE_DATABASE_URL", runtime.settings.database_url)
+    monkeypatch.setenv("HORAE_REDIS_URL", runtime.redis_url)
+    cli = CliRunner()
+
+    def horae(*arguments: str):
+        done = cli.invoke(app, ["admin", *arguments])
+        assert done.exception is None, done.exception
+        return done.stdout
+
+    made = json.loads(horae("create-key", "shop", "--scope", "write", "--scope", "read", "--expires", "90d", "--json"))
+    assert made["scopes"] == ["read", "write"]
+    [listed] = json.loads(horae("list-keys", "--json"))
+    assert (listed["id"], listed["state"], listed["role"]) == (made["id"], "live", None)
+    assert made["id"] in horae("list-keys")
+    horae("revoke-key", made["id"])
+    [listed] = json.loads(horae("list-keys", "--json"))
+    assert listed["state"] == "revoked"
+    refused = cli.invoke(app, ["admin", "create-key", "shop", "--expires", "soon"])
+    assert isinstance(refused.exception, BadInput)
+    outside = cli.invoke(app, ["api", "--host", "0.0.0.0", "--development"])
+    assert isinstance(outside.exception, BadInput)
