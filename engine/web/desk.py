@@ -21,7 +21,7 @@ from starlette.requests import Request
 from engine import clock
 from engine.access.keys import SCOPES, Grant, any_live, find_grant
 from engine.access.rate import Buckets
-from engine.planning.wake import broker_wake
+from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime, redis_client
 from engine.web.problems import Refusal
 
@@ -49,7 +49,7 @@ class Desk:
         self._redis = redis_client(runtime.redis_url)
         self._buckets = Buckets(self._redis)
         self._threads = ThreadPoolExecutor(THREADS, "horae-web")
-        self._wake = broker_wake(runtime.broker_url)
+        self._wake = BrokerWake(runtime.broker_url)
         self._waking: set[str] = set()
         self._lock = threading.Lock()
 

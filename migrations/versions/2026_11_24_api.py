@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import ARRAY
 
 revision = "2026_11_24_api"
-down_revision = "2026_11_24_triggers"
+down_revision = "2026_11_24_provider_health"
 branch_labels = None
 depends_on = None
 
