@@ -211,10 +211,10 @@ class Delivery(RuleBasedStateMachine):
     @rule(
         campaign=a_campaign,
         who=a_person,
-        point=st.sampled_from(POINTS),
-        nth=st.integers(1, 2),
-        answers=st.lists(_answers(), max_size=3),
-        rescued=st.booleans(),
+        point=st.sampled_from((*POINTS, "after_intent", "after_send")),
+        nth=st.sampled_from([1, 1, 1, 2]),
+        answers=st.lists(_answers(), max_size=1),
+        rescued=st.sampled_from([True, True, False]),
     )
     def die(self, campaign: str, who: int, point: str, nth: int, answers: list[Answer], rescued: bool) -> None:
         """A worker dies at the `nth` time that it passes `point`; others find what it left, or do not yet."""
