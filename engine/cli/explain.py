@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
@@ -42,25 +41,17 @@ def explain(
     without it, and what became of the push. It says whether all of it agrees with what was stored; exit code 1 if not.
     """
     from engine.planning.explain import explain as explain_decisions
+    from engine.planning.explain import plain
 
     with opened() as runtime, stderr.status("explaining …"):
         found = explain_decisions(runtime.database, runtime.gateways, user, campaign, run)
     if as_json:
-        typer.echo(json.dumps([_plain(asdict(one)) for one in found], indent=2, default=str, ensure_ascii=False))
+        typer.echo(json.dumps([plain(one) for one in found], indent=2, default=str, ensure_ascii=False))
     else:
         for one in found:
             _print(one)
     if any(one.verdict.startswith("differs") for one in found):
         raise typer.Exit(1)
-
-
-def _plain(value: Any) -> Any:
-    """NaN has no place in JSON."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _print(one: Explanation) -> None:

@@ -19,6 +19,10 @@ from engine.store.bulk import copy_out, stage_rows
 from engine.store.slots import slot_of
 from engine.store.tables import EVENT_TYPES
 
+FEW = 1_000
+"""So many names travel in the statement. A table made for each would cost more, and bloat the catalogue where requests
+come all day; for many a table is faster."""
+
 FIRST_OTHER_TYPE = 100
 MOST_OTHER_TYPES = 1_000
 """Event types besides the known ones. More means that the wrong column was taken for the type."""
@@ -46,35 +50,42 @@ def default_zone(connection: Connection) -> str:
 
 def resolve_users(connection: Connection, names: pa.StringArray) -> Users:
     """The users with these external ids (distinct, no nulls); makes stubs of the unknown."""
-    stage_rows(connection, "staged_users_asked", "position integer, name text", _numbered(names))
-    found = _find_users(connection)
+    asked = _ask(connection, "staged_users_asked", names)
+    found = _find_users(connection, asked, len(names))
     made = 0
     missing = np.flatnonzero(found.id < 0)
     if len(missing):
-        new = names.take(pa.array(missing))
-        slots = np.array([slot_of(name) for name in new.to_pylist()], np.int16)
-        stage_rows(connection, "staged_users_new", "name text, slot smallint", {"name": new, "slot": slots})
-        made = connection.execute(
-            text(
-                "INSERT INTO users (external_id, slot, stub) SELECT name, slot, true FROM staged_users_new"
-                " ORDER BY name ON CONFLICT DO NOTHING"
-            )
-        ).rowcount
-        found = _find_users(connection)
+        made = _make_stubs(connection, names.take(pa.array(missing)))
+        found = _find_users(connection, asked, len(names))
     return replace(found, stubs=made)
 
 
-def _find_users(connection: Connection) -> Users:
-    """The users that are asked for, by position; id −1 where there is none."""
-    asked = connection.execute(text("SELECT count(*) FROM staged_users_asked")).scalar_one()
+def _make_stubs(connection: Connection, new: pa.StringArray) -> int:
+    slots = np.array([slot_of(name) for name in new.to_pylist()], np.int16)
+    given: dict[str, Any] = {}
+    source = "staged_users_new"
+    if len(new) <= FEW:
+        source = "unnest(CAST(:names AS text[]), CAST(:slots AS smallint[])) AS given (name, slot)"
+        given = {"names": new.to_pylist(), "slots": slots.tolist()}
+    else:
+        stage_rows(connection, source, "name text, slot smallint", {"name": new, "slot": slots})
+    statement = (
+        f"INSERT INTO users (external_id, slot, stub) SELECT name, slot, true FROM {source}"
+        " ORDER BY name ON CONFLICT DO NOTHING"
+    )
+    return connection.execute(text(statement), given).rowcount
+
+
+def _find_users(connection: Connection, asked: _Asked, count: int) -> Users:
+    """The `count` users that are asked for, by position; id −1 where there is none."""
     default = default_zone(connection)
-    user, slot, zone = np.full(asked, -1, np.int64), np.full(asked, -1, np.int64), np.zeros(asked, np.int64)
+    user, slot, zone = np.full(count, -1, np.int64), np.full(count, -1, np.int64), np.zeros(count, np.int64)
     # One row per zone: the arrays reach numpy without an object per user.
     by_zone = _fetch(
         connection,
         "SELECT coalesce(timezone, %s) AS zone, array_agg(position), array_agg(users.id), array_agg(users.slot)"
-        " FROM staged_users_asked JOIN users ON external_id = name GROUP BY zone ORDER BY zone",
-        (default,),
+        f" FROM {asked.source} JOIN users ON external_id = name GROUP BY zone ORDER BY zone",
+        (default, *asked.parameters),
     )
     for code, (_name, positions, ids, slots) in enumerate(by_zone):
         at = np.array(positions)
@@ -84,29 +95,51 @@ def _find_users(connection: Connection) -> Users:
 
 def resolve_items(connection: Connection, names: pa.StringArray) -> tuple[np.ndarray, int]:
     """The ids (int64) of the items with these external ids (distinct, no nulls), and how many stubs were made."""
-    stage_rows(connection, "staged_items_asked", "position integer, name text", _numbered(names))
-    found = _find_items(connection, len(names))
+    asked = _ask(connection, "staged_items_asked", names)
+    found = _find_items(connection, asked, len(names))
     made = 0
     if np.any(found < 0):
-        made = connection.execute(
-            text(
-                "INSERT INTO items (external_id, stub) SELECT name, true FROM staged_items_asked"
-                " WHERE NOT EXISTS (SELECT FROM items WHERE external_id = name) ORDER BY name ON CONFLICT DO NOTHING"
+        driver: Any = connection.connection.driver_connection
+        with driver.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO items (external_id, stub) SELECT name, true FROM {asked.source}"
+                " WHERE NOT EXISTS (SELECT FROM items WHERE external_id = name) ORDER BY name ON CONFLICT DO NOTHING",
+                asked.parameters,
             )
-        ).rowcount
-        found = _find_items(connection, len(names))
+            made = cursor.rowcount
+        found = _find_items(connection, asked, len(names))
     return found, made
 
 
-def _find_items(connection: Connection, asked: int) -> np.ndarray:
-    found = copy_out(
-        connection,
-        "SELECT position, items.id FROM staged_items_asked JOIN items ON external_id = name",
-        {"position": "integer", "id": "bigint"},
-    )
-    items = np.full(asked, -1, np.int64)
+def _find_items(connection: Connection, asked: _Asked, count: int) -> np.ndarray:
+    items = np.full(count, -1, np.int64)
+    query = f"FROM {asked.source} JOIN items ON external_id = name"
+    if asked.parameters:
+        [(positions, ids)] = _fetch(
+            connection, f"SELECT array_agg(position), array_agg(items.id) {query}", asked.parameters
+        )
+        if positions:
+            items[positions] = ids
+        return items
+    found = copy_out(connection, f"SELECT position, items.id {query}", {"position": "integer", "id": "bigint"})
     items[found["position"]] = found["id"]
     return items
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Names in SQL: `source` has columns position and name; psycopg's parameters."""
+
+    source: str
+    parameters: tuple[list[str], ...] = ()
+
+
+def _ask(connection: Connection, table: str, names: pa.StringArray) -> _Asked:
+    if len(names) > FEW:
+        stage_rows(connection, table, "position integer, name text", _numbered(names))
+        return _Asked(table)
+    numbered = "SELECT name, n::integer - 1 AS position FROM unnest(%s::text[]) WITH ORDINALITY AS given (name, n)"
+    return _Asked(f"({numbered}) asked", (names.to_pylist(),))
 
 
 def resolve_types(connection: Connection, names: Sequence[str]) -> np.ndarray:

@@ -61,6 +61,7 @@ class LiveIntake:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._months: set[date] = set()
+        self._all_new = True  # whether the last batch was: retries come in bursts
 
     def accept(
         self, raws: Sequence[object], *, kind: str | None = None, sent_at: object = None, history: bool = False
@@ -105,7 +106,8 @@ class LiveIntake:
         self._months |= missing
 
         def write(connection: Connection) -> None:
-            record_events(connection, rows, now, Recording(SOURCE, fold=False))
+            recorded = record_events(connection, rows, now, Recording(SOURCE, fold=False, expect_new=self._all_new))
+            self._all_new = not recorded.duplicates
             say_new_zones(connection, zones)
 
         try:

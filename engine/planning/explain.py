@@ -7,8 +7,9 @@ forbade each alternative, the choice among what is remembered) and compared with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -124,6 +125,19 @@ def explain(
         case = read_case(snapshot.connection, user, campaign, run_id)
         wanted = [o for o in case.decided if campaign in (None, case.names[o])]
         return [_explained(snapshot, gateways, case, o) for o in wanted]
+
+
+def plain(one: Explanation) -> Any:
+    """An explanation as JSON holds it; NaN has no place there."""
+    return _without_nan(asdict(one))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: int) -> Explanation:

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from engine import __version__
 from engine.runtime import Runtime
-from engine.web import events, watching
+from engine.web import events, people, watching
 from engine.web.desk import Desk
 from engine.web.gate import Gate
 from engine.web.problems import install
@@ -33,7 +33,7 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
         redoc_url=None,
     )
     install(app)
-    for room in (events, watching):
+    for room in (events, people, watching):
         app.include_router(room.routes(desk))
     app.add_middleware(Gate, most=runtime.settings.api_concurrency)
     return app

@@ -95,7 +95,9 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
             raise Refusal(400, "a batch is an object with a list `batch`")
         shared = {"context": body["context"]} if isinstance(body.get("context"), dict) else {}
-        raws = [_shallow({**shared, **raw} if isinstance(raw, dict) else raw) for raw in body["batch"]]
+        raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
+        if too_deep(raws):  # seldom: then which
+            raws = [_shallow(raw) for raw in raws]
         taken = await desk.do(lambda: intake.accept(raws, sent_at=body.get("sentAt"), history=history))
         await desk.do(lambda: desk.charge(grant, len(raws)))
         if taken.accepted:
