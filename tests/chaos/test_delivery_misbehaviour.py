@@ -15,8 +15,8 @@ from tests.delivery_store import DeliveryShop
 FAULTS: dict[str, dict[str, Any]] = {
     "throttled": {"status": 429, "headers": {"retry-after": "1"}},
     "away": {"status": 503, "headers": {"retry-after": "1"}},
-    "garbage": {"status": 200, "body": "<html> not JSON"},
-    "failing": {"status": 500, "body": "{"},
+    "garbage": {"status": 200, "body": "<html>\x00 not JSON"},
+    "failing": {"status": 500, "body": r'{"error": {"message": "\u0000"}}'},
     "slow": {"delay": 0.5},
     "reset": {"wire": "reset"},
     "dropped": {"wire": "drop"},

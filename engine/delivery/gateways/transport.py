@@ -131,7 +131,13 @@ async def _read(response: Response) -> Answer:
     while len(body) < most and (chunk := await response.body_reader.read(most - len(body))) is not None:
         body += bytes(chunk)
     named = header("apns-id") or header("location")
-    return Answer(response.status, header("retry-after"), body.decode(errors="replace"), named)
+    return Answer(response.status, header("retry-after"), _text(body), named)
+
+
+def _text(body: bytes) -> str:
+    """An answer's beginning as text that PostgreSQL can keep: without NUL, also where JSON only names it. Else a
+    provider's garbage would keep a whole group from being recorded."""
+    return body.decode(errors="replace").replace("\x00", "\ufffd").replace("\\u0000", "\\ufffd")
 
 
 def _without_answer(error: RequestError) -> Result:
