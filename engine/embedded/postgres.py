@@ -133,7 +133,9 @@ class Postgres:
         # No process lives (the caller holds the lock): a file here is a leftover, and the number in it may by now
         # belong to anybody, which would make PostgreSQL refuse to start.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
-        self._write_settings(self._socket_directory())
+        directory = self._socket_directory()
+        (directory / ".s.PGSQL.5432.lock").unlink(missing_ok=True)  # for the same reason
+        self._write_settings(directory)
         return Launch((str(self._bin / "postgres"), "-D", str(self.data)), Path("/"), self._owner)
 
     def clean(self) -> None:

@@ -164,6 +164,8 @@ def test_a_process_id_that_now_belongs_to_somebody_else_is_not_believed(home):
         kill(pid_of(home, server))
     pid_file = home / "postgres" / "postmaster.pid"
     pid_file.write_text(pid_file.read_text().replace(pid_file.read_text().split()[0], str(os.getppid()), 1))
+    socket_lock = Path((home / "postgres.socket").read_text(), ".s.PGSQL.5432.lock")
+    socket_lock.write_text(pid_file.read_text())
     (home / "valkey" / "valkey.pid").write_text(str(os.getpid()))
 
     assert embedded.running(home) is None
