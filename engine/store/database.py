@@ -42,8 +42,7 @@ class Database:
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=True,
-            # A driver that waits for a dead server for ever would hold a lease for ever.
-            connect_args={"connect_timeout": 10, "application_name": "horae"},
+            connect_args=_NEVER_FOR_EVER,
         )
         event.listen(self.engine, "connect", _set_utc)
         self._readers = _Readers(self.libpq_url)
@@ -90,6 +89,18 @@ class Database:
         """Close every pooled connection."""
         self.engine.dispose()
         self._readers.dispose()
+
+
+_NEVER_FOR_EVER = {
+    "application_name": "horae",
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""Of libpq, in seconds (the last: ms): a driver that waits for a dead or half-open server for ever would hold a lease
+for ever."""
 
 
 class Held:
