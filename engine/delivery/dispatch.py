@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from engine import clock
-from engine.delivery.claim import Claimed, claim, heartbeat
+from engine.delivery.claim import STOPPED, Claimed, claim, heartbeat
 from engine.delivery.epoch import current_epoch
 from engine.delivery.facts import Book, Facts, load_facts, reach_of
 from engine.delivery.flight import Flight
@@ -108,8 +108,7 @@ def outstanding(database: Database, now: datetime) -> int:
                 text(
                     "SELECT count(*) FROM pushes p JOIN campaigns c ON c.id = p.campaign_id"
                     " WHERE p.state IN ('claimed', 'sending') OR (p.state = 'planned' AND p.send_at <= :now"
-                    " AND c.state <> 'paused' AND NOT EXISTS (SELECT 1 FROM switches s WHERE s.scope IN"
-                    " ('all', 'gateway:' || p.gateway, 'campaign:' || p.campaign_id)))"
+                    f" AND c.state <> 'paused' AND NOT {STOPPED})"
                 ),
                 {"now": now},
             ).scalar_one()

@@ -11,7 +11,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -282,12 +281,6 @@ _GATEWAYS = text("""
 def gateways(connection: Connection) -> list[GatewayHealth]:
     """How every provider that was ever asked is doing."""
     return [GatewayHealth(**row._mapping) for row in connection.execute(_GATEWAYS)]
-
-
-def levels(connection: Connection) -> dict[str, tuple[float, datetime]]:
-    """Of every token bucket (`gateway:NAME`, `campaign:ID`, `retries:NAME`) its level as last written, and when."""
-    rows: Any = connection.execute(text("SELECT key, level, at FROM buckets ORDER BY key"))
-    return {row.key: (row.level, row.at) for row in rows}
 
 
 def forget(connection: Connection, now: datetime) -> int:
