@@ -1,8 +1,8 @@
 """The desk at which requests are served: who asks is looked up, and the store is asked in a few threads of its own.
 
 Nobody is let in without a key, but for phones' answers, which a push' own token proves, and in development mode
-(`horae up`): while no key has been made, from this machine itself, and not through a browser's page or a proxy. The
-first key ends that.
+(`horae up`): while neither a key nor a user of the console has been made, from this machine itself, and not through a
+browser's page or a proxy. The first of either ends that.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import ipaddress
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from typing import TypeVar
 
+from sqlalchemy import Connection
 from starlette.requests import Request
 
 from engine import clock
 from engine.access.keys import SCOPES, Grant, any_live, find_grant
 from engine.access.rate import Buckets
+from engine.access.users import any_enabled
 from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime, redis_client
 from engine.web.problems import Refusal
@@ -32,8 +35,8 @@ WAKE_SECONDS = 0.05
 """How long a wake-up waits for others of its kind: a flood of requests must not be a flood of messages."""
 
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
-PROXIED = ("origin", "forwarded", "x-forwarded-for", "x-real-ip", "via")
-"""Headers of requests that another party made or passed on."""
+PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+"""Headers of requests that another party passed on."""
 
 LOCAL = Grant("development mode", None, frozenset(SCOPES), "admin")
 
@@ -45,9 +48,9 @@ class Desk:
 
     def __init__(self, runtime: Runtime, *, development: bool) -> None:
         self.runtime = runtime
-        self._development = development
+        self.development = development
         self._redis = redis_client(runtime.redis_url)
-        self._buckets = Buckets(self._redis)
+        self.buckets = Buckets(self._redis)
         self._threads = ThreadPoolExecutor(THREADS, "horae-web")
         self._wake = BrokerWake(runtime.broker_url)
         self._waking: set[str] = set()
@@ -60,21 +63,21 @@ class Desk:
     async def admit(self, request: Request, scope: str, role: str = "viewer") -> Grant:
         """Who asks, where they may do what needs `scope` (of admin: `role`). Raises Refusal: 401, 403 or 429."""
         key = _key_of(request)
-        local = key is None and self._development and _is_local(request)
+        local = key is None and self.development and is_this_machine(request)
         return await self.do(lambda: self._admit(key, local, scope, role))
 
     async def admit_phone(self) -> None:
         """Let in somebody without a key whose request proves itself, as long as all of them do not send too much: they
         share one bucket. Raises Refusal: 429."""
         rate = self.runtime.settings.api_rate
-        wait = await self.do(lambda: self._buckets.enter("phones", rate))
+        wait = await self.do(lambda: self.buckets.enter("phones", rate))
         if wait:
             raise Refusal(429, "too many answers at once", retry_after=wait)
 
     def charge(self, grant: Grant, messages: int) -> None:
         """Charge what a request carried beyond its first message."""
         if grant.key_id is not None:
-            self._buckets.charge(grant.key_id, self._rate(grant), messages - 1)
+            self.buckets.charge(grant.key_id, self._rate(grant), messages - 1)
 
     def wake(self, task: str) -> None:
         """Ask a worker to run `task` soon; what is asked for within WAKE_SECONDS is asked once. From any thread."""
@@ -100,7 +103,7 @@ class Desk:
         now = clock.machine_now()
         with self.runtime.database.begin() as connection:
             grant = find_grant(connection, key, now) if key is not None else None
-            if grant is None and local and not any_live(connection, now):
+            if grant is None and local and is_open(connection, now):
                 grant = LOCAL
         if grant is None:
             said = "a key is needed" if key is None else "the key is unknown or has ended"
@@ -109,7 +112,7 @@ class Desk:
             needed = f"scope {scope}" + (f" with role {role}" if scope == "admin" else "")
             raise Refusal(403, f"this key may not do that: it needs {needed}", hint="horae admin create-key")
         if grant.key_id is not None:
-            wait = self._buckets.enter(grant.key_id, self._rate(grant))
+            wait = self.buckets.enter(grant.key_id, self._rate(grant))
             if wait:
                 hint = f"at most {self._rate(grant):,} messages a second in the long run"
                 raise Refusal(429, "this key sends too much", hint=hint, retry_after=wait)
@@ -133,11 +136,20 @@ def _key_of(request: Request) -> str | None:
     return "" if kind else None
 
 
-def _is_local(request: Request) -> bool:
+def is_open(connection: Connection, now: datetime) -> bool:
+    """Whether nobody has been given access yet: then development mode lets in whoever works on this machine."""
+    return not any_live(connection, now) and not any_enabled(connection)
+
+
+def is_this_machine(request: Request, *, own_pages: bool = False) -> bool:
+    """Whether a request comes from this machine itself, not through a proxy, and not from a page in its browser, but for
+    pages of this very address where `own_pages`."""
     try:
         loopback = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         return False
     host = request.headers.get("host", "").lower()
     name = host[: host.rindex(":")] if ":" in host and not host.endswith("]") else host
-    return loopback and name in OWN_NAMES and not any(header in request.headers for header in PROXIED)
+    origin = request.headers.get("origin")
+    foreign = origin is not None and not (own_pages and origin.lower() == f"http://{host}")
+    return loopback and name in OWN_NAMES and not foreign and not any(header in request.headers for header in PROXIED)

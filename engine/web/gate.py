@@ -51,12 +51,16 @@ class Gate:
         try:
             await self._app(scope, receive, sending)
         except Exception as error:  # it was answered with 500 already
-            # Not its message: SQLAlchemy's hold values of rows.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, frames)  # noqa: TRY400
+            log_failure(error, scope["method"], scope["path"])
         finally:
             self._inside -= 1
         return None
+
+
+def log_failure(error: Exception, method: str, path: str) -> None:
+    """Log where a request failed. Not the error's message: SQLAlchemy's hold values of rows."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s %s: %s\n%s", method, path, type(error).__name__, frames)
 
 
 def _with_headers(send: Send) -> Send:

@@ -1,0 +1,18 @@
+"""The navigation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Link:
+    """A page in the navigation. label: marked by `word` · role: who may see it."""
+
+    path: str
+    label: str
+    role: str = "viewer"
+
+    def leads_to(self, path: str) -> bool:
+        """Whether `path` is this page or one below it."""
+        return path == self.path or path.startswith(self.path + "/")
