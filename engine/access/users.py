@@ -16,7 +16,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import Connection, text
 
 from engine import audit
-from engine.access.keys import ROLES
+from engine.access.roles import scopes_of
 from engine.errors import BadInput, UnknownName, did_you_mean
 
 SHORTEST, LONGEST = 12, 200
@@ -44,14 +44,14 @@ class User:
 
 
 def create_user(connection: Connection, name: str, role: str, password: str, *, author: str) -> User:
-    """Make a user. Raises BadInput for a name that is taken or no name, an unknown role, or a weak password."""
+    """Make a user. Raises BadInput for a name that is taken or no name, or a weak password; UnknownName for a role."""
     name = name.strip().lower()
     if not _NAME.fullmatch(name):
         raise BadInput(
             f"{name[:70]!r} is no name for a user",
             hint="letters, digits and . _ @ + -, at most 64, beginning with a letter or digit",
         )
-    _require_role(role)
+    scopes_of(role)  # raises for an unknown one
     hashed = _hash(name, password)
     made = connection.execute(
         text(
@@ -88,8 +88,8 @@ def any_enabled(connection: Connection) -> bool:
 
 
 def set_role(connection: Connection, name: str, role: str, *, author: str) -> User:
-    """Give a user another role, from their next request on. Raises UnknownName, BadInput."""
-    _require_role(role)
+    """Give a user another role, from their next request on. Raises UnknownName."""
+    scopes_of(role)  # raises for an unknown one
     before = get_user(connection, name)
     if before.role != role:
         _change(connection, before, "role = :role", role=role)
@@ -166,11 +166,6 @@ def _storable(given: str) -> str:
 def _nobody() -> str:
     """The hash that is compared for names that do not exist."""
     return _HASHER.hash("nobody has this password")
-
-
-def _require_role(role: str) -> None:
-    if role not in ROLES:
-        raise BadInput(f"unknown role {role!r}", hint=did_you_mean(role, ROLES) or "viewer, operator or admin")
 
 
 def _change(connection: Connection, user: User, what: str, **values: object) -> None:

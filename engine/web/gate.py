@@ -47,6 +47,8 @@ class Gate:
         if self._inside >= self._most and scope["path"] != ALWAYS_OPEN:
             full = problem(503, "too many requests at once", "ask again in a second", {"Retry-After": "1"})
             return await full(scope, receive, sending)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no name has it, and the store's texts cannot
+            return await problem(404, "there is nothing of that name")(scope, receive, sending)
         self._inside += 1
         try:
             await self._app(scope, receive, sending)

@@ -9,13 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from engine.errors import BadInput, HoraeError, SchemaMismatch, Unavailable, UnknownName
+from engine.errors import BadInput, Conflict, Faulty, HoraeError, SchemaMismatch, Unavailable, UnknownName
 
 RETRY_SECONDS = 5
 """When to ask again while a server that Horae needs is not there."""
 
 STATUSES: tuple[tuple[type[HoraeError], int], ...] = (
     (UnknownName, 404),
+    (Conflict, 409),
+    (Faulty, 422),
     (BadInput, 400),
     (Unavailable, 503),
     (SchemaMismatch, 503),
@@ -50,7 +52,8 @@ def answer_of(error: Exception) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="horae"'
     if isinstance(error, Unavailable | SchemaMismatch):
         headers["Retry-After"] = str(RETRY_SECONDS)
-    return problem(status, title, hint, headers)
+    faults = {"errors": _faults(error)} if isinstance(error, Faulty) else {}
+    return problem(status, title, hint, headers, **faults)
 
 
 def told_of(error: Exception) -> tuple[int, str, str | None]:
@@ -70,6 +73,17 @@ def told_of(error: Exception) -> tuple[int, str, str | None]:
                 return status, said, "nothing was changed; ask again"
             return status, error.message, error.hint
     return 500, "something went wrong inside Horae", "it is in the log"
+
+
+def _faults(error: Faulty) -> list[dict[str, str]]:
+    """As RFC 9457 shows them: a JSON Pointer into what was sent, and what is wrong there."""
+    return [
+        {
+            "pointer": "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path),
+            "detail": said,
+        }
+        for path, said in error.faults
+    ]
 
 
 def install(app: FastAPI) -> None:

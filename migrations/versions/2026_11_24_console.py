@@ -1,7 +1,7 @@
 """Users of the console and their sessions.
 
 Revision ID: 2026_11_24_console
-Revises: 2026_11_24_api
+Revises: 2026_11_24_scopes
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_console"
-down_revision = "2026_11_24_api"
+down_revision = "2026_11_24_scopes"
 branch_labels = None
 depends_on = None
 

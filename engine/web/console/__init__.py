@@ -12,28 +12,28 @@ How a page comes to be, say `audiences`:
 
            @router.get("")
            async def index(request: Request) -> Response:
-               visit = await console.enter(request)                  # a viewer may; else login, or 403
-               found = await console.store(audiences.get_all)        # f(connection) in a thread and a transaction
+               visit = await console.enter(request)                 # scope read; else login, or 403
+               found = await console.desk.transact(audiences.all)   # f(connection, now) in a thread and a transaction
                return visit.page("audiences/index.html", audiences=found)
 
            @router.post("/{name}/delete")
            async def delete(request: Request, name: str) -> Response:
-               visit, form = await console.act(request, "operator")  # also: the CSRF token, the body's bounds
-               await console.store(lambda c: audiences.delete(c, name, author=visit.actor))
+               visit, form = await console.act(request, "operate")  # also: the CSRF token, the body's bounds
+               await console.desk.transact(lambda c, now: audiences.delete(c, name, author=visit.actor))
                return visit.go("/console/audiences", visit.say("%(name)s is deleted.", name=name))
 
            return router
 
    A page calls the functions that the API and the CLI call and passes `visit.actor` for the audit log. It holds no SQL:
-   what it reads and nobody has read before goes into a small module beside the table's owner. What takes longer than a
-   few milliseconds or opens its own transactions runs in `console.do`. A HoraeError that a handler lets through is shown
+   what it reads and nobody has read before goes into a small module beside the table's owner. What opens transactions of
+   its own runs in `desk.do`, what takes seconds in `desk.do_long`. A HoraeError that a handler lets through is shown
    as an error page with its hint, or above the page where htmx asked; a form that shows errors at its fields catches
    BadInput itself and renders itself again with status 422.
 
 2. `templates/audiences/*.html` extend `layout.html` and take its macros from `ui.html`:
    `{% import "ui.html" as ui with context %}`: `head`, `table`, `empty`, `form`, `field`, `button`, `confirm`, `badge`,
    `tiles`, `chart`, `heatmap`, `pager`. Every table has an `empty` that says what to do next. Buttons of what a visitor
-   may not do are left out (`visit.may("operator")`), and the handler says no to it all the same. Fragments for htmx are
+   may not do are left out (`visit.may("operate")`), and the handler says no to it all the same. Fragments for htmx are
    templates that extend nothing, rendered by `visit.part`.
 
 3. Strings are English in the source: `_("…")` and `{% trans %}` in templates (a literal % is written %%),

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Link:
-    """A page in the navigation. label: marked by `word` · role: who may see it."""
+    """A page in the navigation. label: marked by `word` · scope: whom it is for."""
 
     path: str
     label: str
-    role: str = "viewer"
+    scope: str = "read"
 
     def leads_to(self, path: str) -> bool:
         """Whether `path` is this page or one below it."""

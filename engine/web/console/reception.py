@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Any
 from urllib.parse import parse_qsl, quote
 
 from fastapi import APIRouter
@@ -19,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.access import sessions, users
+from engine.access.roles import least_role
 from engine.campaigns.policy_store import current_policy
 from engine.clock import machine_now
 from engine.delivery import switches
@@ -29,6 +31,7 @@ from engine.web.body import read_bytes
 from engine.web.console.forms import Form
 from engine.web.console.links import Link
 from engine.web.console.templating import environment
+from engine.web.console.terms import TERMS
 from engine.web.console.visit import LANGUAGE, SESSION, Visit, cookie_of
 from engine.web.console.words import ENGLISH, LANGUAGES, Words, chosen
 from engine.web.desk import Desk, is_open, is_this_machine
@@ -39,8 +42,6 @@ LARGEST_FORM = 1_500_000
 """Bytes: a campaign's definition may have a million characters."""
 
 MOST_FIELDS = 2_000
-
-T = TypeVar("T")
 
 
 class Away(Exception):
@@ -77,37 +78,25 @@ class Console:
 
         return APIRouter(prefix=prefix, route_class=Guarded, include_in_schema=False)
 
-    async def do(self, work: Callable[[], T]) -> T:
-        """`work()` in one of the desk's threads."""
-        return await self.desk.do(work)
-
-    async def store(self, work: Callable[[Connection], T]) -> T:
-        """`work(connection)` in a thread and a transaction."""
-
-        def within() -> T:
-            with self.runtime.database.begin() as connection:
-                return work(connection)
-
-        return await self.desk.do(within)
-
-    async def enter(self, request: Request, role: str = "viewer", *, watching: bool = False) -> Visit:
-        """Let in whoever may do what needs `role`. watching: a page that refreshes itself, which keeps no session alive.
+    async def enter(self, request: Request, scope: str = "read", *, watching: bool = False) -> Visit:
+        """Let in whoever may do what needs `scope`. watching: a page that refreshes itself, which keeps no session alive.
 
         Raises Away where they have to log in, Refusal (403) where they may not.
         """
         visit = await self.greet(request, used=not watching)
         if not visit.known:
             raise Away
-        if not visit.may(role):
-            raise Refusal(403, visit.say("This needs the role %(role)s; yours is %(own)s.", role=role, own=visit.role))
+        if not visit.may(scope):
+            needed, own = (visit.say(TERMS[role]) for role in (least_role(scope) or "admin", visit.role))
+            raise Refusal(403, visit.say("This needs the role %(needed)s; yours is %(own)s.", needed=needed, own=own))
         return visit
 
-    async def act(self, request: Request, role: str) -> tuple[Visit, Form]:
+    async def act(self, request: Request, scope: str = "operate") -> tuple[Visit, Form]:
         """The same for a form or a request of htmx that changes something: it has to carry the session's CSRF token.
 
         Raises as `enter`; Refusal (403) without the token, (413) where the form is too large.
         """
-        visit = await self.enter(request, role)
+        visit = await self.enter(request, scope)
         return visit, await self.read_form(request, visit)
 
     async def read_form(self, request: Request, visit: Visit) -> Form:
@@ -133,7 +122,7 @@ class Console:
         token = cookie_of(request, SESSION)
         local = self.desk.development and is_this_machine(request, own_pages=True)
 
-        def look(connection: Connection) -> Visit:
+        def look(connection: Connection, _: datetime) -> Visit:
             now = machine_now()
             user = sessions.find_session(connection, token, now, used=used) if token else None
             open_here = user is None and local and is_open(connection, now)
@@ -151,7 +140,7 @@ class Console:
                 everything_stopped=stopped,
             )
 
-        return await self.store(look)
+        return await self.desk.transact(look)
 
     async def answer_error(self, request: Request, error: Exception) -> Response:
         """The page for an error; for htmx a message above the page it was asked from."""

@@ -15,7 +15,7 @@ from starlette.datastructures import URL
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from engine.access.keys import ROLES
+from engine.access.roles import scopes_of
 from engine.access.sessions import LONGEST
 from engine.access.users import User
 from engine.web.console.words import Words
@@ -84,11 +84,11 @@ class Visit:
     @property
     def role(self) -> str:
         """viewer, operator or admin; in development mode admin."""
-        return self.user.role if self.user is not None else ROLES[-1]
+        return self.user.role if self.user is not None else "admin"
 
-    def may(self, role: str) -> bool:
-        """Whether they may do what needs `role`."""
-        return self.known and ROLES.index(self.role) >= ROLES.index(role)
+    def may(self, scope: str) -> bool:
+        """Whether they may do what needs `scope`: read, operate or admin (engine.access.roles)."""
+        return self.known and scope in scopes_of(self.role)
 
     @property
     def csrf(self) -> str:
