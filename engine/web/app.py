@@ -10,13 +10,14 @@ from fastapi import FastAPI
 from engine import __version__
 from engine.runtime import Runtime
 from engine.web import campaigns, events, keys, people, watching, workspace
+from engine.web.console.building import add_console
 from engine.web.desk import Desk
 from engine.web.gate import Gate
 from engine.web.problems import install
 
 
 def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
-    """Horae's API on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
+    """Horae's API and console on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
     desk = Desk(runtime, development=development)
 
     @asynccontextmanager
@@ -35,5 +36,6 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
     install(app)
     for room in (events, campaigns, people, workspace, keys, watching):
         app.include_router(room.routes(desk))
+    add_console(app, desk)
     app.add_middleware(Gate, most=runtime.settings.api_concurrency)
     return app

@@ -16,6 +16,10 @@ class Form:
         """The first value of a field, without white space around it."""
         return next(self._values(name), default).strip()
 
+    def raw(self, name: str) -> str:
+        """The first value of a field as it was typed: a password."""
+        return next(self._values(name), "")
+
     def lines(self, name: str) -> str:
         """The text of a field with line ends as files have them."""
         return next(self._values(name), "").replace("\r\n", "\n")

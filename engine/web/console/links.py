@@ -15,4 +15,5 @@ class Link:
 
     def leads_to(self, path: str) -> bool:
         """Whether `path` is this page or one below it."""
-        return path == self.path or path.startswith(self.path + "/")
+        below = self.path != "/console" and path.startswith(self.path + "/")
+        return path == self.path or below

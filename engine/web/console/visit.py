@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import URL
@@ -112,6 +112,10 @@ class Visit:
         url = URL(self.request.headers.get("hx-current-url", "")) if self.by_htmx else self.request.url
         return safe_path(url.path + (f"?{url.query}" if url.query else ""))
 
+    def with_token(self, token: str) -> Visit:
+        """The same visit under another session, whose token the browser is given with the answer."""
+        return replace(self, token=token, fresh=True)
+
     def say(self, text: str, **values: object) -> str:
         """`text` in their language."""
         return self.words.say(text, **values)
@@ -143,7 +147,7 @@ class Visit:
         answer.set_cookie(name, value, max_age=seconds, path="/", secure=secure, httponly=True, samesite="lax")
 
     def _answer(self, template: str, status: int, values: Mapping[str, Any]) -> Response:
-        text = self.templates.get_template(template).render({**values, "visit": self})
+        text = self.templates.get_template(template).render({**values, "visit": self, "status": status})
         answer = HTMLResponse(text, status)
         if "flashes" in values and values["flashes"]:
             self.set_cookie(answer, FLASH, "", 0)
