@@ -1,4 +1,4 @@
-"""Commands: the API's server (`api`), and the keys that open it (`admin`)."""
+"""Commands: the API's server (`api`), and who may use it (`admin`): keys, and users of the console."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.cli import people
 from engine.cli.campaigns import AUTHOR, AsJson, opened
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-admin_app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: who may ask what.")
+admin_app = typer.Typer(no_args_is_help=True, help="Who may do what: keys of the HTTP API, users of the console.")
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("api")(api)
     app.add_typer(admin_app, name="admin")
+    people.register(admin_app)
 
 
 def api(

@@ -71,7 +71,7 @@ class Console:
                 async def handle(request: Request) -> Response:
                     try:
                         return await inner(request)
-                    except Exception as error:  # noqa: BLE001 - whatever it is, it is answered by a page
+                    except Exception as error:
                         return await console.answer_error(request, error)
 
                 return handle

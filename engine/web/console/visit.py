@@ -47,6 +47,7 @@ POLICY = "; ".join(
 HEADERS = {
     "Content-Security-Policy": POLICY,
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",  # without any, browsers would send the origin "null" with our own forms
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Vary": "Cookie, Accept-Language, HX-Request",
 }
@@ -149,7 +150,7 @@ class Visit:
     def _answer(self, template: str, status: int, values: Mapping[str, Any]) -> Response:
         text = self.templates.get_template(template).render({**values, "visit": self, "status": status})
         answer = HTMLResponse(text, status)
-        if "flashes" in values and values["flashes"]:
+        if values.get("flashes"):
             self.set_cookie(answer, FLASH, "", 0)
         return self._finished(answer)
 

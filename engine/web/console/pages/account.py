@@ -14,7 +14,7 @@ from engine.access import sessions, users
 from engine.clock import machine_now
 from engine.errors import BadInput
 from engine.web.console.reception import Console
-from engine.web.console.visit import LANGUAGE, SESSION, THEME, THEMES, YEAR, Visit, safe_path
+from engine.web.console.visit import LANGUAGE, THEME, THEMES, YEAR, Visit, safe_path
 from engine.web.console.words import LANGUAGES
 from engine.web.problems import Refusal
 
