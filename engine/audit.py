@@ -8,12 +8,12 @@ differs and never a secret: callers give names, states and definitions, not toke
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, or_, select
 
 from engine.store.tables import audit_log
 
@@ -51,15 +51,57 @@ def record(
 
 
 def read(
-    connection: Connection, *, subject: str | None = None, actor: str | None = None, most: int = 100
+    connection: Connection,
+    *,
+    subject: str | None = None,
+    actor: str | None = None,
+    action: str | None = None,
+    before: int | None = None,
+    most: int = 100,
 ) -> list[Entry]:
-    """The latest `most` entries, newest first; of one subject or one actor where given."""
+    """The latest `most` entries, newest first; of one subject, one actor, one action ("campaign.pause") or all actions
+    on one kind of thing ("campaign") where given; `before`: only those older than the entry of that id."""
     query = select(audit_log).order_by(audit_log.c.id.desc()).limit(most)
     if subject is not None:
         query = query.where(audit_log.c.subject == subject)
     if actor is not None:
         query = query.where(audit_log.c.actor == actor)
+    if action is not None:
+        of_kind = func.starts_with(audit_log.c.action, f"{action}.")
+        query = query.where(or_(audit_log.c.action == action, of_kind))
+    if before is not None:
+        query = query.where(audit_log.c.id < before)
     return [Entry(*row) for row in connection.execute(query)]
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an entry changed at one place of its subject: path ("caps", "message.title"); None: there was or is none."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+def changes(entry: Entry) -> list[Change]:
+    """An entry's difference, place by place: into mappings, and of lists what went and what came."""
+    return list(_changes("", entry.before or {}, entry.after or {}))
+
+
+def _changes(path: str, before: Any, after: Any) -> Iterator[Change]:
+    if before == after:
+        return
+    if isinstance(before, dict | None) and isinstance(after, dict | None) and (before or after):
+        was, became = before or {}, after or {}
+        for name in {**was, **became}:
+            yield from _changes(f"{path}.{name}".lstrip("."), was.get(name), became.get(name))
+    elif isinstance(before, list) and isinstance(after, list):
+        went, came = ([one for one in ours if one not in others] for ours, others in ((before, after), (after, before)))
+        for number in range(max(len(went), len(came), 1)):
+            old, new = (those[number] if number < len(those) else None for those in (went, came))
+            yield Change(path, old, new)
+    else:
+        yield Change(path, before, after)
 
 
 def differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

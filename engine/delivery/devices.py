@@ -55,6 +55,20 @@ _LIST = text("""
     ORDER BY d.seen_at DESC, d.id DESC LIMIT :most
 """)
 
+# By id, whose index is there: the latest registration of millions would have to be sorted for.
+_BROWSE = text("""
+    SELECT d.id, u.external_id AS user_id, d.gateway,
+           left(encode(sha256(convert_to(d.token, 'UTF8')), 'hex'), 12) AS token,
+           d.seen_at, d.dead_at, d.dead_reason, d.attributes - 'keys' - 'auth' - 'p256dh' AS attributes
+    FROM devices d JOIN users u ON u.id = d.user_id
+    WHERE (CAST(:user AS text) IS NULL OR d.user_id = (SELECT id FROM users WHERE external_id = :user))
+      AND (CAST(:gateway AS text) IS NULL OR d.gateway = :gateway)
+      AND (CAST(:state AS text) IS NULL OR CASE :state WHEN 'dead' THEN d.dead_at IS NOT NULL
+           WHEN 'stale' THEN d.dead_at IS NULL AND d.seen_at < :stale ELSE d.dead_at IS NULL END)
+      AND (CAST(:before AS bigint) IS NULL OR d.id < :before)
+    ORDER BY d.id DESC LIMIT :most
+""")
+
 _HEALTH = text("""
     SELECT gateway, count(*) FILTER (WHERE dead_at IS NULL) AS live,
            count(*) FILTER (WHERE dead_at IS NULL AND seen_at < :stale) AS stale,
@@ -78,6 +92,22 @@ def find_devices(
     ones not registered since `before`."""
     chosen = {"user": user, "gateway": gateway, "dead": dead, "before": before}
     return [Registered(*row) for row in connection.execute(_LIST, {"most": most, **chosen}).all()]
+
+
+def browse_devices(
+    connection: Connection,
+    most: int,
+    now: datetime,
+    *,
+    user: str | None = None,
+    gateway: str | None = None,
+    state: str | None = None,
+    before: int | None = None,
+) -> list[tuple[int, Registered]]:
+    """Up to `most` devices with their ids, those that came last first, of ids below `before`: of a user (the shop's
+    id), of a gateway, and of a state at business time `now`: live, stale (live, not registered for STALE) or dead."""
+    chosen = {"user": user, "gateway": gateway, "state": state, "stale": now - STALE, "before": before}
+    return [(row[0], Registered(*row[1:])) for row in connection.execute(_BROWSE, {"most": most, **chosen}).all()]
 
 
 def health(connection: Connection, now: datetime) -> list[Health]:

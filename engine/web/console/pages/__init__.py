@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from engine.web.console.pages import account, overview
+from engine.web.console.pages import account, audit, data, devices, keys, overview, rules, team, workers
 
 PAGES = (
     overview,
+    devices,
+    data,
+    rules,
+    keys,
+    team,
+    audit,
+    workers,
     account,
 )
