@@ -178,7 +178,7 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 def is_https(request: Request) -> bool:
-    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies about it harms themselves."""
+    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies harms themselves."""
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 
