@@ -27,7 +27,7 @@ METHODS = [("**.py", "python"), ("templates/**.html", "jinja2.ext:babel_extract"
 OPTIONS = {"templates/**.html": {"trimmed": "false", "extensions": "jinja2.ext.loopcontrols", "silent": "false"}}
 PLACEHOLDER = re.compile(r"%\((\w+)\)[sd]|%%")
 
-Source = str | tuple[str, str]
+Source = str | tuple[str, ...]
 
 
 def sources() -> dict[Source, str]:
@@ -36,7 +36,7 @@ def sources() -> dict[Source, str]:
     return {message: f"{name}:{line}" for name, line, message, _, _ in found}
 
 
-def translations() -> list[tuple[str, Source, Any]]:
+def translations() -> list[tuple[str, Any, Any]]:
     """(file, source, translation) of every entry of every .po file."""
     rows = []
     for file in sorted((CONSOLE / "locale" / CHINESE).glob("*.po")):

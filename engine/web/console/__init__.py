@@ -39,7 +39,7 @@ How a page comes to be, say `audiences`:
 3. Strings are English in the source: `_("…")` and `{% trans %}` in templates (a literal % is written %%),
    `visit.say("…")` in Python, `word("…")` for labels in constants. `locale/zh_Hans/audiences.po` holds the Chinese;
    `tests/unit/test_console_words.py` names every string without one; what several areas say is in `base.po`. Numbers
-   and times go through the filters `number`, `percent`, `instant` (the workspace's zone), `reading` (a user's own clock),
+   and times go through the filters `number`, `percent`, `instant` (the workspace's zone), `reading` (a user's clock),
    `day`, `span`, `ago`. Names of states and reasons: `{{ name|term }}`, from `terms.py`.
 
 The content security policy allows neither inline scripts nor inline styles, so: no `style=`, no `onclick=`, no

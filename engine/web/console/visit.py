@@ -79,8 +79,13 @@ class Visit:
 
     @property
     def actor(self) -> str:
-        """Their name, for the audit log."""
-        return self.user.name if self.user is not None else "development mode"
+        """Whom the audit log names."""
+        return f"user:{self.user.name}" if self.user is not None else "development mode"
+
+    @property
+    def name(self) -> str:
+        """Their name."""
+        return self.user.name if self.user is not None else self.say("development mode")
 
     @property
     def role(self) -> str:

@@ -93,7 +93,7 @@ def _add_own(router: APIRouter, console: Console) -> None:
             now = machine_now()
             if users.authenticate(connection, user.name, form.raw("old"), now) is None:
                 return None
-            users.set_password(connection, user.name, form.raw("new"), author=user.name)
+            users.set_password(connection, user.name, form.raw("new"), author=visit.actor)
             return sessions.open_session(connection, user, now)
 
         if form.raw("new") != form.raw("again"):
