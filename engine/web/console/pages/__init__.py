@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from engine.web.console.pages import account, overview
+from engine.web.console.pages import account, campaigns, editor, overview, sends
 
 PAGES = (
     overview,
+    campaigns,
+    editor,
+    sends,
     account,
 )
