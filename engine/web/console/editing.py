@@ -7,6 +7,7 @@ and goes through untouched. Both the form and the YAML become plain values, whic
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import yaml
 
 from engine.campaigns import yamlfile
+from engine.campaigns.definition import Campaign
+from engine.campaigns.fields import in_words
 from engine.errors import BadInput, Faulty
 from engine.web.console.forms import Form
 
@@ -29,20 +32,12 @@ OWN = {*PLAIN, *NUMBERS, *SHARES, *LISTS, *TREES, "schedule", "items", "message"
 
 WHEN = ("manual", "once", "cron", "trigger")
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "class": "marketing",
-    "when": "manual",
-    "zone": "local",
-    "items.kind": "none",
-    "gateway": "log",
-    "devices": "newest",
-    "overflow": "replace",
-    "horizon": "24h",
-    "holdout": "0",
-    "exploration": "5",
-    "priority": "1",
+    **{name: Campaign.model_fields[name].default for name in ("gateway", "devices", "overflow", "priority", *SHARES)},
+    "horizon": in_words(Campaign.model_fields["horizon"].default),
 }
-"""Of a new campaign."""
+"""What holds where a definition does not say it."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,8 @@ class Given:
 
 
 def fields_of(definition: Mapping[str, Any]) -> dict[str, str]:
-    """The form's fields for a definition in plain values (JSON's)."""
+    """The form's fields for a definition in plain values (JSON's); {}: those of a new campaign."""
+    definition = {**DEFAULTS, **definition}
     schedule, items, message = (definition.get(name) or {} for name in ("schedule", "items", "message"))
     items = {"kind": items} if isinstance(items, str) else items
     when = (
@@ -114,6 +110,12 @@ def read_yaml(source: str) -> Given:
     return Given(value, {})
 
 
+def plain(campaign: Campaign) -> dict[str, Any]:
+    """A definition in plain values, without what holds anyway."""
+    values = campaign.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return {"name": campaign.name, "class": campaign.class_, **values}
+
+
 def to_yaml(definition: Mapping[str, Any]) -> str:
     """A definition as its file would say it."""
     return yaml.safe_dump(dict(definition), sort_keys=False, allow_unicode=True, width=100)
@@ -123,6 +125,8 @@ def by_field(error: Faulty, fields: Sequence[str]) -> dict[str, str]:
     """Sentences about a definition, by the field of the form that each belongs to; "" for none of them."""
     found: dict[str, list[str]] = {}
     for path, sentence in error.faults:
+        part = re.match(r"message: (title|body|data)\b", sentence)  # one sentence for all that does not parse
+        path = ("message", part[1]) if part else path  # noqa: PLW2901
         found.setdefault(_field(path, fields), []).append(sentence)
     return {name: "\n".join(sentences) for name, sentences in found.items()}
 

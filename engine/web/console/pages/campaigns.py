@@ -22,7 +22,7 @@ from engine.delivery import switches
 from engine.planning.progress import RunState, runs_of
 from engine.report.campaign import report
 from engine.report.page import uplift_words
-from engine.web.console.editing import to_yaml
+from engine.web.console.editing import plain, to_yaml
 from engine.web.console.links import Link
 from engine.web.console.reception import Console
 from engine.web.console.words import word
@@ -85,7 +85,7 @@ def _add_reading(router: APIRouter, console: Console) -> None:
             }
 
         found = await console.desk.transact(look)
-        return visit.page("campaigns/show.html", **found, yaml=to_yaml(found["told"].definition))
+        return visit.page("campaigns/show.html", **found, yaml=to_yaml(plain(found["told"].stored.definition)))
 
     @router.get("/{name}/audience")
     async def audience(request: Request, name: str) -> Response:
@@ -112,9 +112,7 @@ def _add_reading(router: APIRouter, console: Console) -> None:
             this = store.get_version(connection, stored.id, version)
             before = store.get_version(connection, stored.id, version - 1) if version > 1 else None
             history = {number: (at, author) for number, at, author in store.versions(connection, stored.id)}
-            texts = [
-                "" if one is None else to_yaml(one.model_dump(mode="json", exclude_none=True)) for one in (before, this)
-            ]
+            texts = ["" if one is None else to_yaml(plain(one)) for one in (before, this)]
             return {"stored": stored, "lines": list(_difference(*texts)), "made": history[version], "history": history}
 
         found = await console.desk.transact(look)

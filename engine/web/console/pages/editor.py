@@ -63,9 +63,9 @@ def _add_editing(router: APIRouter, console: Console) -> None:
 
         def look(connection: Connection, _: datetime) -> Draft:
             if name is None and copy is None:
-                return Draft(None, 0, "", "form", {**editing.fields_of({}), **editing.DEFAULTS}, "")
+                return Draft(None, 0, "", "form", editing.fields_of({}), "")
             stored = store.get(connection, name or copy or "")
-            values = stored.definition.model_dump(mode="json", exclude_none=True)
+            values = editing.plain(stored.definition)
             if name is None:
                 values = {**values, "name": ""}
                 return Draft(None, 0, "", "form", editing.fields_of(values), editing.to_yaml(values))
