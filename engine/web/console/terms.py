@@ -65,6 +65,7 @@ TERMS = {
     # arms, answers and the funnel
     "exploit": word("best choice"),
     "explore": word("random choice, to learn"),
+    "exploration": word("random choices, to learn"),
     "audience": word("audience"),
     "sent": word("put to a provider"),
     "opened": word("opened"),
