@@ -79,8 +79,13 @@ class Visit:
 
     @property
     def actor(self) -> str:
-        """Their name, for the audit log."""
-        return self.user.name if self.user is not None else "development mode"
+        """Whom the audit log names."""
+        return f"user:{self.user.name}" if self.user is not None else "development mode"
+
+    @property
+    def name(self) -> str:
+        """Their name."""
+        return self.user.name if self.user is not None else self.say("development mode")
 
     @property
     def role(self) -> str:
@@ -111,6 +116,12 @@ class Visit:
     def path(self) -> str:
         """The path and query of the page they look at, to come back to."""
         url = URL(self.request.headers.get("hx-current-url", "")) if self.by_htmx else self.request.url
+        return safe_path(url.path + (f"?{url.query}" if url.query else ""))
+
+    @property
+    def back(self) -> str:
+        """Where a form was sent from."""
+        url = URL(self.request.headers.get("referer", ""))
         return safe_path(url.path + (f"?{url.query}" if url.query else ""))
 
     def with_token(self, token: str) -> Visit:
@@ -178,7 +189,7 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 def is_https(request: Request) -> bool:
-    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies about it harms themselves."""
+    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies harms themselves."""
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from engine.web.console.pages import account, audit, data, devices, keys, overview, rules, team, workers
+from engine.web.console.pages import (
+    account,
+    audit,
+    campaigns,
+    data,
+    devices,
+    editor,
+    keys,
+    overview,
+    rules,
+    sends,
+    team,
+    workers,
+)
 
 PAGES = (
     overview,
+    campaigns,
+    editor,
+    sends,
     devices,
     data,
     rules,
