@@ -121,7 +121,7 @@ async def _page(
         form=Form(()) if form is None else form,
         version=version,
         policy=policy,
-        shown=_shown(policy),
+        shown=_shown(policy) | (_typed(form) if form is not None and form.text("default_timezone") else {}),
         gateways={name: rules.get(name) for name in sorted({*gateways, *rules})},
         configured=gateways,
         limits=LIMITS,
@@ -168,9 +168,15 @@ def _shown(policy: Policy) -> dict[str, Any]:
         "quiet_until": hours[1],
         "min_gap": in_words(policy.min_gap) if policy.min_gap else "",
         "holdout": f"{policy.holdout * 100:g}",
-        "pushes_per_stock": policy.pushes_per_stock or "",
-        **{name: getattr(policy, name) or "" for name in policy_store.RULES if name.startswith("keep_")},
+        "pushes_per_stock": str(policy.pushes_per_stock or ""),
+        **{name: str(getattr(policy, name) or "") for name in policy_store.RULES if name.startswith("keep_")},
     }
+
+
+def _typed(form: Form) -> dict[str, Any]:
+    """The rules as somebody typed them."""
+    names = (name for name in _shown(Policy()) if name != "quiet")
+    return {"quiet": form.ticked("quiet"), **{name: form.text(name) for name in names}}
 
 
 def _faults(error: BadInput) -> dict[str, str]:

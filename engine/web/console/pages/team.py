@@ -12,6 +12,7 @@ from engine.clock import machine_now
 from engine.errors import BadInput
 from engine.web.console.forms import Form
 from engine.web.console.reception import Console
+from engine.web.console.terms import TERMS
 from engine.web.console.visit import Visit
 from engine.web.console.words import word
 from engine.web.problems import Refusal
@@ -43,7 +44,7 @@ def routes(console: Console) -> APIRouter:
             )
         except BadInput as error:
             return await _page(console, visit, status=422, fault=error, form=form)
-        said = visit.say("%(name)s may log in as %(role)s.", name=made.name, role=visit.say(made.role))
+        said = visit.say("%(name)s may log in as %(role)s.", name=made.name, role=visit.say(TERMS[made.role]))
         return visit.go(HERE, said)
 
     @router.post("/{name}/role")
@@ -53,7 +54,7 @@ def routes(console: Console) -> APIRouter:
         changed = await console.desk.transact(
             lambda connection, _: users.set_role(connection, name, form.text("role"), author=visit.actor)
         )
-        said = visit.say("%(name)s is %(role)s now.", name=changed.name, role=visit.say(changed.role))
+        said = visit.say("%(name)s is %(role)s now.", name=changed.name, role=visit.say(TERMS[changed.role]))
         return visit.go(HERE, said)
 
     @router.post("/{name}/password")

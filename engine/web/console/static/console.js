@@ -85,18 +85,6 @@
     else document.getElementById(button.dataset.closes)?.close();
   });
 
-  // Fields that matter only with what another field of their form holds: data-needs="name", "name=value", "name!=value".
-  function needs(form) {
-    for (const field of form.querySelectorAll("[data-needs]")) {
-      const [, name, not, value] = field.dataset.needs.match(/^([^=!]+)(!?)=?(.*)$/);
-      const other = form.elements[name];
-      const held = other.type === "checkbox" ? String(other.checked) : other.value;
-      field.closest(".field").hidden = (held === (value || "true")) === (not === "!");
-    }
-  }
-  document.addEventListener("change", (event) => { if (event.target.form) needs(event.target.form); });
-  document.addEventListener("DOMContentLoaded", () => { for (const form of document.forms) needs(form); });
-
   // A form is sent once, however often its button is pressed.
   document.addEventListener("submit", (event) => {
     const form = event.target;
