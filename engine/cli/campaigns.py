@@ -406,15 +406,17 @@ def _triggers(connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
 
 def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
     from engine.campaigns.audience import AudienceQuery, count_audience
+    from engine.campaigns.audience_store import resolve
     from engine.campaigns.policy_store import current_policy
 
     one = stored.definition
     gateway = runtime.gateways.get(one.gateway)
     _, policy = current_policy(connection)
     needs_device = gateway is not None and gateway.needs_device
+    where = resolve(connection, one.audience)
     return count_audience(
         connection,
-        AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
+        AudienceQuery(where, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
     )
 
 

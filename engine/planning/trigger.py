@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from engine.campaigns import store
+from engine.campaigns import audience_store, store
 from engine.campaigns.audience import AudienceQuery, count_audience
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
@@ -112,8 +112,9 @@ def spec_of(database: Database, now: datetime, name: str, request: Request) -> R
         starts_at, ends_at = _bounds(stored.definition, now, at_once=request.at_once)
         _require_data(stored.definition, request.data, unset_data(stored.definition, request.data))
         ids, _ = _resolve(connection, request)
+        definition = audience_store.resolved(connection, stored.definition)
         occasion = Occasion(
-            0, stored.id, stored.version, TRIGGER, starts_at, ends_at, stored.definition, request.at_once,
+            0, stored.id, stored.version, TRIGGER, starts_at, ends_at, definition, request.at_once,
             ids is not None, ids,
         )  # fmt: skip
         policy, _ = current_policy(connection)
@@ -231,7 +232,7 @@ def _audience(connection: Connection, stored: store.Stored, now: datetime, liste
     _, policy = current_policy(connection)
     definition = stored.definition
     query = AudienceQuery(
-        where=definition.audience,
+        where=audience_store.resolve(connection, definition.audience),
         now=now,
         gateway=definition.gateway,
         needs_device=False,

@@ -465,6 +465,27 @@ campaign_versions = Table(
     PrimaryKeyConstraint("campaign_id", "version"),
 )
 
+audiences = Table(
+    "audiences",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    _created(),
+    _instant("deleted_at", comment="machine time; its versions stay for the runs that used them"),
+)
+
+audience_versions = Table(
+    "audience_versions",
+    metadata,
+    Column("audience_id", BigInteger, ForeignKey("audiences.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("definition", JSONB, nullable=False, comment="campaigns.saved_audience.SavedAudience"),
+    Column("author", Text),
+    _created(),
+    PrimaryKeyConstraint("audience_id", "version"),
+)
+
 switches = Table(
     "switches",
     metadata,
@@ -543,6 +564,13 @@ occurrences = Table(
     Column("at_once", Boolean, nullable=False, server_default=text("false")),
     Column("listed", Boolean, nullable=False, server_default=text("false"), comment="audience is occurrence_users"),
     Column("data", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="a trigger's template data"),
+    Column(
+        "audiences",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        comment="versions of the saved audiences that its run used, by name",
+    ),
     _created(),
     UniqueConstraint("campaign_id", "label"),
     Index(None, "run_id"),
