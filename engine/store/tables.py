@@ -793,6 +793,7 @@ deliveries = Table(
     Column("test", Boolean, nullable=False, server_default=text("false")),
     Column("provider_id", Text),
     Column("detail", Text),
+    Column("variant", Text, comment="EXPERIMENT:ARM of its message; NULL: nothing was under test"),
     _instant("recorded_at", nullable=False, server_default=func.now(), comment="machine time"),
     PrimaryKeyConstraint("day", "id"),
     Index(None, "user_id", "at"),
