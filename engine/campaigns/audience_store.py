@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, and_, insert, select, text, true
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from engine import audit
+from engine.campaigns import approvals
 from engine.campaigns.audience import AudienceQuery, count_audience, user_condition
 from engine.campaigns.definition import Campaign
 from engine.campaigns.filters import Filter
@@ -23,6 +24,12 @@ from engine.campaigns.policy_store import current_policy
 from engine.campaigns.saved_audience import SavedAudience, expand, names_in, reached, require_sound
 from engine.errors import BadInput, UnknownName, did_you_mean
 from engine.store.tables import audience_versions, audiences, campaign_versions, campaigns, users
+
+_USING = (
+    select(campaigns.c.name, campaign_versions.c.definition["audience"].label("rules"))
+    .join(campaign_versions, campaign_versions.c.campaign_id == campaigns.c.id)
+    .order_by(campaigns.c.name)
+)
 
 
 @dataclass(frozen=True)
@@ -76,13 +83,15 @@ def create(connection: Connection, audience: SavedAudience, author: str | None =
 def edit(connection: Connection, audience: SavedAudience, author: str | None = None) -> Saved:
     """Make `audience` the next version of the one of its name; equal, it changes nothing.
 
-    What is planned already stays as it was. Raises UnknownName, and BadInput where its rules cannot be.
+    What is planned already stays as it was. Raises UnknownName, and BadInput where its rules cannot be, or the
+    workspace wants approvals and a launched campaign uses it.
     """
     lock(connection)
     old = get(connection, audience.name)
     if old.definition == audience:
         return old
     _require_sound(connection, audience)
+    _require_free(connection, audience.name)
     _add_version(connection, old.id, old.version + 1, audience, author)
     connection.execute(update(audiences).where(audiences.c.id == old.id).values(version=old.version + 1))
     before, after = audit.differing(_plain(old.definition), _plain(audience))
@@ -143,12 +152,8 @@ def versions(connection: Connection, name: str) -> list[tuple[int, datetime, str
 def users_of(connection: Connection, name: str) -> list[str]:
     """What uses an audience: "campaign daily" of those that are not over, in a version that is or may come into force,
     and "audience vip"."""
-    query = (
-        select(campaigns.c.name, campaign_versions.c.definition["audience"].label("rules"))
-        .join(campaign_versions, campaign_versions.c.campaign_id == campaigns.c.id)
-        .where(campaigns.c.state.not_in(("cancelled", "done")), campaign_versions.c.version >= campaigns.c.version)
-        .order_by(campaigns.c.name)
-    )
+    open_ = campaigns.c.state.not_in(("cancelled", "done"))
+    query = _USING.where(open_, campaign_versions.c.version >= campaigns.c.version)
     rows = [(f"campaign {row.name}", row.rules) for row in connection.execute(query)]
     held = [(f"audience {one.name}", one.definition.rules) for one in get_all(connection) if one.name != name]
     using = [what for what, rules in rows if rules is not None and name in names_in(_rules(rules))]
@@ -238,6 +243,25 @@ def _require_sound(connection: Connection, audience: SavedAudience) -> None:
     for name, held in rules.items():
         if audience.name in reached(held, rules):
             require_sound(f"audience {name}", held, rules)
+
+
+def _require_free(connection: Connection, name: str) -> None:
+    """Where campaigns need approvals, an audience that a launched one uses stays: its edit would change whom that
+    reaches, and nobody would have approved it."""
+    if not approvals.needed(connection):
+        return
+    query = _USING.where(
+        campaigns.c.state.in_(("running", "paused")), campaign_versions.c.version == campaigns.c.version
+    )
+    rules = _current(connection)
+    using = [
+        r.name for r in connection.execute(query) if r.rules is not None and name in reached(_rules(r.rules), rules)
+    ]
+    if using:
+        raise BadInput(
+            f"audience {name} is used by launched campaigns ({', '.join(using)}), whose changes need an approval",
+            hint="save it under another name, and let an edit of the campaign that uses it be approved",
+        )
 
 
 def _current(connection: Connection) -> dict[str, Filter]:

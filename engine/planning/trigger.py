@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from engine.campaigns import audience_store, store
+from engine.campaigns import approvals, audience_store, store
 from engine.campaigns.audience import AudienceQuery, count_audience
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
@@ -80,7 +80,8 @@ class Triggered:
 def trigger(database: Database, now: datetime, name: str, request: Request) -> Triggered:
     """Make the occurrence that `request` asks for; a run over it is opened by the next tick or `run.open_runs`.
 
-    Raises UnknownName, and BadInput where the campaign is not running or over, its message needs template data that is
+    Raises UnknownName, and BadInput where the campaign is not running or over, its
+    version needs an approval that it does not have, its message needs template data that is
     not given, no listed user is known, or the key was used for another request.
     """
     with database.begin() as connection:
@@ -170,6 +171,7 @@ def _running(connection: Connection, name: str) -> store.Stored:
         how = {"paused": "resume", "draft": "launch"}.get(stored.state)
         hint = f"{how} it first: horae campaign {how} {name}" if how else None
         raise BadInput(f"campaign {name} is {stored.state} and cannot be triggered", hint=hint)
+    approvals.require_approved(connection, name, stored.id, stored.version)
     if stored.definition.items.kind == "event":
         raise BadInput(
             f"campaign {name} is about the item of its trigger, and a send by hand has none",

@@ -465,6 +465,21 @@ campaign_versions = Table(
     PrimaryKeyConstraint("campaign_id", "version"),
 )
 
+campaign_approvals = Table(
+    "campaign_approvals",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("campaign_id", BigInteger, ForeignKey("campaigns.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", Text, nullable=False, comment="requested | approved | rejected"),
+    Column("actor", Text),
+    Column("reason", Text),
+    _instant("at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time"),
+    Index(None, "campaign_id", "version", "id"),
+    CheckConstraint("state IN ('requested', 'approved', 'rejected')", name="known_state"),
+    comment="append-only; of a version the last word counts",
+)
+
 audiences = Table(
     "audiences",
     metadata,
