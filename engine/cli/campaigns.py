@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,8 +110,8 @@ def show(
     version: int | None = typer.Option(None, help="An earlier version of its definition."),
     as_json: bool = AsJson,
 ) -> None:
-    """Show a campaign: its definition, its audience as it is now, when it is due next, its versions."""
-    from engine.campaigns import store
+    """Show a campaign: its definition, its audience as it is now, when it is due next, its versions and approvals."""
+    from engine.campaigns import approvals, approving, store
     from engine.clock import business_now
 
     with opened() as runtime, runtime.database.begin() as connection:
@@ -120,14 +121,22 @@ def show(
         audience = _audience(runtime, connection, stored, now)
         history = store.versions(connection, stored.id)
         phase, triggers = store.phase(connection, stored), _triggers(connection, stored, now)
+        stands = approving.standing(connection, name)
+        told_of = approvals.needed(connection) or not stands.in_force
     shown = stored.definition.model_dump(mode="json", exclude_none=True)
     if as_json:
-        told = {"phase": phase, "triggers": triggers, "audience": audience, "definition": shown}
+        told = {"phase": phase, "triggers": triggers, "audience": audience, "approval": asdict(stands)}
+        told["definition"] = shown
         _print_json({**_summary(stored, now), **told})
         return
     _print_campaign(stored, shown, audience, now)
     if phase == "scheduled":
         stdout.print("scheduled: none of its occurrences has begun")
+    if told_of:
+        said = f"{stands.state} by {stands.actor or 'Horae'}" if stands.state else "not approved"
+        beside = "" if stands.in_force else ", waits beside the one in force"
+        why = f": {stands.reason}" if stands.reason else ""
+        stdout.print(f"version {stands.newest} is {said}{why}{beside}", markup=False)
     if triggers:
         counted = ", ".join(f"{count:,} {state}" for state, count in triggers.items())
         stdout.print(f"triggers of the last 7 days: {counted}")

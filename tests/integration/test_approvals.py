@@ -172,6 +172,7 @@ def test_a_send_by_hand_of_a_version_never_approved_is_refused_and_commands_say_
     assert "waits for an approval" in horae("campaign", "request-approval", "sale")
     assert "anna" in horae("campaign", "approvals")
     assert "is rejected" in horae("campaign", "reject", "sale", "--reason", "no")
+    assert "version 1 is rejected" in horae("campaign", "show", "sale")
     horae("campaign", "request-approval", "sale")
     assert "approved, and in force" in horae("campaign", "approve", "sale", "--version", "1")
     assert trigger(runtime.database, NOW, "sale", Request()).campaign == "sale"
