@@ -39,18 +39,11 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Variant:
+class Variant(Arm):
     """The same of one arm of an experiment with the message; less: of each answer its share less that of the
     experiment's first arm by name, None for that arm itself."""
 
     experiment: str
-    arm: str
-    pushes: int
-    users: int
-    opened: Rate
-    clicked: Rate
-    dismissed: Rate
-    converted: Rate
     less: dict[str, Difference | None] | None
 
 
@@ -187,7 +180,7 @@ def _variants(sent: Sent) -> tuple[Variant, ...]:
         rates, users = _rates(sent, of), len(np.unique(sent.user[of]))
         base = first.setdefault(experiment, rates)
         less = None if base is rates else {answer: difference(rates[answer], base[answer]) for answer in ANSWERS}
-        found.append(Variant(experiment, arm, int(of.sum()), users, **rates, less=less))
+        found.append(Variant(arm, int(of.sum()), users, **rates, experiment=experiment, less=less))
     return tuple(found)
 
 
