@@ -40,6 +40,7 @@ from engine.campaigns.filters import (
     Comparison,
     EventCount,
     Filter,
+    InAudience,
     ItemFieldIs,
     ItemFilter,
     SeenWithin,
@@ -154,9 +155,11 @@ def as_sql(connection: Connection, statement: Select[Any]) -> str:
 
 
 def user_condition(where: Filter, query: AudienceQuery) -> ColumnElement[bool]:
-    """A filter on users as a boolean expression over `users`, never NULL."""
+    """A filter on users as a boolean expression over `users`, never NULL. Saved audiences in it have been expanded."""
 
     def leaf(condition: Any) -> ColumnElement[bool]:
+        if isinstance(condition, InAudience):
+            raise TypeError(f"audience {condition.audience!r} stands for rules: expand them first")
         if isinstance(condition, EventCount):
             return _event_count(condition, query)
         if isinstance(condition, SeenWithin):

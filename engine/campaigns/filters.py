@@ -5,7 +5,9 @@
       - {field: country, equals: DE}
       - {event: purchase, at_least: 1, within: 30d, category: wine}
       - not: {seen_within: 3d}
+      - {audience: wine-lovers}
 
+A saved audience is named; `saved_audience.expand` puts its rules in the name's place before anything is evaluated.
 Every condition is true or false, never unknown: one about an attribute that a user does not have is false, and so its
 negation is true. Comparisons written in one condition must all hold. Numbers compare as numbers also where the store
 holds them as text; other values compare as text, in the order of their characters (so ISO dates compare as dates).
@@ -18,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, StrictBool, StrictFloat, StrictInt, StrictStr, Tag, model_validator
 
-from engine.campaigns.fields import Duration, Strict, Text, check_text
+from engine.campaigns.fields import Duration, Name, Strict, Text, check_text
 
 _DEEPEST, _MOST = 8, 200
 
@@ -100,6 +102,12 @@ class SeenWithin(Strict):
     seen_within: Duration = Field(description="There was an event of the user in the last so long.")
 
 
+class InAudience(Strict):
+    """A condition on belonging to a saved audience."""
+
+    audience: Name = Field(description="The saved audience's name: horae audiences list")
+
+
 class AllOf(Strict):
     """All of the conditions hold."""
 
@@ -148,7 +156,7 @@ class NegatedItem(Strict):
     negated: ItemFilter = Field(alias="not", description="A condition that must not hold.")
 
 
-USER_KEYS = ("all", "any", "none", "not", "attribute", "field", "event", "seen_within")
+USER_KEYS = ("all", "any", "none", "not", "attribute", "field", "event", "seen_within", "audience")
 ITEM_KEYS = ("all", "any", "none", "not", "attribute", "field")
 
 
@@ -177,7 +185,8 @@ Filter = Annotated[
     | Annotated[AttributeIs, Tag("attribute")]
     | Annotated[UserFieldIs, Tag("field")]
     | Annotated[EventCount, Tag("event")]
-    | Annotated[SeenWithin, Tag("seen_within")],
+    | Annotated[SeenWithin, Tag("seen_within")]
+    | Annotated[InAudience, Tag("audience")],
     Discriminator(_user_key),
 ]
 """A condition on users."""
@@ -197,17 +206,18 @@ for _model in (AllOf, AnyOf, NoneOf, Negated, AllItems, AnyItem, NoItem, Negated
     _model.model_rebuild()
 
 
-def parts(condition: Any, depth: int = 1) -> Iterator[Any]:
-    """A condition and all conditions in it. Raises ValueError where it nests too deep."""
-    if depth > _DEEPEST:
-        raise ValueError(f"nests deeper than {_DEEPEST}")
+def parts(condition: Any, depth: int = 1, most: int | None = _DEEPEST) -> Iterator[Any]:
+    """A condition and all conditions in it. Raises ValueError where it nests deeper than `most`, if given: what
+    saved audiences were expanded in may."""
+    if most is not None and depth > most:
+        raise ValueError(f"nests deeper than {most}")
     yield condition
     inner = getattr(condition, "negated", None)
     for name in ("all_of", "any_of", "none_of"):
         for each in getattr(condition, name, ()):
-            yield from parts(each, depth + 1)
+            yield from parts(each, depth + 1, most)
     if inner is not None:
-        yield from parts(inner, depth + 1)
+        yield from parts(inner, depth + 1, most)
 
 
 def check_size(condition: Any) -> Any:

@@ -16,6 +16,9 @@ from engine.errors import BadInput, Faulty, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 
+_FILTERS = (("audience",), ("rules",), ("items", "where"), ("trigger", "where"))
+"""Where definitions hold filters."""
+
 _KINDS = {
     "string_type": "must be text: put it in quotes",
     "int_type": "must be a whole number",
@@ -35,7 +38,12 @@ _KINDS = {
 
 
 def load(path: Path) -> Campaign:
-    """The campaign defined in a YAML file (JSON is YAML too).
+    """The campaign defined in a YAML file (JSON is YAML too). Raises as `load_as` does."""
+    return load_as(Campaign, path, "horae campaign schema")
+
+
+def load_as(model: type[M], path: Path, schema: str) -> M:
+    """The `model` defined in a YAML file; `schema` is the command that says what one holds.
 
     Raises BadInput naming the file, and of every fault its line, its field, what is wrong and what is allowed.
     """
@@ -51,13 +59,13 @@ def load(path: Path) -> Campaign:
         raise BadInput(f"{path} cannot be read: {error.strerror}") from error
     document = yamlfile.parse(text, str(path))
     if document.value is None:
-        raise BadInput(f"{path} is empty", hint="what a definition holds: horae campaign schema")
+        raise BadInput(f"{path} is empty", hint=f"what a definition holds: {schema}")
     if not isinstance(document.value, dict):
-        raise BadInput(f"{path} is not a mapping of fields to values", hint="what it holds: horae campaign schema")
+        raise BadInput(f"{path} is not a mapping of fields to values", hint=f"what it holds: {schema}")
     try:
-        return Campaign.model_validate(document.value)
+        return model.model_validate(document.value)
     except ValidationError as error:
-        raise _refusal(path, document, error) from error
+        raise _refusal(path, document, error, schema) from error
 
 
 def build(model: type[M], values: dict[str, Any]) -> M:
@@ -88,11 +96,11 @@ def faults(error: ValidationError, value: Any) -> list[tuple[yamlfile.Path, str]
     return list(found)
 
 
-def _refusal(path: Path, document: yamlfile.Document, error: ValidationError) -> BadInput:
+def _refusal(path: Path, document: yamlfile.Document, error: ValidationError, schema: str) -> BadInput:
     found = sorted((document.line(at), sentence) for at, sentence in faults(error, document.value))
     count = "1 thing is" if len(found) == 1 else f"{len(found)} things are"
     lines = [f"  line {line}: {sentence}" for line, sentence in found]
-    return BadInput("\n".join([f"{path}: {count} wrong", *lines]), hint="what is allowed: horae campaign schema")
+    return BadInput("\n".join([f"{path}: {count} wrong", *lines]), hint=f"what is allowed: {schema}")
 
 
 def _path(loc: tuple[int | str, ...], value: Any) -> yamlfile.Path:
@@ -111,7 +119,7 @@ def _path(loc: tuple[int | str, ...], value: Any) -> yamlfile.Path:
             continue  # the branch of another union
         path.append(part)
         members = isinstance(part, int) and path[-2] in ("all", "any", "none")
-        branch = members or part == "not" or tuple(path) in (("audience",), ("items", "where"), ("trigger", "where"))
+        branch = members or part == "not" or tuple(path) in _FILTERS
     return tuple(path)
 
 

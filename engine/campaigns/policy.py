@@ -156,6 +156,11 @@ class Policy(Strict):
         " is no limit. About one push in ten or more leads to a purchase.",
     )
 
+    approvals: Literal["off", "required", "four_eyes"] = Field(
+        "off",
+        description="Whether a version of a campaign needs an approval before it is launched, triggered or takes the"
+        " place of a launched one; four_eyes: by somebody who wrote none of what is approved.",
+    )
     keep_events_days: int | None = Field(
         None,
         ge=93,

@@ -56,6 +56,7 @@ RULES = (
     "quiet_hours",
     "min_gap",
     "holdout",
+    "approvals",
     "pushes_per_stock",
     "keep_events_days",
     "keep_deliveries_days",

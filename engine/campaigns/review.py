@@ -12,6 +12,7 @@ from itertools import islice
 
 from sqlalchemy import Connection, func, select
 
+from engine.campaigns import audience_store
 from engine.campaigns.audience import items_select
 from engine.campaigns.definition import Campaign
 from engine.campaigns.fields import hours_text, in_words, moment_text
@@ -21,9 +22,10 @@ from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import rules_of
 from engine.campaigns.sampling import try_message
+from engine.campaigns.saved_audience import names_in
 from engine.campaigns.schedule import last_instant, upcoming
 from engine.campaigns.store import Created, create, find, get_all
-from engine.errors import Faulty, did_you_mean
+from engine.errors import BadInput, Faulty, did_you_mean
 from engine.localtime import Hours, cron_labels, open_intervals, open_minutes, zone
 from engine.store.tables import event_types, items, users
 
@@ -42,11 +44,13 @@ class Review:
 def review(connection: Connection, campaign: Campaign, now: datetime, gateways: Collection[str]) -> Review:
     """Check a definition against the policy, business time `now`, the configured `gateways` and the store."""
     _, policy = current_policy(connection)
+    unknown = list(_audience_errors(connection, campaign))
     errors = [
         *_gateway_errors(campaign, gateways),
         *_hours_errors(campaign, policy),
         *_time_errors(campaign, now),
         *_item_errors(connection, campaign),
+        *unknown,
     ]
     tried = try_message(connection, campaign)
     errors += tried.errors
@@ -54,7 +58,7 @@ def review(connection: Connection, campaign: Campaign, now: datetime, gateways: 
         *tried.warnings,
         *_cap_warnings(campaign, policy),
         *_late_warnings(campaign, now),
-        *_unknown_warnings(connection, campaign),
+        *([] if unknown else _unknown_warnings(connection, campaign)),
         *_catalogue_warnings(connection, campaign),
     ]
     return Review(tuple(errors), tuple(warnings))
@@ -84,6 +88,8 @@ def define(
     old = find(connection, campaign.name)
     if old is not None and old.definition == campaign:
         return Defined(Created(old, "unchanged"), ())
+    if names_in(campaign.audience):
+        audience_store.lock(connection, shared=True)
     found = review(connection, campaign, now, gateways)
     require_sound(found, campaign.name)
     return Defined(create(connection, campaign, now, author, draft=draft), found.warnings)
@@ -209,6 +215,13 @@ def _item_errors(connection: Connection, campaign: Campaign) -> Iterator[str]:
         yield f"items.ids names items that are not in the store: {shown}"
 
 
+def _audience_errors(connection: Connection, campaign: Campaign) -> Iterator[str]:
+    try:
+        audience_store.require_known(connection, f"campaign {campaign.name}", campaign.audience)
+    except BadInput as error:
+        yield str(error)
+
+
 def _cap_warnings(campaign: Campaign, policy: Policy) -> Iterator[str]:
     for cap in rules_of(policy, campaign).caps:
         covered = cap.scope in ("all", f"campaign:{campaign.name}", f"channel:{campaign.gateway}")
@@ -225,7 +238,8 @@ def _late_warnings(campaign: Campaign, now: datetime) -> Iterator[str]:
 
 
 def _unknown_warnings(connection: Connection, campaign: Campaign) -> Iterator[str]:
-    conditions = [] if campaign.audience is None else list(parts(campaign.audience))
+    audience = audience_store.resolve(connection, campaign.audience)
+    conditions = [] if audience is None else list(parts(audience, most=None))
     types = set(connection.execute(select(event_types.c.name)).scalars())
     for name in sorted({*_asked_types(campaign)} - types):
         hint = did_you_mean(name, types)

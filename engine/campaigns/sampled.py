@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, text
 
 from engine.campaigns.audience import AudienceQuery, count_audience, items_select
+from engine.campaigns.audience_store import resolve
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.template import compile_message, item_fields, render, user_fields
@@ -58,7 +59,7 @@ def audience_size(
     until = SLOTS if known <= COUNTED else max(1, round(SLOTS * COUNTED / known))
     policy = current_policy(connection)[1]
     query = AudienceQuery(
-        campaign.audience,
+        resolve(connection, campaign.audience),
         now,
         campaign.gateway,
         getattr(gateways.get(campaign.gateway), "needs_device", False),
@@ -115,7 +116,7 @@ def _said(campaign: Campaign, user: Row[Any], item: Row[Any] | None) -> Said:
     try:
         message = render(
             compile_message(campaign.message),
-            user_fields(*user),
+            user_fields(user.external_id, user.locale, user.country, user.timezone, user.attributes),
             fields,
             {},
             user.locale,

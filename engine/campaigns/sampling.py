@@ -16,7 +16,16 @@ from sqlalchemy import Connection, func, select
 
 from engine.campaigns.audience import items_select
 from engine.campaigns.definition import Campaign
-from engine.campaigns.template import TooLong, compile_message, item_fields, render, sources, user_fields
+from engine.campaigns.template import (
+    Compiled,
+    TooLong,
+    arm_names,
+    compile_message,
+    item_fields,
+    render,
+    sources,
+    user_fields,
+)
 from engine.errors import BadInput
 from engine.store.tables import items, users
 
@@ -41,7 +50,26 @@ def try_message(connection: Connection, campaign: Campaign) -> Tried:
     if not people or not things:
         return Tried()
     data = {name: "x" for _, source in sources(campaign.message) for name in _DATA.findall(source)}
-    message, faults, long = compile_message(campaign.message), Counter[str](), ""
+    compiled, tried = compile_message(campaign.message), []
+    for arm in (None, *arm_names(campaign.message)):
+        if arm is None and campaign.message.experiment is not None:
+            continue  # the message itself is nobody's: each user gets an arm
+        place = "message" if arm is None else f"message.experiment.arms.{arm}"
+        tried.append(_tried(campaign, (place, compiled.of(arm)), (people, things), data))
+    return Tried(
+        tuple(error for one in tried for error in one.errors), tuple(text for one in tried for text in one.warnings)
+    )
+
+
+def _tried(
+    campaign: Campaign,
+    said: tuple[str, Compiled],
+    sample: tuple[Sequence[tuple[dict[str, Any], str | None]], Sequence[dict[str, Any] | None]],
+    data: dict[str, str],
+) -> Tried:
+    """Render one message, which is defined at a place, for each user of the sample with one of its items."""
+    (place, message), (people, things) = said, sample
+    faults, long = Counter[str](), ""
     for number, (user, locale) in enumerate(people):
         try:
             render(
@@ -54,21 +82,21 @@ def try_message(connection: Connection, campaign: Campaign) -> Tried:
                 push={"id": _PUSH_ID},
             )
         except TooLong as error:
-            long = long or f"message: for user {user['id']} {error.message.removeprefix('the message ')}"
+            long = long or f"{place}: for user {user['id']} {error.message.removeprefix('the message ')}"
         except BadInput as error:
             faults[error.message] += 1
     # With made-up data a fault proves nothing but excess.
-    return Tried((long,) if long else ()) if data else _judged(long, faults, len(people))
+    return Tried((long,) if long else ()) if data else _judged(place, long, faults, len(people))
 
 
-def _judged(long: str, faults: Counter[str], tried: int) -> Tried:
+def _judged(place: str, long: str, faults: Counter[str], tried: int) -> Tried:
     errors, warnings = [long] if long else [], []
     if faults:
         failed, (said, _) = faults.total(), faults.most_common(1)[0]
         if failed == tried:
-            errors.append(f"message: for none of {tried} users in the store it can be rendered: {said}")
+            errors.append(f"{place}: for none of {tried} users in the store it can be rendered: {said}")
         else:
-            warnings.append(f"message: for {failed} of {tried} users in the store it cannot be rendered: {said}")
+            warnings.append(f"{place}: for {failed} of {tried} users in the store it cannot be rendered: {said}")
     return Tried(tuple(errors), tuple(warnings))
 
 

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, Select, and_, delete, insert, select, up
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from engine import audit
+from engine.campaigns import approvals
 from engine.campaigns.definition import Campaign
 from engine.errors import Conflict, UnknownName, did_you_mean
 from engine.store.tables import campaign_minutes, campaign_versions, campaigns, occurrences
@@ -55,7 +56,9 @@ class Created:
     """What `create` did."""
 
     stored: Stored
-    outcome: Literal["created", "unchanged", "edited"]
+    outcome: Literal["created", "unchanged", "edited", "pending"]
+    pending: int | None = None
+    """The version that waits for an approval."""
 
 
 def create(
@@ -63,13 +66,15 @@ def create(
 ) -> Created:
     """Store a campaign; under an existing name an equal definition changes nothing, another is a new version (an edit).
 
-    `draft`: a new one waits for `launch` before anything of it becomes due. What is already planned stays as its
-    version made it; a changed schedule counts from `now`.
+    `draft`: a new one waits for `launch` before anything of it becomes due; where the workspace wants approvals every
+    new one does, and an edit of a launched one is `pending`: the version in force goes on until it is approved. What is
+    already planned stays as its version made it; a changed schedule counts from `now`.
     Raises Conflict where the campaign of that name is cancelled or done.
     """
+    held = approvals.needed(connection)
     row = upsert(campaigns).values(
         name=campaign.name,
-        state="draft" if draft else "running",
+        state="draft" if draft or held else "running",
         version=1,
         scheduled_until=_since(campaign, now),
     )
@@ -85,6 +90,8 @@ def create(
         return Created(old, "unchanged")
     if old.state in ("cancelled", "done"):
         raise Conflict(f"campaign {old.name} is {old.state} and cannot change", hint="give the new one another name")
+    if held and old.state != "draft":
+        return _propose(connection, old, campaign, author)
     _edit(connection, old, campaign, now, author)
     return Created(get(connection, campaign.name), "edited")
 
@@ -138,10 +145,12 @@ def versions(connection: Connection, campaign_id: int) -> list[tuple[int, dateti
 
 
 def launch(connection: Connection, name: str, now: datetime, author: str | None = None) -> Stored:
-    """Let a draft become due from business time `now` on. Raises UnknownName, and Conflict where it is no draft."""
+    """Let a draft become due from business time `now` on. Raises UnknownName, and Conflict where it is no draft,
+    or its version needs an approval that it does not have."""
     draft = get(connection, name, lock=True)
     if draft.state != "draft":
         raise Conflict(f"campaign {name} is {draft.state}, not a draft")
+    approvals.require_approved(connection, name, draft.id, draft.version)
     since = _since(draft.definition, now)
     connection.execute(
         update(campaigns).where(campaigns.c.id == draft.id).values(state="running", scheduled_until=since)
@@ -211,6 +220,16 @@ def set_scheduled_until(connection: Connection, campaign_id: int, until: datetim
     return moved.rowcount == 1
 
 
+def put_in_force(connection: Connection, old: Stored, version: int, now: datetime) -> None:
+    """Make `version` the one that is used from now on, for what is not planned yet; a changed schedule counts from
+    business time `now`."""
+    campaign = get_version(connection, old.id, version)
+    changes: dict[str, Any] = {"version": version}
+    if campaign.schedule != old.definition.schedule:
+        changes["scheduled_until"] = _since(campaign, now)
+    connection.execute(update(campaigns).where(campaigns.c.id == old.id).values(**changes))
+
+
 # --- inside ----------------------------------------------------------------------------------------------------------
 
 
@@ -247,12 +266,28 @@ def _note_move(connection: Connection, author: str | None, action: str, name: st
 
 
 def _edit(connection: Connection, old: Stored, campaign: Campaign, now: datetime, author: str | None) -> None:
-    version = old.version + 1
+    version = _newest(connection, old) + 1
     _add_version(connection, old.id, version, campaign, author)
     before, after = audit.differing(_definition(old.definition), _definition(campaign))
     numbers = ({"version": old.version, **before}, {"version": version, **after})
     audit.record(connection, author, "campaign.edit", f"campaign:{campaign.name}", *numbers)
-    changes: dict[str, Any] = {"version": version}
-    if campaign.schedule != old.definition.schedule:
-        changes["scheduled_until"] = _since(campaign, now)
-    connection.execute(update(campaigns).where(campaigns.c.id == old.id).values(**changes))
+    put_in_force(connection, old, version, now)
+
+
+def _propose(connection: Connection, old: Stored, campaign: Campaign, author: str | None) -> Created:
+    """An edit that waits beside the version in force; equal to the one that waits already, it changes nothing."""
+    newest = _newest(connection, old)
+    word = approvals.last_word(connection, old.id, newest)
+    rejected = word is not None and word.state == "rejected"
+    if newest > old.version and not rejected and get_version(connection, old.id, newest) == campaign:
+        return Created(old, "unchanged", newest)
+    version = newest + 1
+    _add_version(connection, old.id, version, campaign, author)
+    before, after = audit.differing(_definition(old.definition), _definition(campaign))
+    numbers = ({"version": old.version, **before}, {"version": version, **after})
+    audit.record(connection, author, "campaign.propose", f"campaign:{campaign.name}", *numbers)
+    return Created(old, "pending", version)
+
+
+def _newest(connection: Connection, stored: Stored) -> int:
+    return versions(connection, stored.id)[-1][0]

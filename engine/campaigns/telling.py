@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from engine.campaigns import store
 from engine.campaigns.audience import AudienceQuery, count_audience
+from engine.campaigns.audience_store import resolve
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.schedule import described, upcoming
 from engine.campaigns.store import Stored
@@ -95,9 +96,10 @@ def _audience(connection: Connection, gateways: Mapping[str, Any], stored: Store
     gateway = gateways.get(one.gateway)
     _, policy = current_policy(connection)
     needs_device = gateway is not None and gateway.needs_device
+    where = resolve(connection, one.audience)
     return count_audience(
         connection,
-        AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
+        AudienceQuery(where, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
     )
 
 

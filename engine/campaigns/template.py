@@ -12,29 +12,25 @@ not an empty place in somebody's notification: a template says what to do then w
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 from liquid import BoundTemplate, Environment, Mode
 from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
 from liquid.undefined import FalsyStrictUndefined
-from pydantic import AfterValidator, Field, PlainSerializer, model_validator
+from pydantic import Field, model_validator
 
-from engine.campaigns.fields import Strict, Text
 from engine.campaigns.swift import Swift, compile_swiftly
-from engine.errors import BadInput, did_you_mean
+from engine.campaigns.wording import Experiment, Locales, Variant, Wording, plain_locale
+from engine.errors import BadInput, UnknownName, did_you_mean
 
 PAYLOAD_BYTES = 3840
 """Title, body and data of a rendered message as compact JSON: providers take 4,096 bytes with their own fields and
 ours, the push id and the callback token. Web Push leaves the least: 3,993 bytes inside its encryption."""
-
-OWN_KEYS = frozenset({"push_id", "callback_token"})
-"""What Horae itself puts beside `data`."""
 
 _MOST_CHARACTERS = 65_536
 _MOST_MEMBERS = 1_000
@@ -45,52 +41,20 @@ _FIELDS = {
     "push": ("id",),
     "data": (),
 }
-_LOCALE = re.compile(r"[a-z]{2,3}(-[a-z0-9]{2,8})*")
-
-
-def _check_locales(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    named = {plain_locale(name): variant for name, variant in value.items()}
-    for name in named:
-        if not _LOCALE.fullmatch(name):
-            raise ValueError(f"{name!r} is no locale; they are written like de or zh-CN")
-    if len(named) < len(value):
-        raise ValueError("name the same locale twice")
-    return MappingProxyType(named)
-
-
-def _check_keys(value: Mapping[str, str]) -> Mapping[str, str]:
-    if len(value) > 32:
-        raise ValueError("hold at most 32 keys")
-    if taken := sorted(OWN_KEYS & set(value)):
-        raise ValueError(f"may not hold {', '.join(taken)}: Horae puts that there itself")
-    return MappingProxyType(dict(value))
-
-
-_Source = Annotated[Text, Field(min_length=1, max_length=4000)]
-_Data = Annotated[Mapping[Text, _Source], AfterValidator(_check_keys), PlainSerializer(dict)]
-
-
-class Variant(Strict):
-    """What a push says, in Liquid."""
-
-    title: _Source = Field(description="Liquid: the first line.")
-    body: _Source = Field(description="Liquid: the text.")
-    data: _Data = Field(
-        default_factory=lambda: MappingProxyType({}),
-        description="Key to Liquid: what the app gets beside the text, such as a link.",
-    )
 
 
 class MessageSpec(Variant):
     """What a push says, with variants for locales: zh-CN falls back to zh, then to the default."""
 
-    locales: Annotated[Mapping[str, Variant], AfterValidator(_check_locales), PlainSerializer(dict)] = Field(
+    locales: Locales = Field(
         default_factory=lambda: MappingProxyType({}), description="Locale to its own title, body and data."
     )
+    experiment: Experiment | None = Field(None, description="Variants under test, each for its share of users.")
 
     @model_validator(mode="after")
     def _parses(self) -> MessageSpec:
         problems = [problem for place, source in sources(self) if (problem := _fault(source, place))]
+        problems += uneven_arms(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -124,13 +88,19 @@ class Source:
 
 @dataclass(frozen=True)
 class Compiled:
-    """The parsed templates of a message, by locale ("" is the default)."""
+    """The parsed templates of a message, by locale ("" is the default), and those of each arm under test."""
 
     variants: Mapping[str, tuple[Source, Source, Mapping[str, Source]]]
+    arms: Mapping[str, Compiled] = field(default_factory=lambda: MappingProxyType({}))
+
+    def of(self, arm: str | None) -> Compiled:
+        """What an arm says; None: the message itself."""
+        return self if arm is None else self.arms[arm]
 
 
 def compile_message(spec: MessageSpec) -> Compiled:
     """Parse every template of `spec`, once for many renderings. Raises BadInput with the place and the fault."""
+    arms = {} if spec.experiment is None else {name: compile_message(arm_spec(spec, name)) for name in arm_names(spec)}
     variants: dict[str, Variant] = {"": spec, **spec.locales}
     return Compiled(
         MappingProxyType(
@@ -142,8 +112,46 @@ def compile_message(spec: MessageSpec) -> Compiled:
                 )
                 for locale, variant in variants.items()
             }
-        )
+        ),
+        MappingProxyType(arms),
     )
+
+
+def arm_names(spec: MessageSpec) -> list[str]:
+    """The arms under test, by name; none without an experiment."""
+    return [] if spec.experiment is None else sorted(spec.experiment.arms)
+
+
+def arm_spec(spec: MessageSpec, arm: str) -> MessageSpec:
+    """The message that users of an arm get. Raises UnknownName where it is not under test."""
+    arms = {} if spec.experiment is None else spec.experiment.arms
+    if arm not in arms:
+        hint = did_you_mean(arm, arms) or (f"there are {', '.join(sorted(arms))}" if arms else "it has no experiment")
+        raise UnknownName(f"the message has no variant {arm!r}", hint=hint)
+    chosen = arms[arm]
+    locales = {
+        name: variant.model_copy(update=chosen.locales[name].given()) if name in chosen.locales else variant
+        for name, variant in spec.locales.items()
+    }
+    return spec.model_copy(update={**chosen.given(), "locales": MappingProxyType(locales), "experiment": None})
+
+
+def uneven_arms(spec: MessageSpec) -> list[str]:
+    """Which arms change a field in some locales of the message and not in others, one sentence each: there users of
+    different locales would be compared, not texts."""
+    found = []
+    for name, arm in spec.experiment.arms.items() if spec.experiment else ():
+        place, changes = f"experiment.arms.{name}", set(arm.given())
+        found += [
+            f"{place}.locales.{extra}: the message has no such locale"
+            for extra in arm.locales
+            if extra not in spec.locales
+        ]
+        for locale in spec.locales:
+            there = set(arm.locales[locale].given()) if locale in arm.locales else set()
+            found += [f"{place}: changes the {each}, but not in locale {locale}" for each in sorted(changes - there)]
+            found += [f"{place}: changes the {each} only in locale {locale}" for each in sorted(there - changes)]
+    return found
 
 
 def render(
@@ -248,15 +256,21 @@ def sources(spec: MessageSpec) -> list[tuple[str, str]]:
     for prefix, variant in (("", spec), *((f"locales.{name}.", each) for name, each in spec.locales.items())):
         found += [(f"{prefix}title", variant.title), (f"{prefix}body", variant.body)]
         found += [(f"{prefix}data.{key}", source) for key, source in variant.data.items()]
-    return found
-
-
-def plain_locale(locale: str) -> str:
-    """A locale as it is compared: lower case, with hyphens."""
-    return locale.replace("_", "-").lower()
+    return found + (_arm_sources(spec.experiment) if spec.experiment is not None else [])
 
 
 # --- inside ----------------------------------------------------------------------------------------------------------
+
+
+def _arm_sources(experiment: Experiment) -> list[tuple[str, str]]:
+    found = []
+    for name, arm in experiment.arms.items():
+        texts: dict[str, Wording] = {"": arm, **{f"locales.{locale}.": each for locale, each in arm.locales.items()}}
+        for prefix, wording in texts.items():
+            place = f"experiment.arms.{name}.{prefix}"
+            found += [(f"{place}{part}", text) for part in ("title", "body") if (text := getattr(wording, part))]
+            found += [(f"{place}data.{key}", source) for key, source in (wording.data or {}).items()]
+    return found
 
 
 class _Missing(FalsyStrictUndefined):

@@ -25,8 +25,9 @@ app = typer.Typer(
 )
 
 COMMAND_MODULES = (
-    *("servers", "ingest", "learning", "backtest", "campaigns", "planning", "preview", "explain", "analysis"),
-    *("delivery", "callbacks", "reports", "metrics", "devices", "privacy", "api", "bench", "demo"),
+    *("servers", "ingest", "learning", "backtest", "campaigns", "audiences", "approvals", "planning", "preview"),
+    *("explain", "analysis", "delivery", "callbacks", "reports", "metrics", "devices", "privacy", "api", "bench"),
+    "demo",
 )
 """Modules of engine.cli; each adds its commands in `register(app)`. They import their rooms inside the commands, so
 that `horae --help` stays quick."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,18 +112,26 @@ def show(
     version: int | None = typer.Option(None, help="An earlier version of its definition."),
     as_json: bool = AsJson,
 ) -> None:
-    """Show a campaign: its definition, its audience as it is now, when it is due next, its versions."""
+    """Show a campaign: its definition, its audience as it is now, when it is due next, its versions and approvals."""
+    from engine.campaigns import approvals, approving
     from engine.campaigns.telling import whole
     from engine.clock import business_now
 
     with opened() as runtime, runtime.database.begin() as connection:
         told = whole(connection, runtime.gateways, name, business_now(connection), version=version)
+        stands = approving.standing(connection, name)
+        told_of = approvals.needed(connection) or not stands.in_force
     if as_json:
-        _print_json(told.as_dict())
+        _print_json({**told.as_dict(), "approval": asdict(stands)})
         return
     _print_campaign(told)
     if told.phase == "scheduled":
         stdout.print("scheduled: none of its occurrences has begun")
+    if told_of:
+        said = f"{stands.state} by {stands.actor or 'Horae'}" if stands.state else "not approved"
+        beside = "" if stands.in_force else ", waits beside the one in force"
+        why = f": {stands.reason}" if stands.reason else ""
+        stdout.print(f"version {stands.newest} is {said}{why}{beside}", markup=False)
     if told.triggers:
         counted = ", ".join(f"{count:,} {state}" for state, count in told.triggers.items())
         stdout.print(f"triggers of the last 7 days: {counted}")
@@ -292,6 +301,7 @@ def set_workspace(
     min_gap: str | None = typer.Option(None, help="Least time between two pushes to a user: 4h, or none."),
     holdout: float | None = typer.Option(None, help="Share of users who get no marketing push at all: 0 … 1."),
     pushes_per_stock: str | None = typer.Option(None, help="Most pushes about an item for each piece in stock; none."),
+    approvals: str | None = typer.Option(None, help="Of campaign versions before they send: off, required, four_eyes."),
     keep_events: str | None = typer.Option(None, help="Drop events after so many days (93 or more), or none: never."),
     keep_deliveries: str | None = typer.Option(None, help="The same of deliveries (93 or more)."),
     keep_decisions: str | None = typer.Option(None, help="The same of decisions and their receipts (62 or more)."),
@@ -303,7 +313,7 @@ def set_workspace(
     from engine.clock import business_now
 
     given = {"default_timezone": timezone, "quiet_hours": quiet_hours, "min_gap": min_gap, "holdout": holdout}
-    given |= {"pushes_per_stock": pushes_per_stock, "keep_events_days": keep_events}
+    given |= {"approvals": approvals, "pushes_per_stock": pushes_per_stock, "keep_events_days": keep_events}
     given |= {"keep_deliveries_days": keep_deliveries, "keep_decisions_days": keep_decisions}
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
     with opened() as runtime, runtime.database.begin() as connection:
@@ -342,7 +352,12 @@ def _print_defined(made: list[Defined], now: datetime, *, as_json: bool) -> None
 
     if as_json:
         rows = [
-            {**summary(one.created.stored, now), "outcome": one.created.outcome, "warnings": list(one.warnings)}
+            {
+                **summary(one.created.stored, now),
+                "outcome": one.created.outcome,
+                "pending": one.created.pending,
+                "warnings": list(one.warnings),
+            }
             for one in made
         ]
         _print_json(rows)
@@ -352,7 +367,11 @@ def _print_defined(made: list[Defined], now: datetime, *, as_json: bool) -> None
         said = {"created": "created", "unchanged": "unchanged", "edited": f"changed: now version {stored.version}"}
         following = due_next(stored, now)
         due = f"; next due {following[0]}" if following else ""
-        stdout.print(f"campaign {stored.name} {said[one.created.outcome]} ({stored.state}{due})", markup=False)
+        if one.created.pending is not None:
+            waits = f"version {one.created.pending} waits for an approval; version {stored.version} goes on"
+            stdout.print(f"campaign {stored.name}: {waits} ({stored.state}{due})", markup=False)
+        else:
+            stdout.print(f"campaign {stored.name} {said[one.created.outcome]} ({stored.state}{due})", markup=False)
         for warning in one.warnings:
             _warn(f"{stored.name}: {warning}")
 
@@ -388,6 +407,7 @@ def _print_policy(version: int, policy: Policy, now: datetime, *, as_json: bool)
     table.add_row("quiet hours", hours_text(policy.quiet_hours) if policy.quiet_hours else "none")
     table.add_row("minimum gap", in_words(policy.min_gap) if policy.min_gap else "none")
     table.add_row("global holdout", f"{policy.holdout:.1%}")
+    table.add_row("approvals", policy.approvals.replace("_", " "))
     table.add_row("caps", "; ".join(map(str, policy.caps)) or "none")
     table.add_row("gateways", "; ".join(map(str, policy.gateways)) or "no limits")
     table.add_row("pushes per piece in stock", str(policy.pushes_per_stock or "no limit"))

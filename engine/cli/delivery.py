@@ -36,6 +36,7 @@ def send_test(
     name: str = typer.Argument(help="The campaign's name."),
     user: str = typer.Option(help="Who gets it: a user_id."),
     item: str | None = typer.Option(None, help="About this item_id; absent: the user's best item."),
+    variant: str | None = typer.Option(None, help="An arm of the message's experiment; absent: the user's own."),
     data: str | None = typer.Option(None, help='Template data, a JSON object: \'{"code": "SPRING"}\'.'),
     as_json: bool = AsJson,
 ) -> None:
@@ -48,11 +49,12 @@ def send_test(
 
         with runtime.database.begin() as connection:
             now = business_now(connection)
-        sent = trial.send_test(runtime, now, name, user, item, given)
+        sent = trial.send_test(runtime, now, name, user, item, given, variant)
     if as_json:
         _print_json(asdict(sent))
     else:
         about = f" about item {sent.item_id}" if sent.item_id else ""
+        about += f", variant {sent.variant}" if sent.variant else ""
         why = f" ({sent.detail or sent.reason})" if sent.reason else ""
         stdout.print(f"{sent.gateway}: {sent.state}{why}: a test for user {sent.user_id}{about}", markup=False)
         stdout.print(f"  {sent.title}\n  {sent.body}", markup=False, soft_wrap=True)

@@ -71,6 +71,9 @@ def _print(one: Explanation) -> None:
         gain = "" if not told else ", no gain" if abs(without.gain) < _CLOSE else f", {without.gain:+.4g} in value"
         today = " (scored on today's profiles)" if without.today else ""
         stdout.print(f"  without {without.constraint}: {chosen}{gain}{today}", markup=False, soft_wrap=True)
+    if one.variant is not None:
+        experiment, _, arm = one.variant.partition(":")
+        stdout.print(f"  message: variant {arm} of {experiment}, which the user keeps", markup=False, soft_wrap=True)
     _print_fate(one)
     differing = [check for check in one.checks if check.outcome != "agrees"]
     stdout.print(

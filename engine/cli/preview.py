@@ -124,6 +124,7 @@ def _print(name: str, found: Preview) -> None:
     stdout.print("\nfor example:")
     for one in found.examples:
         what = f'"{one.title or one.item}"' if one.item else "the message"
+        what += f" ({one.variant})" if one.variant else ""
         stdout.print(
             f"  {one.user}: {what} on {one.local:%a %d %b at %H:%M} local, value {one.value:.4g}",
             markup=False,

@@ -64,6 +64,22 @@ def report(
         stdout.print(f"\nwith pictures: {html}", markup=False)
 
 
+def _print_variants(found: Report) -> None:
+    from engine.report.campaign import ANSWERS
+    from engine.report.page import share, variant_words
+
+    if not found.variants:
+        return
+    table = Table("variant", "pushes", *ANSWERS, box=None, pad_edge=False)
+    for one in found.variants:
+        rates = (share(getattr(one, answer)) for answer in ANSWERS)
+        table.add_row(f"{one.experiment}: {one.arm}", f"{one.pushes:,}", *rates)
+    stdout.print()
+    stdout.print(table)
+    for sentence in variant_words(found):
+        stdout.print(f"  {sentence}", markup=False, soft_wrap=True)
+
+
 def _print(found: Report) -> None:
     from engine.report.campaign import ANSWERS
     from engine.report.page import share, uplift_words
@@ -84,6 +100,7 @@ def _print(found: Report) -> None:
             arms.add_row(arm.arm, f"{arm.pushes:,}", *(share(getattr(arm, answer)) for answer in ANSWERS))
         stdout.print()
         stdout.print(arms)
+        _print_variants(found)
         hours = Table("local hour", "pushes", "opened", "clicked", "converted", box=None, pad_edge=False)
         for hour in found.hours:
             rates = (share(rate) for rate in (hour.opened, hour.clicked, hour.converted))

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Connection, Row, text
 
 from engine.campaigns.definition import Campaign
+from engine.campaigns.experiment import Split, split_of
 from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import Rules, own_hours, rules_of, scopes_of
@@ -28,6 +29,7 @@ from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
 from engine.delivery.prices import Looked, prices_then
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
+from engine.planning.runspec import secret_of
 from engine.store.tables import EVENT_TYPES
 
 LATE_PURCHASE = timedelta(days=1)
@@ -49,6 +51,8 @@ class Terms:
     campaign: Campaign
     rules: Rules
     message: Compiled
+    split: Split | None = None
+    """How its users get variants of the message; None: nothing is under test."""
     _standings: dict[str | None, Standing] = field(default_factory=dict, compare=False)
     _limits: dict[tuple[Limit, ...], Limits] = field(default_factory=dict, compare=False)
 
@@ -142,6 +146,17 @@ class Facts:
         return chosen_devices(self.terms.campaign, self.devices)
 
     @property
+    def message(self) -> Compiled:
+        """What its user is told: the message, or their variant of it."""
+        split = self.terms.split
+        return self.terms.message if split is None else self.terms.message.of(split.arm(self.push.user_id))
+
+    @property
+    def variant(self) -> str | None:
+        """EXPERIMENT:ARM of its message; None: nothing is under test."""
+        return None if self.terms.split is None else self.terms.split.label(self.push.user_id)
+
+    @property
     def standing(self) -> Standing:
         """How caps see it."""
         return self.terms.standing(self.item.category if self.item else None)
@@ -229,7 +244,10 @@ class Book:
         key = (campaign_id, version)
         if key not in self._terms:
             campaign = get_version(connection, campaign_id, version)
-            self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), compile_message(campaign.message))
+            tested = campaign.message.experiment
+            split = None if tested is None else split_of(secret_of(connection), campaign_id, tested)
+            message = compile_message(campaign.message)
+            self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), message, split)
         return self._terms[key]
 
     def callback_token(self, push_id: UUID, at: datetime) -> str:

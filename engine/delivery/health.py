@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from engine import clock
 from engine.campaigns import store
 from engine.campaigns.audience import AudienceQuery, count_audience
+from engine.campaigns.audience_store import resolve
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.store import Stored
 from engine.delivery import breaker, buckets, volume
@@ -235,7 +236,7 @@ def reachable(connection: Connection, campaign: Stored, now: datetime) -> int:
     _, policy = current_policy(connection)
     definition = campaign.definition
     query = AudienceQuery(
-        where=definition.audience,
+        where=resolve(connection, definition.audience),
         now=now,
         gateway=definition.gateway,
         needs_device=definition.gateway in (PUSH, *device_gateways()),

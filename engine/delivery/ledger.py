@@ -41,6 +41,7 @@ class Delivery:
     attempts: int
     test: bool
     detail: str | None
+    variant: str | None
     push_id: UUID
 
 
@@ -58,6 +59,8 @@ class End:
     scopes: tuple[str, ...] = ()
     provider_id: str | None = None
     detail: str | None = None
+    variant: str | None = None
+    """EXPERIMENT:ARM of its message."""
 
 
 # A push that was sent is folded into the profiles like an event (type 11, push_sent): fatigue and exposure.
@@ -65,7 +68,7 @@ _CLOSE = text("""
     WITH ending AS (
         SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
             push_id uuid, fence bigint, state text, at timestamptz, reason text, local_day date, counts boolean,
-            scopes text[], provider_id text, detail text)
+            scopes text[], provider_id text, detail text, variant text)
     ), gone AS (
         DELETE FROM pushes p USING ending e
         WHERE p.id = e.push_id AND p.fence = e.fence AND p.state = ANY(:states)
@@ -76,10 +79,10 @@ _CLOSE = text("""
         WHERE e.state = 'accepted'
     )
     INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, local_day, counts, scopes, provider_id, detail)
+                            attempts, send_at, local_day, counts, scopes, provider_id, detail, variant)
     SELECT (e.at AT TIME ZONE 'UTC')::date, p.id, p.id, e.state, e.reason, e.at, p.occurrence_id, p.campaign_id,
            p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, e.local_day, e.counts, e.scopes, e.provider_id,
-           e.detail
+           e.detail, e.variant
     FROM gone p JOIN ending e ON e.push_id = p.id
     RETURNING push_id
 """)
@@ -130,6 +133,7 @@ def close(connection: Connection, ends: Sequence[End], states: Collection[str]) 
             "counts": end.counts,
             "provider_id": end.provider_id,
             "detail": end.detail,
+            "variant": end.variant,
             "at": end.at.isoformat(),
             "local_day": end.local_day.isoformat() if end.local_day else None,
             "scopes": list(end.scopes),
@@ -152,7 +156,7 @@ def close_cancelled(connection: Connection, now: datetime, most: int, *, every: 
 
 _RECENT = text("""
     SELECT d.at, d.state, d.reason, c.name AS campaign, u.external_id AS user_id, i.external_id AS item_id, d.gateway,
-           d.attempts, d.test, d.detail, d.push_id
+           d.attempts, d.test, d.detail, d.variant, d.push_id
     FROM deliveries d
     JOIN campaigns c ON c.id = d.campaign_id
     LEFT JOIN users u ON u.id = d.user_id

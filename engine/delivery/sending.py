@@ -198,7 +198,7 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
     if user is None or user.tz is None:
         raise ValueError("only users who passed the check are rendered")
     message = render(
-        facts.terms.message,
+        facts.message,
         user.fields(),
         facts.item.fields() if facts.item else None,
         facts.data,
@@ -425,6 +425,7 @@ def end_of(
         scopes=facts.standing.scopes if keeps else (),
         provider_id=outcome.provider_id if outcome else None,
         detail=outcome.detail if outcome else detail,
+        variant=facts.variant,
     )
 
 

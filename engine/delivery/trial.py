@@ -15,9 +15,10 @@ from sqlalchemy import Connection, text
 
 from engine.campaigns import store
 from engine.campaigns.audience import CONSENTLESS, as_sql, items_select
+from engine.campaigns.experiment import split_of
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.store import Stored
-from engine.campaigns.template import Message, compile_message, render
+from engine.campaigns.template import Message, arm_spec, compile_message, render
 from engine.delivery.callback_keys import signing_key
 from engine.delivery.callback_token import CallbackKey
 from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, chosen_devices, item_of, reach_of, user_of
@@ -29,6 +30,7 @@ from engine.delivery.switches import stopped
 from engine.errors import BadInput, UnknownName
 from engine.learning.scoring import load_scorer
 from engine.planning.offers import pool
+from engine.planning.runspec import secret_of
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
 
@@ -59,6 +61,8 @@ class Trial:
     title: str
     body: str
     data: Mapping[str, str]
+    variant: str | None = None
+    """The arm of the message's experiment that they saw."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class _Target:
     devices: tuple[Device, ...]
     key: CallbackKey
     """Signs the push' callback token."""
+    variant: str | None
 
 
 def send_test(
@@ -82,17 +87,21 @@ def send_test(
     user: str,
     item: str | None = None,
     data: Mapping[str, Any] | None = None,
+    variant: str | None = None,
 ) -> Trial:
-    """Send `user` (the shop's id) one push of `campaign`, rendered for them and their best item, or for `item`.
+    """Send `user` (the shop's id) one push of `campaign`, rendered for them and their best item, or for `item`;
+    of a message under test in the arm `variant`, else in their own.
 
-    Raises UnknownName for a campaign, user or item that is not there; BadInput where the gateway is not configured or
-    is stopped, the user has not consented or has no device, no item can be found, or the message cannot be rendered.
+    Raises UnknownName for a campaign, user, item or variant that is not there; BadInput where the gateway is not
+    configured or is stopped, the user has not consented or has no device, no item can be found, or the message cannot
+    be rendered.
     """
     with runtime.database.begin() as connection:
         stored = store.get(connection, campaign)
         gateway = _gateway(connection, runtime.gateways, stored)
         user_id, person = _find_user(connection, user)
         devices = chosen_devices(stored.definition, _devices(connection, user_id, gateway))
+        arm = _arm(connection, stored, user_id, variant)
         item_id = _find_item(connection, item) if item is not None else None
     _require_willing(person, gateway, devices)
     if item_id is None and stored.definition.items.kind != "none":
@@ -100,7 +109,7 @@ def send_test(
     with runtime.database.begin() as connection:
         thing = _read_item(connection, item_id) if item_id is not None else None
         key = signing_key(connection)
-    target = _Target(stored, user_id, person, item_id, thing, devices, key)
+    target = _Target(stored, user_id, person, item_id, thing, devices, key, arm)
     push_id = uuid.uuid4()
     message = _render(target, push_id, data or {})
     outcome = combine(gateway.send_many(_outgoing(target, gateway, push_id, message, now)))
@@ -117,6 +126,7 @@ def send_test(
         title=message.title,
         body=message.body,
         data=dict(message.data),
+        variant=arm,
     )
 
 
@@ -153,6 +163,18 @@ def _gateway(connection: Connection, gateways: Mapping[str, Gateway], stored: St
     if off is not None:
         raise BadInput(f"{off.scope} is stopped" + (f": {off.why}" if off.why else ""), hint="see: horae start")
     return gateways[name]
+
+
+def _arm(connection: Connection, stored: Stored, user_id: int, wanted: str | None) -> str | None:
+    message = stored.definition.message
+    if wanted is not None:
+        arm_spec(message, wanted)  # that it is under test
+        return wanted
+    return (
+        None
+        if message.experiment is None
+        else split_of(secret_of(connection), stored.id, message.experiment).arm(user_id)
+    )
 
 
 def _find_user(connection: Connection, external_id: str) -> tuple[int, User]:
@@ -201,7 +223,7 @@ def _require_willing(user: User, gateway: Gateway, devices: tuple[Device, ...]) 
 
 def _render(target: _Target, push_id: uuid.UUID, data: Mapping[str, Any]) -> Message:
     return render(
-        compile_message(target.stored.definition.message),
+        compile_message(target.stored.definition.message).of(target.variant),
         target.user.fields(),
         target.item.fields() if target.item else None,
         data,

@@ -25,6 +25,7 @@ from engine.planning.because import Because, because
 from engine.planning.case import Case, read_case
 from engine.planning.checking import Check, checks_of, verdict
 from engine.planning.limits import Sends
+from engine.planning.occasions import variant_of
 from engine.planning.remembered import Solved, solve, without
 from engine.planning.rescoring import ScoreParts, score_parts
 from engine.planning.rewriting import REFRESHED
@@ -85,6 +86,7 @@ class Fate:
     reason: str | None
     at: datetime | None
     events: tuple[tuple[str, datetime], ...]
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,8 @@ class Explanation:
     fate: Fate | None
     verdict: str
     checks: tuple[Check, ...]
+    variant: str | None = None
+    """EXPERIMENT:ARM of the message that the push carried, or would carry; None: nothing was under test."""
     because: Because | None = None
     """Of an event-triggered campaign: what made it due for the user."""
 
@@ -151,6 +155,7 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
     solved = _solve(case)
     checks = checks_of(case, o, solved, parts)
     reason = DECISION_REASONS[last.reason]
+    fate = _fate(snapshot.connection, case, last)
     return Explanation(
         user=case.user.external_id,
         zone=case.user.zone,
@@ -170,9 +175,10 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
         ),
         without=_without(snapshot, gateways, case, o, reason),
         revisions=tuple(_revision(case, row) for row in case.rows[o]),
-        fate=_fate(snapshot.connection, case, last),
+        fate=fate,
         verdict=verdict(stored, checks),
         checks=tuple(checks),
+        variant=_variant(case, o, fate),
         because=because(
             snapshot.connection,
             case.spec.occasions[o].definition,
@@ -180,6 +186,15 @@ def _explained(snapshot: Snapshot, gateways: Mapping[str, Any], case: Case, o: i
             case.user.id,
         ),
     )
+
+
+def _variant(case: Case, o: int, fate: Fate | None) -> str | None:
+    """As recorded where the push has ended, else as it will be drawn."""
+    if fate is not None and fate.variant is not None:
+        return fate.variant
+    occasion = case.spec.occasions[o]
+    arm, tested = variant_of(case.secret, occasion, case.user.id), occasion.definition.message.experiment
+    return None if fate is None or arm is None or tested is None else f"{tested.name}:{arm}"
 
 
 def _solve(case: Case, code: int = receipt.FREE) -> Solved:
@@ -328,7 +343,7 @@ def _fate(connection: Connection, case: Case, row: Any) -> Fate | None:
         return None
     given = {"push": push, "user": case.user.id}
     ended = connection.execute(
-        text("SELECT state, reason, at FROM deliveries WHERE push_id = :push AND user_id = :user"), given
+        text("SELECT state, reason, at, variant FROM deliveries WHERE push_id = :push AND user_id = :user"), given
     ).one_or_none()
     hot = connection.execute(text("SELECT state FROM pushes WHERE id = :push"), given).one_or_none()
     events = connection.execute(
@@ -337,5 +352,5 @@ def _fate(connection: Connection, case: Case, row: Any) -> Fate | None:
     names = {number: name for name, number in EVENT_TYPES.items()}
     seen = tuple((names.get(event.event_type, str(event.event_type)), event.occurred_at) for event in events)
     if ended is not None:
-        return Fate(ended.state, ended.reason, ended.at, seen)
+        return Fate(ended.state, ended.reason, ended.at, seen, ended.variant)
     return Fate(hot.state if hot is not None else "not published", None, None, seen)

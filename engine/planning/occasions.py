@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 
 from engine.campaigns.definition import Campaign
+from engine.campaigns.experiment import split_of
 from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.rules import binds, rules_of, scopes_of, workspace_caps
 from engine.campaigns.schedule import user_span
@@ -60,6 +61,12 @@ class Occasion:
     def displaces(self) -> bool:
         """Whether its pushes may take the place of planned ones that are worth less."""
         return self.definition.overflow == "replace"
+
+
+def variant_of(secret: bytes, occasion: Occasion, user_id: int) -> str | None:
+    """The arm of its message's experiment that a user gets, by the workspace's secret; None: nothing is under test."""
+    tested = occasion.definition.message.experiment
+    return None if tested is None else split_of(secret, occasion.campaign_id, tested).arm(user_id)
 
 
 def stretches_of(

@@ -21,6 +21,7 @@ from engine.localtime import local_hours, wall_clock, zone
 from engine.planning.allotment import Proposals, Terms, allot
 from engine.planning.costs import constraint_costs
 from engine.planning.decide import REASON
+from engine.planning.occasions import variant_of
 from engine.planning.opening import at_prices, set_scene
 from engine.planning.prices import Capacities, shared
 from engine.planning.pricing import sampled_prices
@@ -39,7 +40,8 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Example:
-    """A push that would leave: user and item as the shop names them, `local` the reading of the user's clock."""
+    """A push that would leave: user and item as the shop names them, `local` the reading of the user's clock;
+    variant: the arm of the message's experiment, None where nothing is under test."""
 
     user: str
     item: str | None
@@ -47,6 +49,7 @@ class Example:
     local: datetime
     score: float
     value: float
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,18 @@ def _settled(scene: Scene, spec: RunSpec, capacities: Capacities, kept: Sequence
         without_zone=sum(outline.without_zone for outline in kept),
         examples=_examples(
             scene.snapshot,
-            [(proposals.user[i], item[i], send_at[i], str(zone_of[i]), score[i], value[i]) for i in shown],
+            [
+                (
+                    proposals.user[i],
+                    item[i],
+                    send_at[i],
+                    str(zone_of[i]),
+                    score[i],
+                    value[i],
+                    variant_of(scene.terms.secret, spec.occasions[proposals.occurrence[i]], int(proposals.user[i])),
+                )
+                for i in shown
+            ],
         ),
     )
 
@@ -231,8 +245,9 @@ def _examples(snapshot: Snapshot, shown: Sequence[tuple[Any, ...]]) -> tuple[Exa
             wall_clock(zone(zone_name), datetime.fromtimestamp(float(at), UTC)),
             float(score),
             float(value),
+            variant,
         )
-        for user, item, at, zone_name, score, value in shown
+        for user, item, at, zone_name, score, value, variant in shown
     )
 
 

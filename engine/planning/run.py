@@ -8,13 +8,14 @@ nobody works on, runs nobody settles.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from engine.campaigns import store
+from engine.campaigns import audience_store, store
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.schedule import due, exhausted
 from engine.learning import registry
@@ -138,6 +139,9 @@ def wake_forgotten(database: Database, wake: Wake, after: timedelta = FORGOTTEN)
     return len(shards) + len(runs)
 
 
+_PIN = text("UPDATE occurrences SET audiences = CAST(:pins AS jsonb) WHERE id = :id")
+
+
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 
@@ -226,4 +230,7 @@ def _open(connection: Connection, now: datetime, occasions: Sequence[Occasion], 
         text("UPDATE occurrences SET run_id = :run WHERE id = ANY(:ids)"),
         {"run": run_id, "ids": [occasion.occurrence_id for occasion in occasions]},
     )
+    for occasion in occasions:
+        if pins := audience_store.pinned(connection, occasion.definition.audience):
+            connection.execute(_PIN, {"id": occasion.occurrence_id, "pins": json.dumps(pins)})
     return run_id

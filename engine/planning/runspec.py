@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, text
 
-from engine.campaigns import store
+from engine.campaigns import audience_store, store
 from engine.planning import chance
 from engine.planning.occasions import Occasion
 
@@ -48,7 +48,8 @@ def read_run(connection: Connection, run_id: int) -> RunSpec:
     occasions = tuple(
         Occasion(
             o.id, o.campaign_id, o.version, o.label, o.starts_at, o.ends_at,
-            store.get_version(connection, o.campaign_id, o.version), o.at_once, o.listed,
+            audience_store.resolved(connection, store.get_version(connection, o.campaign_id, o.version), o.audiences),
+            o.at_once, o.listed,
         ) for o in found
     )  # fmt: skip
     return RunSpec(row.id, row.as_of, row.seed, row.model_version, row.policy_version, occasions)

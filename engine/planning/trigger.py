@@ -19,7 +19,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine import audit
-from engine.campaigns import store
+from engine.campaigns import approvals, audience_store, store
 from engine.campaigns.audience import AudienceQuery, count_audience
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
@@ -92,8 +92,9 @@ class Triggered:
 def trigger(database: Database, now: datetime, name: str, request: Request, author: str | None = None) -> Triggered:
     """Make the occurrence that `request` asks for; a run over it is opened by the next tick or `open_run`.
 
-    Raises UnknownName; Conflict where the campaign is not running or over, or the key was used for another request;
-    BadInput where its message needs template data that is not given, or no listed user is known.
+    Raises UnknownName; Conflict where the campaign is not running or over, its version needs an approval that it does
+    not have, or the key was used for another request; BadInput where its message needs template data that is not given,
+    or no listed user is known.
     """
     with database.begin() as connection:
         earlier = _earlier(connection, name, request)
@@ -151,6 +152,7 @@ def spec_of(
         starts_at, ends_at = _bounds(definition, now, at_once=request.at_once)
         _require_data(definition, request.data, unset_data(definition, request.data))
         ids, _ = _resolve(connection, request)
+        definition = audience_store.resolved(connection, definition)
         occasion = Occasion(
             0, campaign_id, version, TRIGGER, starts_at, ends_at, definition, request.at_once,
             ids is not None, ids,
@@ -218,6 +220,7 @@ def _running(connection: Connection, name: str) -> store.Stored:
         how = {"paused": "resume", "draft": "launch"}.get(stored.state)
         hint = f"{how} it first: horae campaign {how} {name}" if how else None
         raise Conflict(f"campaign {name} is {stored.state} and cannot be triggered", hint=hint)
+    approvals.require_approved(connection, name, stored.id, stored.version)
     _require_by_hand(stored.definition)
     return stored
 
@@ -284,7 +287,7 @@ def _audience(connection: Connection, stored: store.Stored, now: datetime, liste
     _, policy = current_policy(connection)
     definition = stored.definition
     query = AudienceQuery(
-        where=definition.audience,
+        where=audience_store.resolve(connection, definition.audience),
         now=now,
         gateway=definition.gateway,
         needs_device=False,

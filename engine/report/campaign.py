@@ -39,6 +39,15 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Variant(Arm):
+    """The same of one arm of an experiment with the message; less: of each answer its share less that of the
+    experiment's first arm by name, None for that arm itself."""
+
+    experiment: str
+    less: dict[str, Difference | None] | None
+
+
+@dataclass(frozen=True)
 class Hour:
     """The same of one hour of users' local day."""
 
@@ -89,6 +98,7 @@ class Report:
     ended: dict[str, int]
     open_windows: int
     arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     hours: tuple[Hour, ...]
     uplift: Uplift
 
@@ -127,6 +137,7 @@ def report(
         ended=ends.states,
         open_windows=int((sent.at > now.timestamp() - ATTRIBUTION.total_seconds()).sum()),
         arms=_arms(sent),
+        variants=_variants(sent),
         hours=_hours(sent),
         uplift=_uplift(*groups, shares),
     )
@@ -152,9 +163,24 @@ def _arms(sent: Sent) -> tuple[Arm, ...]:
     for number, name in enumerate(ARMS):
         of = sent.arm == number
         if of.any():
-            user = sent.user[of]
-            rates = {answer: clustered_rate(user, getattr(sent, answer)[of]) for answer in ANSWERS}
-            found.append(Arm(name, int(of.sum()), len(np.unique(user)), **rates))
+            found.append(Arm(name, int(of.sum()), len(np.unique(sent.user[of])), **_rates(sent, of)))
+    return tuple(found)
+
+
+def _rates(sent: Sent, of: np.ndarray) -> dict[str, Rate]:
+    return {answer: clustered_rate(sent.user[of], getattr(sent, answer)[of]) for answer in ANSWERS}
+
+
+def _variants(sent: Sent) -> tuple[Variant, ...]:
+    found: list[Variant] = []
+    first: dict[str, dict[str, Rate]] = {}
+    for name in sorted(sent.variants):
+        experiment, _, arm = name.partition(":")
+        of = sent.variant == sent.variants.index(name)
+        rates, users = _rates(sent, of), len(np.unique(sent.user[of]))
+        base = first.setdefault(experiment, rates)
+        less = None if base is rates else {answer: difference(rates[answer], base[answer]) for answer in ANSWERS}
+        found.append(Variant(arm, int(of.sum()), users, **rates, experiment=experiment, less=less))
     return tuple(found)
 
 

@@ -15,7 +15,12 @@ _TITLES = {"audience": "audience", "planned": "planned", "sent": "sent", "accept
 
 def page(report: Report) -> str:
     """HTML of a report."""
-    parts = [_lead(report), f"<div class=charts>{_funnel(report)}{_hours(report)}</div>", _arms(report)]
+    parts = [
+        _lead(report),
+        f"<div class=charts>{_funnel(report)}{_hours(report)}</div>",
+        _arms(report),
+        _variants(report),
+    ]
     parts += [_uplift(report), _ends(report)]
     return document(f"Campaign {report.campaign}", parts)
 
@@ -84,6 +89,37 @@ def _arms(report: Report) -> str:
     ]
     note = "<p>Exploit: the best by the model. Explore: drawn at random, so that later models can learn.</p>"
     return f"<h2>Arms</h2>{note}{table(['', 'pushes', 'users', *ANSWERS], rows)}"
+
+
+def variant_words(report: Report) -> list[str]:
+    """How each arm of an experiment did beside its first, a sentence each."""
+    found = []
+    for one in report.variants:
+        base = next(other.arm for other in report.variants if other.experiment == one.experiment)
+        for answer, less in (one.less or {}).items():
+            if less is None or answer == "dismissed":
+                continue
+            points = f"{100 * less.difference:+.2f} points [{100 * less.low:+.2f}, {100 * less.high:+.2f}]"
+            said = ": no difference beyond chance" if less.noise else ""
+            found.append(f"{one.arm} less {base}, {answer}: {points}{said}")
+    return found
+
+
+def _variants(report: Report) -> str:
+    if not report.variants:
+        return ""
+    rows = [
+        [
+            f"{one.experiment}: {one.arm}",
+            f"{one.pushes:,}",
+            f"{one.users:,}",
+            *(_cell(getattr(one, answer)) for answer in ANSWERS),
+        ]
+        for one in report.variants
+    ]
+    words = "".join(f"<li>{escape(text)}</li>" for text in variant_words(report))
+    note = "<p>Users keep their variant. Rates are of accepted pushes; an interval is of 95 %, by user.</p>"
+    return f"<h2>Variants of the message</h2>{note}{table(['', 'pushes', 'users', *ANSWERS], rows)}<ul>{words}</ul>"
 
 
 def _cell(rate: Rate) -> str:

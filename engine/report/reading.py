@@ -40,7 +40,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sent:
-    """n pushes that a provider accepted. user: int64 · arm: int8, index into ARMS · hour: int8, of the user's local day
+    """n pushes that a provider accepted. user: int64 · arm: int8, index into ARMS · variant: int32, index into
+    `variants` (EXPERIMENT:ARM), −1 where nothing was under test · hour: int8, of the user's local day
     · opened, clicked, dismissed, converted: bool · at: float64, epoch seconds."""
 
     user: np.ndarray
@@ -51,6 +52,8 @@ class Sent:
     clicked: np.ndarray
     dismissed: np.ndarray
     converted: np.ndarray
+    variant: np.ndarray
+    variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ _REASONS = f"""
 """
 
 _SENT = f"""
-    SELECT d.user_id, d.arm, extract(epoch FROM x.at)::float8 AS at,
+    SELECT d.user_id, d.arm, x.variant, extract(epoch FROM x.at)::float8 AS at,
            extract(hour FROM x.at AT TIME ZONE coalesce(u.timezone, '{{zone}}'))::smallint AS hour,
            coalesce(f.opened, false) AS opened, coalesce(f.clicked, false) AS clicked,
            coalesce(f.dismissed, false) AS dismissed, coalesce(f.converted, false) AS converted
@@ -199,6 +202,7 @@ def read_sent(snapshot: Snapshot, asked: Asked) -> Sent:
     def flags(name: str) -> np.ndarray:
         return np.asarray(pc.cast(rows[name], pa.int8()), np.int8).astype(bool)
 
+    tested = rows["variant"].combine_chunks().dictionary_encode()
     return Sent(
         user=np.asarray(rows["user_id"], np.int64),
         arm=np.asarray(rows["arm"], np.int8),
@@ -208,6 +212,8 @@ def read_sent(snapshot: Snapshot, asked: Asked) -> Sent:
         clicked=flags("clicked"),
         dismissed=flags("dismissed"),
         converted=flags("converted"),
+        variant=np.asarray(tested.indices.fill_null(-1), np.int32),
+        variants=tuple(tested.dictionary.to_pylist()),
     )
 
 

@@ -465,6 +465,42 @@ campaign_versions = Table(
     PrimaryKeyConstraint("campaign_id", "version"),
 )
 
+campaign_approvals = Table(
+    "campaign_approvals",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("campaign_id", BigInteger, ForeignKey("campaigns.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("state", Text, nullable=False, comment="requested | approved | rejected"),
+    Column("actor", Text),
+    Column("reason", Text),
+    _instant("at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time"),
+    Index(None, "campaign_id", "version", "id"),
+    CheckConstraint("state IN ('requested', 'approved', 'rejected')", name="known_state"),
+    comment="append-only; of a version the last word counts",
+)
+
+audiences = Table(
+    "audiences",
+    metadata,
+    Column("id", BigInteger, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("version", Integer, nullable=False),
+    _created(),
+    _instant("deleted_at", comment="machine time; its versions stay for the runs that used them"),
+)
+
+audience_versions = Table(
+    "audience_versions",
+    metadata,
+    Column("audience_id", BigInteger, ForeignKey("audiences.id", ondelete="CASCADE"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("definition", JSONB, nullable=False, comment="campaigns.saved_audience.SavedAudience"),
+    Column("author", Text),
+    _created(),
+    PrimaryKeyConstraint("audience_id", "version"),
+)
+
 switches = Table(
     "switches",
     metadata,
@@ -543,6 +579,13 @@ occurrences = Table(
     Column("at_once", Boolean, nullable=False, server_default=text("false")),
     Column("listed", Boolean, nullable=False, server_default=text("false"), comment="audience is occurrence_users"),
     Column("data", JSONB, nullable=False, server_default=text("'{}'::jsonb"), comment="a trigger's template data"),
+    Column(
+        "audiences",
+        JSONB,
+        nullable=False,
+        server_default=text("'{}'::jsonb"),
+        comment="versions of the saved audiences that its run used, by name",
+    ),
     _created(),
     UniqueConstraint("campaign_id", "label"),
     Index(None, "run_id"),
@@ -765,6 +808,7 @@ deliveries = Table(
     Column("test", Boolean, nullable=False, server_default=text("false")),
     Column("provider_id", Text),
     Column("detail", Text),
+    Column("variant", Text, comment="EXPERIMENT:ARM of its message; NULL: nothing was under test"),
     _instant("recorded_at", nullable=False, server_default=func.now(), comment="machine time"),
     PrimaryKeyConstraint("day", "id"),
     Index(None, "user_id", "at"),

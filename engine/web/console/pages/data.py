@@ -1,10 +1,11 @@
 """Data: the plain tables of the store, to look through; what the pages before this one are made of.
 
 One page for all of them, driven by the declarations in engine.store.browse. It is not sqladmin or starlette-admin,
-which were looked at (0.32 and 1.0.3): both want ORM classes where the store has SQLAlchemy Core, page by OFFSET behind a
-count(*) and search by '%text%', which a table of millions answers in seconds, and bring scripts and styles inside their
-pages, which this console's content security policy refuses; neither takes a session, roles and writes that are not its
-own, and they come without Chinese. Rows are changed where they have an owner: in files, by the API, on other pages.
+which were looked at (0.32 and 1.0.3). Both want ORM classes where the store has SQLAlchemy Core, page by OFFSET behind
+a count(*) and search by '%text%', which a table of millions answers in seconds, and bring scripts and styles inside
+their pages, which this console's content security policy refuses. Neither takes a session, roles and writes that are
+not its own, and they come without Chinese. Rows are changed where they have an owner: in files, by the API, on other
+pages.
 """
 
 from __future__ import annotations
