@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.web.console.pages import (
     account,
+    audiences,
     audit,
     campaigns,
     data,
@@ -22,6 +23,7 @@ PAGES = (
     campaigns,
     editor,
     sends,
+    audiences,
     devices,
     data,
     rules,
