@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.web.console.pages import (
     account,
+    approvals,
     audiences,
     audit,
     campaigns,
@@ -23,6 +24,7 @@ PAGES = (
     campaigns,
     editor,
     sends,
+    approvals,
     audiences,
     devices,
     data,

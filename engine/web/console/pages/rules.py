@@ -42,6 +42,12 @@ SCOPE_NAMES = {
     "category": word("items of a category"),
 }
 
+APPROVALS = {
+    "off": word("not needed"),
+    "required": word("needed"),
+    "four_eyes": word("needed, by somebody who did not write it (four eyes)"),
+}
+
 LIMITS = ("per_quarter", "per_minute", "per_device_day")
 
 
@@ -126,6 +132,7 @@ async def _page(
         configured=gateways,
         limits=LIMITS,
         provider_limits=PER_MINUTE,
+        approvals=APPROVALS,
         windows=WINDOWS,
         scopes=SCOPE_NAMES,
     )
@@ -154,6 +161,7 @@ def _rules_of(form: Form) -> dict[str, Any]:
         "quiet_hours": quiet,
         "min_gap": form.text("min_gap") or None,
         "holdout": round(holdout, 6),
+        "approvals": form.text("approvals", "off"),
         **{name: form.text(name) or None for name in whole},
     }
 
@@ -167,6 +175,7 @@ def _shown(policy: Policy) -> dict[str, Any]:
         "quiet_from": hours[0],
         "quiet_until": hours[1],
         "min_gap": in_words(policy.min_gap) if policy.min_gap else "",
+        "approvals": policy.approvals,
         "holdout": f"{policy.holdout * 100:g}",
         "pushes_per_stock": str(policy.pushes_per_stock or ""),
         **{name: str(getattr(policy, name) or "") for name in policy_store.RULES if name.startswith("keep_")},
