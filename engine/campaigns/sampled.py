@@ -115,7 +115,7 @@ def _said(campaign: Campaign, user: Row[Any], item: Row[Any] | None) -> Said:
     try:
         message = render(
             compile_message(campaign.message),
-            user_fields(*user),
+            user_fields(user.external_id, user.locale, user.country, user.timezone, user.attributes),
             fields,
             {},
             user.locale,
