@@ -13,7 +13,7 @@ from sqlalchemy import text
 from engine.store.database import Database
 
 ROOT = Path(__file__).resolve().parents[2]
-ASSETS = {".lua", ".html", ".css", ".js", ".svg", ".yaml", ".json", ".mako"}
+ASSETS = {".lua", ".html", ".css", ".js", ".svg", ".po", ".txt", ".yaml", ".json", ".mako"}
 
 
 def pip(*arguments: str) -> None:

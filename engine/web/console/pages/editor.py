@@ -26,12 +26,14 @@ from engine.web.console.editing import Given
 from engine.web.console.forms import Form
 from engine.web.console.reception import Console
 from engine.web.console.visit import Visit
+from engine.web.console.words import word
 from engine.web.previews import PreviewAsked
 
 SAMPLE = 2_000
 """Users of a plan that is made while somebody types."""
 
 UNNAMED = "unnamed"
+MEND_FIRST = word("It cannot be planned before what is wrong is mended.")
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,12 @@ def _add_previews(router: APIRouter, console: Console) -> None:
         values = _named(given.values)
         try:
             if given.faults:
-                raise BadInput(visit.say("It cannot be planned before what is wrong is mended."))
+                return visit.part("editor/unplanned.html", why=visit.say(MEND_FIRST))
             definition = build(Campaign, values)
             asked = PreviewAsked(definition=values, sample=SAMPLE)
             found = await console.desk.do_long(lambda: previews.plan(console.desk, str(values["name"]), asked))
+        except Faulty:
+            return visit.part("editor/unplanned.html", why=visit.say(MEND_FIRST))
         except BadInput as error:
             return visit.part("editor/unplanned.html", why=str(error))
         pairs = [(one.user, one.item) for one in found.examples]
