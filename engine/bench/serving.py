@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ def served(database_url: str, redis: str) -> Iterator[int]:
 
 
 def _serve(database_url: str, redis: str, port: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `horae api` does
     # The wake-ups stay in the process' memory: nobody is to be woken.
     settings = read_settings(database_url=database_url, redis_url=redis, broker_url="memory://", log_level="WARNING")
     runtime = open_runtime(settings, migrate=False)
