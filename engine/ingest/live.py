@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,7 +24,7 @@ from engine.errors import BadInput, Unavailable
 from engine.ingest.block import Block, Reject
 from engine.ingest.check import check_events, check_users
 from engine.ingest.entities import store_users
-from engine.ingest.erased import ERASED, erased_among
+from engine.ingest.erased import ERASED, any_erased, erased_among
 from engine.ingest.event_rows import EventRows
 from engine.ingest.names import known_names, link_names, say_device_zones, say_new_zones
 from engine.ingest.options import DEFAULTS
@@ -82,7 +82,8 @@ class LiveIntake:
                     taken.refused[place] = str(refused)
             names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
             users = {place: names.of(message) for place, message in messages.items()}
-            gone = erased_among(connection, set(users.values()))
+            # Who is erased from now on is left out where the rows are written.
+            gone = erased_among(connection, set(users.values())) if any_erased(connection) else set()
         taken.refused |= {place: ERASED for place, user in users.items() if user in gone}
         people, problems = _people([messages[p] for p in messages if messages[p].traits is not None], users)
         rows, places, more = _events(messages, users, now, secrets.token_hex(8))
@@ -199,17 +200,29 @@ def _events(
 
     nonce: what nothing identifies is an event of its own, however equal it looks, by this and its place.
     """
-    columns, places = [], []
+    events: list[Mapping[str, str | None]] = []
+    owners, keys, instants, places = [], [], [], []
     for place, message in messages.items():
+        key = message.key or f"{nonce}:{place}"
         for number, event in enumerate(message.events):
-            key = message.key or f"{nonce}:{place}"
-            key = key if number == 0 else f"{number}:{key}"
-            at = message.at.astimezone(UTC).isoformat()
-            columns.append({**event, "user_id": users[place], "event_id": key, "occurred_at": at})
+            events.append(event)
+            owners.append(users[place])
+            keys.append(key if number == 0 else f"{number}:{key}")
+            instants.append(message.at)
             places.append(place)
-    rows, rejects = check_events(_block(columns), now, DEFAULTS)
+    block = _block(events)
+    columns = {
+        **block.columns,
+        "user_id": pa.array(owners, pa.string()),
+        "event_id": pa.array(keys, pa.string()),
+        "occurred_at": pa.array(instants, _INSTANT),
+    }
+    rows, rejects = check_events(replace(block, columns=columns), now, DEFAULTS)
     kept = np.delete(np.array(places, np.int64), [reject.line for reject in rejects])
     return rows, kept, {places[reject.line]: _said(reject) for reject in rejects}
+
+
+_INSTANT = pa.timestamp("us", "UTC")
 
 
 def _block(rows: Sequence[Mapping[str, str | None]]) -> Block:

@@ -14,10 +14,10 @@ per product. The rest of `properties` is kept as attributes. The rest of `contex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -53,8 +53,7 @@ class Refused(Exception):
     """A message that is not taken, and why."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A message as read.
 
     place: where it stood in its batch · user_id, anonymous_id: one at least · key: what makes a retry the same, None:
@@ -98,59 +97,60 @@ def read_message(
     events, traits, former = _contents(kind, raw)
     if kind == "alias" and (user is None or former is None):
         raise Refused("an alias needs previousId and userId")
-    context = _object(raw, "context")
-    return Message(
-        place, kind, user, anonymous, at, _key(raw), tuple(events), traits, _zone(context.get("timezone")), former
-    )
+    zone = _zone(_object(raw, "context").get("timezone"))
+    return Message(place, kind, user, anonymous, at, _key(raw), events, traits, zone, former)
 
 
 def _contents(
     kind: str, raw: Mapping[str, Any]
-) -> tuple[list[Mapping[str, str | None]], Mapping[str, str | None] | None, str | None]:
+) -> tuple[tuple[Mapping[str, str | None], ...], Mapping[str, str | None] | None, str | None]:
     """The events, the traits and the former id of a message."""
     if kind == "track":
         name = raw.get("event")
         if not isinstance(name, str) or not name.strip():
             raise Refused("event: missing, or no text")
-        return list(_tracked(name.strip(), _object(raw, "properties"))), None, None
+        return _tracked(name.strip(), _object(raw, "properties")), None, None
     if kind in ("page", "screen"):
         named = {word: raw[word] for word in ("name", "category") if raw.get(word) is not None}
-        return [_event(kind, {**named, **_object(raw, "properties")})], None, None
+        return (_event(kind, {**named, **_object(raw, "properties")}),), None, None
     if kind == "group":
         group = _id(raw, "groupId")
         if group is None:
             raise Refused("groupId: missing")
-        return [_event("group", {"group_id": group, **_object(raw, "traits")})], None, None
+        return (_event("group", {"group_id": group, **_object(raw, "traits")}),), None, None
     if kind == "identify":
-        return [], _traits(_object(raw, "traits")), None
-    return [], None, _id(raw, "previousId")
+        return (), _traits(_object(raw, "traits")), None
+    return (), None, _id(raw, "previousId")
 
 
-def _tracked(name: str, properties: Mapping[str, Any]) -> Iterator[Mapping[str, str | None]]:
+def _tracked(name: str, properties: Mapping[str, Any]) -> tuple[Mapping[str, str | None], ...]:
     event_type = COMMERCE.get(name.casefold(), name)
     products = properties.get("products")
     if event_type != "purchase" or not isinstance(products, list) or not products:
-        yield _event(event_type, properties)
-        return
+        return (_event(event_type, properties),)
     order = {word: properties[word] for word in ("order_id", "currency", "coupon") if properties.get(word) is not None}
-    for product in products:
-        if not isinstance(product, dict):
-            raise Refused("properties.products: not objects")
-        yield _event(event_type, {**order, **product})
+    if not all(isinstance(product, dict) for product in products):
+        raise Refused("properties.products: not objects")
+    return tuple(_event(event_type, {**order, **product}) for product in products)
 
 
 def _event(event_type: str, properties: Mapping[str, Any]) -> Mapping[str, str | None]:
-    item = next((word for word in _ITEM if properties.get(word) is not None), None)
-    used = {"value", "quantity", "push_id"} | ({item} if item else set())
-    quantity = _scalar(properties, "quantity")
-    return {
-        "event_type": event_type,
-        "item_id": None if item is None else _id(properties, item),
-        "value": _value(properties),
-        "quantity": quantity,
-        "push_id": _scalar(properties, "push_id"),
-        "attributes": _text({word: held for word, held in properties.items() if word not in used}),
-    }
+    event: dict[str, str | None] = {"event_type": event_type}
+    rest = dict(properties)
+    for word in _ITEM:
+        if rest.get(word) is not None:
+            event["item_id"] = _id(rest, word)
+            del rest[word]
+            break
+    event["value"] = _value(rest)
+    for word in ("quantity", "push_id"):
+        if word in rest:
+            event[word] = _scalar(rest, word)
+            del rest[word]
+    rest.pop("value", None)
+    if rest:
+        event["attributes"] = _text(rest)
+    return event
 
 
 def _value(properties: Mapping[str, Any]) -> str | None:
@@ -192,10 +192,16 @@ def _time(said: object, name: str) -> datetime:
     try:
         if not isinstance(said, str):
             raise TypeError
-        found = datetime.fromisoformat(said.strip())
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        return _parsed(said)
     except (TypeError, ValueError, OverflowError):
         raise Refused(f"{name}: not an ISO 8601 time") from None
+
+
+@lru_cache(64)
+def _parsed(said: str) -> datetime:
+    """Kept: all messages of a batch were sent at once."""
+    found = datetime.fromisoformat(said.strip())
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _key(raw: Mapping[str, Any]) -> str | None:
@@ -224,10 +230,10 @@ def _id(raw: Mapping[str, Any], name: str) -> str | None:
     held = raw.get(name)
     if held is None or held == "":
         return None
-    if isinstance(held, bool) or not isinstance(held, str | int):
+    if type(held) is not str and (isinstance(held, bool) or not isinstance(held, str | int)):
         raise Refused(f"{name}: neither text nor a whole number")
     text = str(held).strip()
-    if "\0" in text or len(text.encode()) > LONGEST_ID:
+    if "\0" in text or (4 * len(text) > LONGEST_ID and len(text.encode()) > LONGEST_ID):
         raise Refused(f"{name}: longer than {LONGEST_ID} bytes, or a NUL character")
     return text or None
 

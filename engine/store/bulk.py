@@ -85,6 +85,12 @@ def copy_out(connection: Connection, query: str, columns: Mapping[str, str]) -> 
     return {name: _native(rows[name], kind) for name, kind in columns.items()}
 
 
+def array_text(values: np.ndarray) -> str:
+    """Integers as the text of a PostgreSQL array, for a parameter that is cast to one: psycopg writes members one by
+    one."""
+    return "{" + ",".join(map(str, values.tolist())) + "}"
+
+
 _DTYPE = {"smallint": np.int16, "integer": np.int32, "bigint": np.int64, "float8": np.float64}
 
 

@@ -20,7 +20,7 @@ from engine.ingest.block import Block, Reject
 from engine.ingest.intake import DeviceIntake, Intake, ItemIntake
 from engine.ingest.json_rows import objects_block
 from engine.ingest.layout import CANONICAL, Kind, Layout
-from engine.ingest.live import LiveIntake
+from engine.ingest.live import LiveIntake, Taken
 from engine.ingest.options import DEFAULTS
 from engine.ingest.segment import KINDS
 from engine.web.body import read_json, too_deep
@@ -97,8 +97,13 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
         if too_deep(raws):  # seldom: then which
             raws = [_shallow(raw) for raw in raws]
-        taken = await desk.do(lambda: intake.accept(raws, sent_at=body.get("sentAt"), history=history))
-        await desk.do(lambda: desk.charge(grant, len(raws)))
+
+        def work() -> Taken:
+            taken = intake.accept(raws, sent_at=body.get("sentAt"), history=history)
+            desk.charge(grant, len(raws))
+            return taken
+
+        taken = await desk.do(work)
         if taken.accepted:
             desk.wake("horae.fold")
         refused = [{"index": place, "reason": why} for place, why in sorted(taken.refused.items())]
