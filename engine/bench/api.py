@@ -97,7 +97,7 @@ def _send(port: int, key: str, bodies: Sequence[bytes], clients: int) -> list[fl
                 answer = connection.getresponse()
                 told = answer.read()
                 taken.append(monotonic() - began)
-                if answer.status != 200 or json.loads(told)["rejected"]:
+                if answer.status != 202 or json.loads(told)["rejected"]:
                     raise Unavailable(f"the API answered {answer.status}: {told[:300]!r}")
         return taken
 

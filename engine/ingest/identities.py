@@ -140,7 +140,8 @@ def _ask(connection: Connection, table: str, names: pa.StringArray) -> _Asked:
         stage_rows(connection, table, "position integer, name text", _numbered(names))
         return _Asked(table)
     # As JSON, which is written and read at once: psycopg writes the members of an array one by one.
-    numbered = "SELECT name, n::integer - 1 AS position FROM json_array_elements_text(%s::json) WITH ORDINALITY AS given (name, n)"
+    given = "json_array_elements_text(%s::json) WITH ORDINALITY AS given (name, n)"
+    numbered = f"SELECT name, n::integer - 1 AS position FROM {given}"
     return _Asked(f"({numbered}) asked", (to_json(names.to_pylist()).decode(),))
 
 

@@ -8,9 +8,9 @@ what was done already is not done twice.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,7 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from engine.clock import business_now
 from engine.errors import BadInput, Unavailable
 from engine.ingest.block import Block, Reject
-from engine.ingest.check import check_events, check_users
+from engine.ingest.check import check_devices, check_events, check_users
+from engine.ingest.devices import store_devices
 from engine.ingest.entities import store_users
 from engine.ingest.erased import ERASED, any_erased, erased_among
 from engine.ingest.event_rows import EventRows
@@ -58,8 +59,9 @@ class Taken:
 class LiveIntake:
     """Takes messages into one store."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, gateways: Collection[str] = ()) -> None:
+        """`gateways`: those that devices may be registered for, by name."""
+        self._database, self._gateways = database, gateways
         self._months: set[date] = set()
         self._all_new = True  # whether the last batch was: retries come in bursts
 
@@ -94,6 +96,7 @@ class LiveIntake:
         taken.refused |= self._record(rows.take(good), places[good], zones, now)
         said = [one for one in people if one.place not in taken.refused]
         self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
+        self._register([(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
         taken.accepted = len(raws) - len(taken.refused)
         return taken
 
@@ -137,6 +140,24 @@ class LiveIntake:
             self._do(write)
         if zones:  # apart: it takes the fold lock before it locks any row
             self._do(lambda connection: say_device_zones(connection, zones))
+
+    def _register(self, messages: Sequence[tuple[str, Message]], now: datetime) -> None:
+        """Register the devices that messages (user, message) came from; what cannot be reached by its platform is not.
+
+        Each message says its device again: seen to the hour, most of them change nothing.
+        """
+        seen = {}
+        for user, message in messages:
+            assert message.device is not None
+            hour = message.at.replace(minute=0, second=0, microsecond=0)
+            seen[user, *message.device, hour.astimezone(UTC).isoformat()] = None
+        if not seen:
+            return
+        names = ("user_id", "token", "platform", "registered_at")
+        block = _block([dict(zip(names, each, strict=True)) for each in seen])
+        rows, _ = check_devices(block, now, DEFAULTS, self._gateways)
+        if len(rows):
+            self._do(lambda connection: store_devices(connection, rows, now))
 
     def _do(self, work: Callable[[Connection], T]) -> T:
         """`work` in a transaction, again where another one stood in its way."""

@@ -6,6 +6,7 @@
     timestamp, sentAt         by the client's clock: what happened `sentAt − timestamp` before it was sent happened that
                               long before it arrived, whatever that clock says; `originalTimestamp` is the same
     context.timezone          where the device is
+    context.device            token, and type (ios, android, …): registers the device, as Segment's mobile SDKs send it
 
 Events of Segment's e-commerce specification become the event types that Horae knows (COMMERCE): an order one purchase
 per product. The rest of `properties` is kept as attributes. The rest of `context` (addresses, agents) is not kept.
@@ -58,7 +59,8 @@ class Message(NamedTuple):
 
     place: where it stood in its batch · user_id, anonymous_id: one at least · key: what makes a retry the same, None:
     nothing · events: columns of ingest.layout's events without user and instant, `attributes` as JSON text · traits: of
-    identify: columns of users, `attributes` as JSON text · zone: the device's, if known · former: of alias.
+    identify: columns of users, `attributes` as JSON text · zone: the device's, if known · former: of alias · device:
+    its (token, platform), if it says them.
     """
 
     place: int
@@ -71,6 +73,7 @@ class Message(NamedTuple):
     traits: Mapping[str, str | None] | None = None
     zone: str | None = None
     former: str | None = None
+    device: tuple[str, str] | None = None
 
 
 def read_message(
@@ -97,8 +100,9 @@ def read_message(
     events, traits, former = _contents(kind, raw)
     if kind == "alias" and (user is None or former is None):
         raise Refused("an alias needs previousId and userId")
-    zone = _zone(_object(raw, "context").get("timezone"))
-    return Message(place, kind, user, anonymous, at, _key(raw), events, traits, zone, former)
+    context = _object(raw, "context")
+    zone, device = _zone(context.get("timezone")), _device(context.get("device"))
+    return Message(place, kind, user, anonymous, at, _key(raw), events, traits, zone, former, device)
 
 
 def _contents(
@@ -224,6 +228,16 @@ def _zone(name: object) -> str | None:
     except BadInput:
         return None
     return name
+
+
+def _device(said: object) -> tuple[str, str] | None:
+    """A device's token and platform; one that says nothing of use is no reason to refuse what happened."""
+    if not isinstance(said, dict):
+        return None
+    token, platform = said.get("token"), said.get("type")
+    if not (isinstance(token, str) and isinstance(platform, str) and token.strip() and platform.strip()):
+        return None
+    return None if "\0" in token + platform else (token.strip(), platform.strip())
 
 
 def _id(raw: Mapping[str, Any], name: str) -> str | None:
