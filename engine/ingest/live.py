@@ -146,7 +146,7 @@ class LiveIntake:
 
         Each message says its device again: seen to the hour, most of them change nothing.
         """
-        seen = {}
+        seen: dict[tuple[str, ...], None] = {}
         for user, message in messages:
             assert message.device is not None
             hour = message.at.replace(minute=0, second=0, microsecond=0)

@@ -33,8 +33,8 @@ def request(body: bytes, **headers: str) -> Request:
     return Request(scope, receive)
 
 
-def read(body: bytes, largest: int = 1_000, **headers: str) -> Any:
-    return asyncio.run(read_bytes(request(body, **headers), largest))
+def read(body: bytes, **headers: str) -> Any:
+    return asyncio.run(read_bytes(request(body, **headers), largest=1_000))
 
 
 def status_of(body: bytes, **headers: str) -> int:
