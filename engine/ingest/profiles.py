@@ -17,13 +17,11 @@ from engine import localtime
 from engine.features import decay
 from engine.features.decay import Folded
 from engine.store.bulk import copy_out, stage_rows
-from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
+from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS, PROFILE_KEYS
 
 PROFILES: dict[str, tuple[str, ...]] = {
-    "user_item_profiles": ("slot", "user_id", "item_id", "event_type"),
-    "user_hour_profiles": ("slot", "user_id", "rung", "hour"),
-    "user_profiles": ("slot", "user_id", "event_type"),
-    "item_profiles": ("item_id", "event_type"),
+    table: PROFILE_KEYS[table]
+    for table in ("user_item_profiles", "user_hour_profiles", "user_profiles", "item_profiles")
 }
 """The profile tables and their keys, in the order in which they are written."""
 
