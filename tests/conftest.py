@@ -33,6 +33,29 @@ for _name in [name for name in os.environ if name.startswith("HORAE_")]:
     del os.environ[_name]
 
 
+MOST_WORKERS = 4
+"""Each has servers of its own."""
+
+LONGEST = ("test_demo.py", "test_servers_cli.py", "test_celery.py", "test_delivery_storm.py")
+"""Files that take longest, longest first."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """As many workers as cores for the whole suite; none for whoever chose tests: they should not wait for workers."""
+    chosen = any(
+        argument.startswith(("-k", "-m")) or Path(argument.partition("::")[0]).is_file()
+        for argument in config.invocation_params.args
+    )
+    return 0 if chosen else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let workers begin with the longest files, so that all end together: xdist hands files out in this order."""
+    if hasattr(config, "workerinput"):
+        places = {name: place for place, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+
+
 @pytest.fixture(scope="session")
 def servers() -> Iterator[embedded.Addresses]:
     """A PostgreSQL and a Valkey of this session's own."""
@@ -130,7 +153,7 @@ def _new_database(servers: embedded.Addresses, source: str) -> Iterator[Database
     admin = Database(servers.database_url)
     name = f"test_{next(_numbers)}"
     with admin.autocommit() as connection:
-        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy"))
     database = Database(admin.url.set(database=name).render_as_string(hide_password=False))
     try:
         yield database

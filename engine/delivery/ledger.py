@@ -10,6 +10,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from engine.store import endings
+
 REASONS = {
     "rejected": ("dead_device", "payload_refused", "template", "attempts"),
     "unknown": ("no_answer", "lease_expired"),
@@ -90,11 +92,7 @@ _CLOSE_WAITING = """
     ), gone AS (
         DELETE FROM pushes p USING over WHERE p.id = over.id RETURNING p.*
     )
-    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, counts, scopes)
-    SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id, '{state}', '{reason}', :now,
-           p.occurrence_id, p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{{}}'
-    FROM gone p RETURNING push_id
+    {ended} RETURNING push_id
 """
 
 # Dispatch closes what is due, which an index finds; upkeep looks through all that waits.
@@ -105,10 +103,17 @@ _OF_CANCELLED = "p.campaign_id IN (SELECT id FROM campaigns WHERE state = 'cance
 
 _EXPIRE, _CANCEL = (
     {
-        every: text(_CLOSE_WAITING.format(where=f"{which} AND {what}", state=state, reason=reason))
+        every: text(
+            _CLOSE_WAITING.format(
+                where=f"{which} AND {what}", ended=endings.into_ledger("gone p", f"'{state}'", f"'{reason}'")
+            )
+        )
         for every, which in ((False, _DUE), (True, _WAITING))
     }
-    for what, state, reason in ((_LATE, "expired", "expired"), (_OF_CANCELLED, "cancelled", "campaign_cancelled"))
+    for what, state, reason in (
+        (_LATE, "expired", "expired"),
+        (_OF_CANCELLED, "cancelled", "campaign_cancelled"),
+    )
 )
 
 

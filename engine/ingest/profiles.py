@@ -7,7 +7,7 @@ rows are shared by everybody and are held the shortest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,13 +17,11 @@ from engine import localtime
 from engine.features import decay
 from engine.features.decay import Folded
 from engine.store.bulk import copy_out, stage_rows
-from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS
+from engine.store.tables import EVENT_TYPES, HALF_LIVES_DAYS, PROFILE_KEYS
 
 PROFILES: dict[str, tuple[str, ...]] = {
-    "user_item_profiles": ("slot", "user_id", "item_id", "event_type"),
-    "user_hour_profiles": ("slot", "user_id", "rung", "hour"),
-    "user_profiles": ("slot", "user_id", "event_type"),
-    "item_profiles": ("item_id", "event_type"),
+    table: PROFILE_KEYS[table]
+    for table in ("user_item_profiles", "user_hour_profiles", "user_profiles", "item_profiles")
 }
 """The profile tables and their keys, in the order in which they are written."""
 
@@ -150,8 +148,13 @@ def add_profiles(connection: Connection, folded: dict[str, Folded], *, kept: boo
             connection.execute(text(_upsert(table, "kept_" if kept else "")))
 
 
-def read_profiles(connection: Connection, table: str, condition: str) -> Folded:
-    """The rows of a profile table, or of the kept_… beside it, that `condition` (SQL) selects, sorted by key."""
+def read_profiles(
+    connection: Connection, table: str, condition: str, read: Callable[..., dict[str, np.ndarray]] = copy_out
+) -> Folded:
+    """The rows of a profile table, or of the kept_… beside it, that `condition` (SQL) selects, sorted by key.
+
+    read: bulk.copy_out, or bulk.fetch_few where they are some hundred at most.
+    """
     of = table.removeprefix("kept_")
     small = {"slot", "event_type", "rung", "hour"}
     sums = [f"s{number}" for number in range(len(HALF_LIVES_DAYS[of]))]
@@ -159,7 +162,7 @@ def read_profiles(connection: Connection, table: str, condition: str) -> Folded:
     columns |= {"n": "bigint", "first_at": "float8", "last_at": "float8", **dict.fromkeys(sums, "float8")}
     columns |= {"value": "float8"} if of in VALUED else {}
     key = ", ".join(PROFILES[of])
-    found = copy_out(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
+    found = read(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
     s = np.stack([found[name] for name in sums], axis=1)
     keys = tuple(found[name].astype(np.int64) for name in PROFILES[of])
     value = found.get("value", np.zeros(len(s)))

@@ -20,6 +20,7 @@ from engine.campaigns.audience import item_condition
 from engine.campaigns.store import Stored
 from engine.campaigns.triggers import NEVER_ACTIVITY, Trigger
 from engine.planning.following import Follow, Followed, Happening, Known, follow
+from engine.store import endings
 from engine.store.tables import items
 
 AT_ONCE = 20_000
@@ -60,22 +61,13 @@ _CALL_OFF = text("""
 """)
 
 # A push that is being sent is left alone: only what is still planned ends, with a revision of its decision.
-_END_PUSHES = text("""
+_END_PUSHES = text(f"""
     WITH hit AS (
         DELETE FROM pushes p USING armed_triggers a
         WHERE a.id = ANY(:ids) AND a.state = 'fired' AND p.occurrence_id = a.occurrence_id AND p.user_id = a.user_id
           AND p.state = 'planned' AND NOT p.in_doubt RETURNING p.*
-    ), told AS (
-        INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, propensity)
-        SELECT d.date, d.occurrence_id, d.user_id, p.revision + 1, d.run_id, -1, d.arm, :reason, p.id, d.propensity
-        FROM hit p JOIN decisions d ON d.date = p.date AND d.occurrence_id = p.occurrence_id
-                                    AND d.user_id = p.user_id AND d.revision = 0
-    )
-    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, counts, scopes)
-    SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id, 'cancelled', 'called_off', :now,
-           p.occurrence_id, p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{}'
-    FROM hit p
+    ), told AS ({endings.last_revision("hit p", ":reason", "-1")})
+    {endings.into_ledger("hit p", "'cancelled'", "'called_off'")}
 """)
 
 _NOT_ELIGIBLE = 3

@@ -16,6 +16,7 @@ from engine.planning.allotment import Allotment, Proposals
 from engine.planning.decide import REASON
 from engine.planning.roster import FROZEN
 from engine.planning.runspec import RunSpec
+from engine.store import endings
 
 # Where the push is the user's own, the inbox has noted it already.
 _NOTE = text("""
@@ -31,24 +32,13 @@ _GIVING = text("""
     WHERE d.run_id = :run AND p.run_id = :run AND p.state = 'proposed' AND p.revision = 0
 """)
 
-_CLOSE = text("""
+_CLOSE = text(f"""
     WITH gone AS (
         DELETE FROM pushes p USING (SELECT DISTINCT rival_id, rival_user_id FROM giving) g
         WHERE p.occurrence_id = g.rival_id AND p.user_id = g.rival_user_id AND p.state = 'planned'
           AND NOT p.explored AND p.send_at > :frozen RETURNING p.*
-    ), told AS (
-        INSERT INTO decisions (date, occurrence_id, user_id, revision, run_id, shard, arm, reason, push_id, propensity)
-        SELECT p.date, p.occurrence_id, p.user_id, p.revision + 1, d.run_id, d.shard, d.arm, :displaced, p.id,
-               d.propensity
-        FROM gone p JOIN decisions d ON d.date = p.date AND d.occurrence_id = p.occurrence_id
-             AND d.user_id = p.user_id AND d.revision = 0
-    ), ended AS (
-        INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id,
-                                gateway, attempts, send_at, counts, scopes, detail)
-        SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id, 'displaced', 'worth_less', :now,
-               p.occurrence_id, p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{}',
-               'by run ' || CAST(:run AS text)
-        FROM gone p
+    ), told AS ({endings.last_revision("gone p", ":displaced", "d.shard")}
+    ), ended AS ({endings.into_ledger("gone p", "'displaced'", "'worth_less'", "'by run ' || CAST(:run AS text)")}
     )
     UPDATE giving g SET closed = true FROM gone p WHERE p.occurrence_id = g.rival_id AND p.user_id = g.rival_user_id
 """)

@@ -14,6 +14,7 @@ from engine.planning.decide import REASON
 from engine.planning.proposals import receipts, stamps
 from engine.planning.replanning import Changes, Waiting
 from engine.planning.roster import FROZEN
+from engine.store import endings
 from engine.store.bulk import copy_rows
 
 _OUTCOME = {
@@ -63,11 +64,7 @@ _END = text(f"""
         WHERE p.id = r.push_id AND r.state IS NOT NULL AND p.state = 'planned' AND p.revision = r.revision - 1
           AND p.send_at > :frozen RETURNING p.*
     ), told AS ({_TOLD}), ended AS (
-        INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id,
-                                gateway, attempts, send_at, counts, scopes)
-        SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id, r.state, r.why, :now, p.occurrence_id,
-               p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{{}}'
-        FROM hit p JOIN refreshed r ON r.push_id = p.id
+        {endings.into_ledger("hit p JOIN refreshed r ON r.push_id = p.id", "r.state", "r.why")}
     ) SELECT count(*) FROM told
 """)
 

@@ -28,6 +28,7 @@ from engine.ingest.erased import audit_subject, lock_erasure, name_hash
 from engine.ingest.profiles import take_fold_lock
 from engine.planning import locks
 from engine.privacy.held import LEDGERS, tables_of_users
+from engine.store import endings
 from engine.store.partitions import ensure_partitions
 
 if TYPE_CHECKING:
@@ -36,17 +37,13 @@ if TYPE_CHECKING:
 _PERSON = b"horae.pseudonym"
 
 # In doubt or not, nothing may leave any more; what is in `sending` may have left and ends by its own outcome.
-_END_PUSHES = text("""
+_ERASED_STATE = "CASE WHEN p.in_doubt THEN 'unknown' ELSE 'suppressed' END"
+_ERASED_REASON = "CASE WHEN p.in_doubt THEN 'no_answer' ELSE 'not_eligible' END"
+_END_PUSHES = text(f"""
     WITH gone AS (
         DELETE FROM pushes p WHERE p.user_id = :user AND p.state <> 'sending' RETURNING p.*
     )
-    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, counts, scopes)
-    SELECT (CAST(:now AS timestamptz) AT TIME ZONE 'UTC')::date, p.id, p.id,
-           CASE WHEN p.in_doubt THEN 'unknown' ELSE 'suppressed' END,
-           CASE WHEN p.in_doubt THEN 'no_answer' ELSE 'not_eligible' END, :now, p.occurrence_id, p.campaign_id,
-           p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, false, '{}'
-    FROM gone p WHERE p.state <> 'proposed' RETURNING 1
+    {endings.into_ledger("gone p WHERE p.state <> 'proposed'", _ERASED_STATE, _ERASED_REASON)} RETURNING 1
 """)
 
 _PSEUDONYMS = {

@@ -58,6 +58,11 @@ class Database:
         with _translated(self.url.render_as_string(hide_password=True)), self.engine.begin() as connection:
             yield connection
 
+    def ping(self) -> None:
+        """Return if the server answers; raises StoreUnavailable where it does not."""
+        with self.begin() as connection:
+            connection.execute(text("SELECT 1"))
+
     @contextmanager
     def hold(self) -> Iterator[Held]:
         """One connection for many transactions of one thread, one after the other: no check-out, no ping for each."""

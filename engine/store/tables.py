@@ -191,6 +191,7 @@ items = Table(
     _instant("updated_at", nullable=False, server_default=func.now()),
     CheckConstraint("price >= 0", name="price_not_negative"),
     CheckConstraint("available_from < available_until", name="ends_after_start"),
+    Index("ix_items_changed", "updated_at", postgresql_where=text("NOT stub")),
 )
 
 item_versions = Table(
@@ -378,7 +379,7 @@ user_visits = Table(
     comment="instants whose events of rung 2 the hour profiles hold: a basket of ten lines is one visit",
 )
 
-KEPT_KEYS = {
+PROFILE_KEYS = {
     "user_profiles": ("slot", "user_id", "event_type"),
     "item_profiles": ("item_id", "event_type"),
     "user_item_profiles": ("slot", "user_id", "item_id", "event_type"),
@@ -393,15 +394,15 @@ def _kept(table: str) -> Table:
     return Table(
         f"kept_{table}",
         metadata,
-        *(Column(name, SmallInteger if name in small else BigInteger, nullable=False) for name in KEPT_KEYS[table]),
+        *(Column(name, SmallInteger if name in small else BigInteger, nullable=False) for name in PROFILE_KEYS[table]),
         *value,
         *_profile_columns(table),
-        PrimaryKeyConstraint(*KEPT_KEYS[table]),
+        PrimaryKeyConstraint(*PROFILE_KEYS[table]),
         comment=f"what {table} hold of events that retention has dropped: replay starts there",
     )
 
 
-kept_profiles = {table: _kept(table) for table in KEPT_KEYS}
+kept_profiles = {table: _kept(table) for table in PROFILE_KEYS}
 
 changed_users = Table(
     "changed_users",

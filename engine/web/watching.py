@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
-from sqlalchemy import text
 
 from engine.access.roles import Grant
 from engine.metrics import CONTENT_TYPE, exposition
@@ -17,11 +16,7 @@ def routes(desk: Desk) -> APIRouter:
 
     @router.get("/healthz", summary="Whether events can be taken: the store answers. Open to everybody.")
     async def healthz() -> dict[str, bool]:
-        def ask() -> None:
-            with desk.runtime.database.begin() as connection:
-                connection.execute(text("SELECT 1"))
-
-        await desk.do(ask)
+        await desk.do(desk.runtime.database.ping)
         return {"ok": True}
 
     @router.get("/metrics", summary="Everything that is measured, for Prometheus. Scope read.")

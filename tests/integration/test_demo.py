@@ -34,7 +34,7 @@ def home() -> Iterator[Path]:
 
 def start(home: Path, log: Path) -> subprocess.Popen[str]:
     """`horae demo` over one day of some households, its report as JSON."""
-    command = (sys.executable, "-m", "engine.cli", "demo", "--days", "1", "--households", "150", "--json")
+    command = (sys.executable, "-m", "engine.cli", "demo", "--days", "1", "--households", "60", "--json")
     with log.open("w") as errors:
         return subprocess.Popen(
             (*command, "--home", str(home)),
@@ -91,8 +91,8 @@ def test_a_demo_whose_workers_are_killed_still_adds_up(home: Path, tmp_path: Pat
     assert report["adds_up"]
     assert sum(c["sent"] for c in report["campaigns"]) <= len(lines(home / "journal.jsonl"))
     daily = report["campaigns"][0]
-    assert (daily["audience"], daily["occurrences"]) == (150, 1)
-    assert daily["sent"] > 100
+    assert (daily["audience"], daily["occurrences"]) == (60, 1)
+    assert daily["sent"] > 30
     assert all(cap["largest"] <= cap["limit"] for cap in report["caps"])
     spacing = report["spacing"]
     assert (spacing["sent_twice"], spacing["sent_in_quiet_hours"], spacing["violations"]) == (0, 0, 0)

@@ -276,7 +276,7 @@ CSV = b"user_id,country\na,TR\n"
         ("u.txt", CSV, "does not end in"),
         ("u", CSV, "does not end in"),
         ("u.parquet.gz", CSV, "give the .parquet file"),
-        ("u.csv", gzip.compress(CSV), "rename it to u.csv.gz"),
+        ("u.csv", gzip.compress(CSV, mtime=0), "rename it to u.csv.gz"),
         ("u.csv.gz", CSV, "is not gzipped"),
         ("u.csv.gz", b"\x1f\x8bnonsense, nonsense", "is not a readable gzip file"),
         ("u.parquet", CSV, "is not a Parquet file"),
