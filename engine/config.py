@@ -66,6 +66,10 @@ class Settings(BaseSettings):
     api_rate: int = Field(2_000, ge=1, description="Messages a second that a key may send in the long run.")
     api_concurrency: int = Field(64, ge=1, le=4096, description="Requests that a process works on at once; more: 503.")
 
+    api_origins: str = Field(
+        "", description="Web pages that may send events: https://shop.example, …, or *; unset: none. Keys apply still."
+    )
+
     workers: int = Field(2, ge=1, le=64, description="Planning processes under `horae up`.")
     planning_lead_minutes: int = Field(30, ge=1, description="How long before its first window a run plans.")
     shard_slots: int = Field(64, ge=1, le=1024, description="Slots (of 1,024) per planning shard.")

@@ -3,6 +3,7 @@
 HoraeError                    everything a caller may be told about
 ├── BadInput                  something given to Horae is wrong: a file, an option, a definition
 │   ├── UnknownName           a name that stands for nothing (campaign, user, model, cap, …)
+│   │   └── UserErased        a user who was erased, of whom nothing is held
 │   ├── Conflict              it does not fit the state that things are in (a campaign that is over, a key used before)
 │   └── Faulty                a definition with faults, each with its place
 ├── Unavailable               a server or resource that Horae needs is not there
@@ -42,6 +43,10 @@ class BadInput(HoraeError):
 
 class UnknownName(BadInput):
     """A name that stands for nothing in this store."""
+
+
+class UserErased(UnknownName):
+    """A user who was erased: nothing is held about them, and nothing is taken in."""
 
 
 class Conflict(BadInput):

@@ -4,41 +4,39 @@ Two clients send batches of Segment's messages, as fast as they are answered, to
 keys, ids, the events with their indexes, the queue of what no profile holds yet, the users whose plans may change, all
 committed before the answer. Its bound is psycopg's `write_row` COPY of the finished rows into a table without indexes.
 Then a single client sends small batches, one after the other: how long an answer takes. No worker folds meanwhile.
+Last, recommendations: see engine.bench.recommend.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
-import multiprocessing
-import socket
 import statistics
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import timedelta
 
 import numpy as np
 from sqlalchemy import text
 
 from engine.access.keys import create_key
+from engine.bench import recommend
 from engine.bench.ingest import copy_seconds, stored_rows
 from engine.bench.loads import RetailLoad, retail_load
 from engine.bench.report import Options, Report, Tell
 from engine.bench.scratch import checkpoint, scratch_database
+from engine.bench.serving import served
 from engine.clock import machine_now, monotonic
 from engine.config import read_settings
 from engine.errors import Unavailable
-from engine.runtime import open_runtime, redis_url
+from engine.runtime import redis_url
 from engine.store.database import Database
-from engine.web import serve
 
 USERS, REPEATS = 1_000, 5
 BATCH, SMALL = 500, 10
 CLIENTS = 2
 SMALL_BATCHES = 300
-START_SECONDS = 60.0
 TABLES = "events, event_keys, unfolded_events, changed_users"
 
 
@@ -50,7 +48,7 @@ def run(options: Options, tell: Tell) -> Report:
     with scratch_database(settings, "api") as database:
         with database.begin() as connection:
             key = create_key(connection, "bench", ["write"], author="bench", rate=10**9)
-        with _server(database.libpq_url, redis_url(settings)) as port:
+        with served(database.libpq_url, redis_url(settings)) as port:
             tell("warming up")
             _send(port, key, _bodies(load, "warm", BATCH), CLIENTS)
             accepted, copied = [], []
@@ -62,16 +60,18 @@ def run(options: Options, tell: Tell) -> Report:
             tell("small batches")
             taken = _send(port, key, _bodies(load, "small", SMALL)[:SMALL_BATCHES], 1)
     events = len(load.user)
+    decided, seconds = recommend.measure(options, tell)
     return Report(
         "api",
-        {**load.description(), "batch": BATCH, "clients": CLIENTS, "small_batch": SMALL},
+        {**load.description(), "batch": BATCH, "clients": CLIENTS, "small_batch": SMALL, **decided},
         {
             "api_per_copy_ratio": statistics.median(copied) / statistics.median(accepted),
             "api_events_per_s": events / statistics.median(accepted),
             "copy_rows_per_s": events / statistics.median(copied),
             **{f"small_batch_p{share}_s": float(np.percentile(taken, share)) for share in (50, 95, 99)},
+            **seconds,
         },
-        {"api_per_copy_ratio": ">= 0.1"},
+        {"api_per_copy_ratio": ">= 0.1", **recommend.BOUNDS},
     )
 
 
@@ -97,7 +97,7 @@ def _send(port: int, key: str, bodies: Sequence[bytes], clients: int) -> list[fl
                 answer = connection.getresponse()
                 told = answer.read()
                 taken.append(monotonic() - began)
-                if answer.status != 200 or json.loads(told)["rejected"]:
+                if answer.status != 202 or json.loads(told)["rejected"]:
                     raise Unavailable(f"the API answered {answer.status}: {told[:300]!r}")
         return taken
 
@@ -129,38 +129,3 @@ def _bodies(load: RetailLoad, mark: str, size: int) -> list[bytes]:
         )
     sent = {"sentAt": now.isoformat()}
     return [json.dumps({"batch": messages[at : at + size], **sent}).encode() for at in range(0, len(messages), size)]
-
-
-@contextmanager
-def _server(database_url: str, redis: str) -> Iterator[int]:
-    """A server process, and its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(database_url, redis, port), daemon=True)
-    process.start()
-    try:
-        until = monotonic() + START_SECONDS
-        while not _listens(port):
-            if monotonic() > until or not process.is_alive():
-                raise Unavailable("the API's process did not start")
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.terminate()
-        process.join(30)
-
-
-def _serve(database_url: str, redis: str, port: int) -> None:
-    # The wake-ups stay in the process' memory: nobody is to be woken.
-    settings = read_settings(database_url=database_url, redis_url=redis, broker_url="memory://", log_level="WARNING")
-    runtime = open_runtime(settings, migrate=False)
-    try:
-        serve(runtime, "127.0.0.1", port)
-    finally:
-        runtime.close()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0

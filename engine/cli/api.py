@@ -42,6 +42,9 @@ def api(
     Every request needs a key: horae admin create-key. Put a proxy with TLS before it; run one process per core.
     """
     import ipaddress
+    import os
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models are asked for single users: threads would only wait
 
     from engine.config import read_settings
     from engine.errors import BadInput

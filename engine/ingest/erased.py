@@ -47,7 +47,7 @@ def lock_erasure(connection: Connection) -> None:
 def erased_among(connection: Connection, names: Iterable[str]) -> set[str]:
     """Which of these ids (the shop's) were erased. Nobody is erased meanwhile, until this transaction ends."""
     connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
-    if not connection.execute(text("SELECT EXISTS (SELECT 1 FROM erased_users)")).scalar_one():
+    if not any_erased(connection):
         return set()
     secret = bytes(connection.execute(text("SELECT hash_key FROM workspace")).scalar_one())
     by_hash = {name_hash(secret, name): name for name in names}
@@ -56,6 +56,11 @@ def erased_among(connection: Connection, names: Iterable[str]) -> set[str]:
         {"hashes": list(by_hash)},
     )
     return {by_hash[bytes(each)] for each in found.scalars()}
+
+
+def any_erased(connection: Connection) -> bool:
+    """Whether anybody was erased so far; nobody is kept from erasing meanwhile."""
+    return bool(connection.execute(text("SELECT EXISTS (SELECT 1 FROM erased_users)")).scalar_one())
 
 
 def without_erased(connection: Connection, rows: Rows) -> Rows:

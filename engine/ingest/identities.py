@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from engine.errors import BadInput
@@ -131,15 +132,17 @@ class _Asked:
     """Names in SQL: `source` has columns position and name; psycopg's parameters."""
 
     source: str
-    parameters: tuple[list[str], ...] = ()
+    parameters: tuple[str, ...] = ()
 
 
 def _ask(connection: Connection, table: str, names: pa.StringArray) -> _Asked:
     if len(names) > FEW:
         stage_rows(connection, table, "position integer, name text", _numbered(names))
         return _Asked(table)
-    numbered = "SELECT name, n::integer - 1 AS position FROM unnest(%s::text[]) WITH ORDINALITY AS given (name, n)"
-    return _Asked(f"({numbered}) asked", (names.to_pylist(),))
+    # As JSON, which is written and read at once: psycopg writes the members of an array one by one.
+    given = "json_array_elements_text(%s::json) WITH ORDINALITY AS given (name, n)"
+    numbered = f"SELECT name, n::integer - 1 AS position FROM {given}"
+    return _Asked(f"({numbered}) asked", (to_json(names.to_pylist()).decode(),))
 
 
 def resolve_types(connection: Connection, names: Sequence[str]) -> np.ndarray:

@@ -8,8 +8,8 @@ what was done already is not done twice.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
@@ -22,9 +22,10 @@ from sqlalchemy.exc import DBAPIError
 from engine.clock import business_now
 from engine.errors import BadInput, Unavailable
 from engine.ingest.block import Block, Reject
-from engine.ingest.check import check_events, check_users
+from engine.ingest.check import check_devices, check_events, check_users
+from engine.ingest.devices import store_devices
 from engine.ingest.entities import store_users
-from engine.ingest.erased import ERASED, erased_among
+from engine.ingest.erased import ERASED, any_erased, erased_among
 from engine.ingest.event_rows import EventRows
 from engine.ingest.names import known_names, link_names, say_device_zones, say_new_zones
 from engine.ingest.options import DEFAULTS
@@ -58,8 +59,9 @@ class Taken:
 class LiveIntake:
     """Takes messages into one store."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, gateways: Collection[str] = ()) -> None:
+        """`gateways`: those that devices may be registered for, by name."""
+        self._database, self._gateways = database, gateways
         self._months: set[date] = set()
         self._all_new = True  # whether the last batch was: retries come in bursts
 
@@ -82,7 +84,8 @@ class LiveIntake:
                     taken.refused[place] = str(refused)
             names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
             users = {place: names.of(message) for place, message in messages.items()}
-            gone = erased_among(connection, set(users.values()))
+            # Who is erased from now on is left out where the rows are written.
+            gone = erased_among(connection, set(users.values())) if any_erased(connection) else set()
         taken.refused |= {place: ERASED for place, user in users.items() if user in gone}
         people, problems = _people([messages[p] for p in messages if messages[p].traits is not None], users)
         rows, places, more = _events(messages, users, now, secrets.token_hex(8))
@@ -93,6 +96,7 @@ class LiveIntake:
         taken.refused |= self._record(rows.take(good), places[good], zones, now)
         said = [one for one in people if one.place not in taken.refused]
         self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
+        self._register([(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
         taken.accepted = len(raws) - len(taken.refused)
         return taken
 
@@ -136,6 +140,24 @@ class LiveIntake:
             self._do(write)
         if zones:  # apart: it takes the fold lock before it locks any row
             self._do(lambda connection: say_device_zones(connection, zones))
+
+    def _register(self, messages: Sequence[tuple[str, Message]], now: datetime) -> None:
+        """Register the devices that messages (user, message) came from; what cannot be reached by its platform is not.
+
+        Each message says its device again: seen to the hour, most of them change nothing.
+        """
+        seen: dict[tuple[str, ...], None] = {}
+        for user, message in messages:
+            assert message.device is not None
+            hour = message.at.replace(minute=0, second=0, microsecond=0)
+            seen[user, *message.device, hour.astimezone(UTC).isoformat()] = None
+        if not seen:
+            return
+        names = ("user_id", "token", "platform", "registered_at")
+        block = _block([dict(zip(names, each, strict=True)) for each in seen])
+        rows, _ = check_devices(block, now, DEFAULTS, self._gateways)
+        if len(rows):
+            self._do(lambda connection: store_devices(connection, rows, now))
 
     def _do(self, work: Callable[[Connection], T]) -> T:
         """`work` in a transaction, again where another one stood in its way."""
@@ -199,17 +221,29 @@ def _events(
 
     nonce: what nothing identifies is an event of its own, however equal it looks, by this and its place.
     """
-    columns, places = [], []
+    events: list[Mapping[str, str | None]] = []
+    owners, keys, instants, places = [], [], [], []
     for place, message in messages.items():
+        key = message.key or f"{nonce}:{place}"
         for number, event in enumerate(message.events):
-            key = message.key or f"{nonce}:{place}"
-            key = key if number == 0 else f"{number}:{key}"
-            at = message.at.astimezone(UTC).isoformat()
-            columns.append({**event, "user_id": users[place], "event_id": key, "occurred_at": at})
+            events.append(event)
+            owners.append(users[place])
+            keys.append(key if number == 0 else f"{number}:{key}")
+            instants.append(message.at)
             places.append(place)
-    rows, rejects = check_events(_block(columns), now, DEFAULTS)
+    block = _block(events)
+    columns = {
+        **block.columns,
+        "user_id": pa.array(owners, pa.string()),
+        "event_id": pa.array(keys, pa.string()),
+        "occurred_at": pa.array(instants, _INSTANT),
+    }
+    rows, rejects = check_events(replace(block, columns=columns), now, DEFAULTS)
     kept = np.delete(np.array(places, np.int64), [reject.line for reject in rejects])
     return rows, kept, {places[reject.line]: _said(reject) for reject in rejects}
+
+
+_INSTANT = pa.timestamp("us", "UTC")
 
 
 def _block(rows: Sequence[Mapping[str, str | None]]) -> Block:

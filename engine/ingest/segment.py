@@ -6,6 +6,7 @@
     timestamp, sentAt         by the client's clock: what happened `sentAt − timestamp` before it was sent happened that
                               long before it arrived, whatever that clock says; `originalTimestamp` is the same
     context.timezone          where the device is
+    context.device            token, and type (ios, android, …): registers the device, as Segment's mobile SDKs send it
 
 Events of Segment's e-commerce specification become the event types that Horae knows (COMMERCE): an order one purchase
 per product. The rest of `properties` is kept as attributes. The rest of `context` (addresses, agents) is not kept.
@@ -14,10 +15,10 @@ per product. The rest of `properties` is kept as attributes. The rest of `contex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
@@ -53,13 +54,13 @@ class Refused(Exception):
     """A message that is not taken, and why."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A message as read.
 
     place: where it stood in its batch · user_id, anonymous_id: one at least · key: what makes a retry the same, None:
     nothing · events: columns of ingest.layout's events without user and instant, `attributes` as JSON text · traits: of
-    identify: columns of users, `attributes` as JSON text · zone: the device's, if known · former: of alias.
+    identify: columns of users, `attributes` as JSON text · zone: the device's, if known · former: of alias · device:
+    its (token, platform), if it says them.
     """
 
     place: int
@@ -72,6 +73,7 @@ class Message:
     traits: Mapping[str, str | None] | None = None
     zone: str | None = None
     former: str | None = None
+    device: tuple[str, str] | None = None
 
 
 def read_message(
@@ -99,58 +101,60 @@ def read_message(
     if kind == "alias" and (user is None or former is None):
         raise Refused("an alias needs previousId and userId")
     context = _object(raw, "context")
-    return Message(
-        place, kind, user, anonymous, at, _key(raw), tuple(events), traits, _zone(context.get("timezone")), former
-    )
+    zone, device = _zone(context.get("timezone")), _device(context.get("device"))
+    return Message(place, kind, user, anonymous, at, _key(raw), events, traits, zone, former, device)
 
 
 def _contents(
     kind: str, raw: Mapping[str, Any]
-) -> tuple[list[Mapping[str, str | None]], Mapping[str, str | None] | None, str | None]:
+) -> tuple[tuple[Mapping[str, str | None], ...], Mapping[str, str | None] | None, str | None]:
     """The events, the traits and the former id of a message."""
     if kind == "track":
         name = raw.get("event")
         if not isinstance(name, str) or not name.strip():
             raise Refused("event: missing, or no text")
-        return list(_tracked(name.strip(), _object(raw, "properties"))), None, None
+        return _tracked(name.strip(), _object(raw, "properties")), None, None
     if kind in ("page", "screen"):
         named = {word: raw[word] for word in ("name", "category") if raw.get(word) is not None}
-        return [_event(kind, {**named, **_object(raw, "properties")})], None, None
+        return (_event(kind, {**named, **_object(raw, "properties")}),), None, None
     if kind == "group":
         group = _id(raw, "groupId")
         if group is None:
             raise Refused("groupId: missing")
-        return [_event("group", {"group_id": group, **_object(raw, "traits")})], None, None
+        return (_event("group", {"group_id": group, **_object(raw, "traits")}),), None, None
     if kind == "identify":
-        return [], _traits(_object(raw, "traits")), None
-    return [], None, _id(raw, "previousId")
+        return (), _traits(_object(raw, "traits")), None
+    return (), None, _id(raw, "previousId")
 
 
-def _tracked(name: str, properties: Mapping[str, Any]) -> Iterator[Mapping[str, str | None]]:
+def _tracked(name: str, properties: Mapping[str, Any]) -> tuple[Mapping[str, str | None], ...]:
     event_type = COMMERCE.get(name.casefold(), name)
     products = properties.get("products")
     if event_type != "purchase" or not isinstance(products, list) or not products:
-        yield _event(event_type, properties)
-        return
+        return (_event(event_type, properties),)
     order = {word: properties[word] for word in ("order_id", "currency", "coupon") if properties.get(word) is not None}
-    for product in products:
-        if not isinstance(product, dict):
-            raise Refused("properties.products: not objects")
-        yield _event(event_type, {**order, **product})
+    if not all(isinstance(product, dict) for product in products):
+        raise Refused("properties.products: not objects")
+    return tuple(_event(event_type, {**order, **product}) for product in products)
 
 
 def _event(event_type: str, properties: Mapping[str, Any]) -> Mapping[str, str | None]:
-    item = next((word for word in _ITEM if properties.get(word) is not None), None)
-    used = {"value", "quantity", "push_id"} | ({item} if item else set())
-    quantity = _scalar(properties, "quantity")
-    return {
-        "event_type": event_type,
-        "item_id": None if item is None else _id(properties, item),
-        "value": _value(properties),
-        "quantity": quantity,
-        "push_id": _scalar(properties, "push_id"),
-        "attributes": _text({word: held for word, held in properties.items() if word not in used}),
-    }
+    event: dict[str, str | None] = {"event_type": event_type}
+    rest = dict(properties)
+    for word in _ITEM:
+        if rest.get(word) is not None:
+            event["item_id"] = _id(rest, word)
+            del rest[word]
+            break
+    event["value"] = _value(rest)
+    for word in ("quantity", "push_id"):
+        if word in rest:
+            event[word] = _scalar(rest, word)
+            del rest[word]
+    rest.pop("value", None)
+    if rest:
+        event["attributes"] = _text(rest)
+    return event
 
 
 def _value(properties: Mapping[str, Any]) -> str | None:
@@ -192,10 +196,16 @@ def _time(said: object, name: str) -> datetime:
     try:
         if not isinstance(said, str):
             raise TypeError
-        found = datetime.fromisoformat(said.strip())
-        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+        return _parsed(said)
     except (TypeError, ValueError, OverflowError):
         raise Refused(f"{name}: not an ISO 8601 time") from None
+
+
+@lru_cache(64)
+def _parsed(said: str) -> datetime:
+    """Kept: all messages of a batch were sent at once."""
+    found = datetime.fromisoformat(said.strip())
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def _key(raw: Mapping[str, Any]) -> str | None:
@@ -220,14 +230,24 @@ def _zone(name: object) -> str | None:
     return name
 
 
+def _device(said: object) -> tuple[str, str] | None:
+    """A device's token and platform; one that says nothing of use is no reason to refuse what happened."""
+    if not isinstance(said, dict):
+        return None
+    token, platform = said.get("token"), said.get("type")
+    if not (isinstance(token, str) and isinstance(platform, str) and token.strip() and platform.strip()):
+        return None
+    return None if "\0" in token + platform else (token.strip(), platform.strip())
+
+
 def _id(raw: Mapping[str, Any], name: str) -> str | None:
     held = raw.get(name)
     if held is None or held == "":
         return None
-    if isinstance(held, bool) or not isinstance(held, str | int):
+    if type(held) is not str and (isinstance(held, bool) or not isinstance(held, str | int)):
         raise Refused(f"{name}: neither text nor a whole number")
     text = str(held).strip()
-    if "\0" in text or len(text.encode()) > LONGEST_ID:
+    if "\0" in text or (4 * len(text) > LONGEST_ID and len(text.encode()) > LONGEST_ID):
         raise Refused(f"{name}: longer than {LONGEST_ID} bytes, or a NUL character")
     return text or None
 

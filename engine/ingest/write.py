@@ -24,7 +24,7 @@ from engine.ingest.identities import resolve_items, resolve_types, resolve_users
 from engine.ingest.news import note_triggers
 from engine.ingest.preferences import note_preferences
 from engine.ingest.profiles import FoldRows, add_profiles, claim_visits, fold_events, share_fold_lock
-from engine.store.bulk import copy_out, copy_rows, jsonb, stage_rows
+from engine.store.bulk import array_text, copy_out, copy_rows, jsonb, stage_rows
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
 from engine.store.tables import EVENT_TYPES
@@ -238,5 +238,5 @@ def _mark_changed(connection: Connection, events: FoldRows, now: datetime) -> No
             " ORDER BY user_id"
             " ON CONFLICT (user_id) DO UPDATE SET changed_at = greatest(known.changed_at, excluded.changed_at)"
         ),
-        {"now": now, "users": user.tolist(), "slots": slot.tolist()},
+        {"now": now, "users": array_text(user), "slots": array_text(slot)},
     )

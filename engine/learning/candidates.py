@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from engine.features.catalogue import Catalogue
 from engine.features.state import P_14D, P_120D, State
 from engine.learning import fresh
 from engine.learning.fresh import Fresh
@@ -103,17 +104,32 @@ class Proposer:
         without: user · I + item (int64, sorted) that must not be proposed. Bit-equal for any batch of users. Equal
         scores keep an order that depends on the user alone.
         """
-        open_items = state.catalogue.available if allowed is None else state.catalogue.available & allowed
+        return self.propose_of(state, self.shelf(state.catalogue, k, allowed, without, quotas))
+
+    def shelf(
+        self,
+        catalogue: Catalogue,
+        k: int,
+        allowed: np.ndarray | None = None,
+        without: np.ndarray | None = None,
+        quotas: Quotas = QUOTAS,
+    ) -> Shelf:
+        """What `propose` prepares from the catalogue alone, the same for all users: to be kept where they come one by
+        one."""
+        open_items = catalogue.available if allowed is None else catalogue.available & allowed
         shares = quotas.of(k)
         some = without is not None and len(without) > 0
-        asked = _Asked(
+        return Shelf(
             k,
             shares,
             open_items,
             without if without is not None else np.zeros(0, np.int64),
-            _popular(state, open_items, self.blend, k if some else shares["popular"]),
-            fresh.find(state.catalogue, open_items, shares["new"]),
+            _popular(catalogue, open_items, self.blend, k if some else shares["popular"]),
+            fresh.find(catalogue, open_items, shares["new"]),
         )
+
+    def propose_of(self, state: State, asked: Shelf) -> Candidates:
+        """What `propose` says, from a shelf of the state's catalogue."""
         blocks = [
             self._propose(state, slice(first, min(first + BLOCK_USERS, len(state))), asked)
             for first in range(0, len(state), BLOCK_USERS)
@@ -124,7 +140,7 @@ class Proposer:
             return Candidates(*(np.zeros(0, dtype) for dtype in types))
         return Candidates(*(np.concatenate([getattr(block, name) for block in blocks]) for name in names))
 
-    def _propose(self, state: State, users: slice, asked: _Asked) -> Candidates:
+    def _propose(self, state: State, users: slice, asked: Shelf) -> Candidates:
         table = self._interests(state, users) @ self._sources
         count, size = table.shape[0], max(len(state.catalogue), 1)
         user, item, sums = np.repeat(np.arange(count), np.diff(table.indptr)), table.indices, table.data
@@ -182,8 +198,9 @@ class Proposer:
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What one call asks for, the same for every block of users."""
+class Shelf:
+    """What may be proposed to whomever, ready for all users. k: how many at most of each · quotas: by source ·
+    open_items: bool[I] · without: as in `propose` · popular, fresh: the sources that are everybody's."""
 
     k: int
     quotas: dict[str, int]
@@ -203,7 +220,7 @@ class _Popular:
     rank: np.ndarray
 
     def beside(
-        self, user: np.ndarray, item: np.ndarray, users: int, start: int, asked: _Asked, size: int
+        self, user: np.ndarray, item: np.ndarray, users: int, start: int, asked: Shelf, size: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which rows (user, item) are popular enough, bool[n]; and (user, item) of the popular items not among them."""
         wanted = np.ones((users, len(self.items)), bool)
@@ -220,8 +237,8 @@ class _Popular:
         return there, extra_user, self.items[at]
 
 
-def _popular(state: State, open_items: np.ndarray, blend: Blend, k: int) -> _Popular:
-    popularity = np.log1p(state.catalogue.popularity)
+def _popular(catalogue: Catalogue, open_items: np.ndarray, blend: Blend, k: int) -> _Popular:
+    popularity = np.log1p(catalogue.popularity)
     highest = popularity.max(initial=0.0)
     score = (blend.popular * popularity / (highest if highest > 0 else 1.0)).astype(np.float32)
     at = np.flatnonzero(open_items)

@@ -134,7 +134,7 @@ def _head_parts(head: Head, rows: np.ndarray, goal: np.ndarray) -> np.ndarray:
 
 
 def _shap(booster: xgboost.Booster, rows: np.ndarray) -> np.ndarray:
-    found = booster.predict(xgboost.DMatrix(rows), pred_contribs=True, validate_features=False)
+    found = booster.predict(xgboost.DMatrix(rows, nthread=1), pred_contribs=True, validate_features=False)
     return np.asarray(found, np.float64)
 
 

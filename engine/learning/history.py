@@ -48,7 +48,7 @@ def user_profiles(events: FoldRows) -> Profiles:
     """The user-keyed profiles of events, through the same fold as ingest's."""
     flat = replace(events, slot=np.zeros(len(events), np.int64))
     folded = fold_events(flat, ("user_profiles", "user_item_profiles", "user_hour_profiles"))
-    return Profiles(*(_without_slot(folded[name]) for name in folded))
+    return Profiles(*(without_slot(folded[name]) for name in folded))
 
 
 def item_profiles(events: FoldRows) -> Folded:
@@ -56,7 +56,8 @@ def item_profiles(events: FoldRows) -> Folded:
     return fold_events(events, ("item_profiles",))["item_profiles"]
 
 
-def _without_slot(folded: Folded) -> Folded:
+def without_slot(folded: Folded) -> Folded:
+    """Profiles keyed by (slot, …) without their slot: what features are made from."""
     return replace(folded, keys=folded.keys[1:])
 
 

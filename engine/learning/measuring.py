@@ -47,7 +47,7 @@ def measure_own_history(proposals: Proposals) -> Metrics:
 def measure_windows(model: WindowModel, state: State, visits: Visits) -> dict[str, Metrics]:
     """The window model's measures on later visits, beside everybody's curve for everybody."""
     curves = windows.curves(model, state.hours, len(state)).preference.astype(np.float64)
-    everybody = np.broadcast_to(model.cells(), curves.shape)
+    everybody = np.broadcast_to(model.cells, curves.shape)
     return {
         "model": evaluation.windows(curves[visits.user], visits.cell),
         "everybody": evaluation.windows(everybody[visits.user], visits.cell),

@@ -24,7 +24,7 @@ from engine.features.catalogue import Catalogue
 from engine.features.matrix import WindowCurves
 from engine.features.state import P_120D, State
 from engine.learning import reading, registry, related, tastes, windows
-from engine.learning.candidates import Blend, Candidates, Proposer
+from engine.learning.candidates import Blend, Candidates, Proposer, Shelf
 from engine.learning.model import Model
 from engine.learning.tastes import Collaborative, Tastes
 from engine.learning.windows import WindowModel
@@ -69,6 +69,14 @@ class Scorer(ABC):
         """At most k items per user, best first, of those `allowed` (bool[I]; None: all) and available at τ."""
         return self._proposer(state.catalogue).propose(state, k, allowed)
 
+    def shelf(self, catalogue: Catalogue, k: int, allowed: np.ndarray | None = None) -> Shelf:
+        """What `candidates` prepares from the catalogue alone, to be kept where users come one by one."""
+        return self._proposer(catalogue).shelf(catalogue, k, allowed)
+
+    def candidates_of(self, state: State, shelf: Shelf) -> Candidates:
+        """What `candidates` says, from a shelf of the state's catalogue."""
+        return self._proposer(state.catalogue).propose_of(state, shelf)
+
     def features(
         self,
         state: State,
@@ -95,7 +103,11 @@ class Scorer(ABC):
 
     def windows(self, state: State) -> np.ndarray:
         """p(cell | user), float32[U, 16]: each row sums to 1. cell = day type × 8 + local hour // 3."""
-        return self._window_curves(state).preference
+        return self.curves(state).preference
+
+    def curves(self, state: State) -> WindowCurves:
+        """When the state's users are likely to act, and how much is known of it."""
+        return self._window_curves(state)
 
     def offers(
         self,

@@ -154,7 +154,7 @@ def _answer_lessons(model: WindowModel, lessons: Sequence[Lesson]) -> list[answe
             prompted = answering.prompted(each.counts[:, :, 0], each.sent)
             activity = windows.pooled(model, windows.of_themselves(model, each.counts, prompted))
             known = answering.tally(prompted[:, 1], each.sent[:, 1])
-            found.append(answering.Lesson(activity, model.activity(), known, each.later))
+            found.append(answering.Lesson(activity, model.activity, known, each.later))
     return found
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -58,6 +59,10 @@ TEMPER = 0.6
 """How much of the likelihood a mixture believes: the visits of one user are not independent."""
 
 _REACH_HOURS = 5
+_STEPS = np.arange(-_REACH_HOURS, _REACH_HOURS + 1)
+_BEFORE = (np.arange(HOURS_A_DAY) - _STEPS[:, None]) % HOURS_A_DAY
+"""By step, the hour that lies so many before each hour of the day."""
+
 _BLOCK_USERS = 2048
 _ENOUGH = 0.5
 
@@ -113,11 +118,13 @@ class WindowModel:
             "window_answers": self.answers.array(),
         }
 
+    @cached_property
     def cells(self) -> np.ndarray:
         """The share by cell of a user without events, float64[16], sums to 1."""
         nothing = np.zeros((1, KINDS, RUNGS, WEEK_HOURS))
         return np.asarray(posterior(self, nothing)[0][0], np.float64)
 
+    @cached_property
     def activity(self) -> np.ndarray:
         """The same as it would be if no push had ever been sent: when people come of themselves."""
         return np.asarray(pooled(self, np.zeros((1, KINDS, RUNGS, WEEK_HOURS)))[0], np.float64)
@@ -177,7 +184,7 @@ def everybodys_curve(counts: np.ndarray) -> np.ndarray:
 
 def curves(model: WindowModel, hours: Hours, users: int) -> WindowCurves:
     """The curves of `users` users; bit-equal for any batch of users."""
-    everybody = model.cells()
+    everybody = model.cells
     preference = np.empty((users, CELLS), np.float32)
     evidence = np.empty(users, np.float32)
     for first in range(0, users, _BLOCK_USERS):
@@ -224,7 +231,7 @@ def posterior(model: WindowModel, counts: np.ndarray, sent: np.ndarray | None = 
         sent = np.zeros((len(counts), KINDS, WEEK_HOURS))
     prompted = answering.prompted(counts[:, :, 0], sent)
     activity = pooled(model, of_themselves(model, counts, prompted))
-    rates = answering.posterior(model.answers, activity, model.activity(), answering.tally(prompted[:, 1], sent[:, 1]))
+    rates = answering.posterior(model.answers, activity, model.activity, answering.tally(prompted[:, 1], sent[:, 1]))
     share = rates * DAYS_OF_TYPE
     return share / share.sum(axis=1, keepdims=True), evidence
 
@@ -330,12 +337,11 @@ def _by_day(week: np.ndarray) -> np.ndarray:
 
 
 def _round_the_clock(hours: np.ndarray, sigma: float) -> np.ndarray:
-    steps = np.arange(-_REACH_HOURS, _REACH_HOURS + 1)
-    kernel = np.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = np.exp(-0.5 * (_STEPS / sigma) ** 2)
     kernel /= kernel.sum()
     total = np.zeros(hours.shape)  # counts of nobody come out of bincount as integers
-    for step, weight in zip(steps, kernel, strict=True):
-        total += weight * np.roll(hours, step, axis=-1)
+    for before, weight in zip(_BEFORE, kernel, strict=True):
+        total += weight * hours[..., before]
     return total
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from engine.campaigns.audience import as_sql, items_select
-from engine.campaigns.definition import Campaign
+from engine.campaigns.definition import Campaign, Items
 from engine.campaigns.policy import Policy
 from engine.features import schema
 from engine.features.catalogue import Catalogue
@@ -116,10 +116,15 @@ def read_allowed(snapshot: Snapshot, occasions: Sequence[Occasion], catalogue: C
             found.append(None)
             continue
         if items not in known:
-            rows = snapshot.arrow(as_sql(snapshot.connection, items_select(items)))
-            known[items] = np.isin(catalogue.ids, np.asarray(rows["id"], np.int64))
+            known[items] = allowed_items(snapshot, items, catalogue)
         found.append(known[items])
     return found
+
+
+def allowed_items(snapshot: Snapshot, items: Items, catalogue: Catalogue) -> np.ndarray:
+    """bool[I]: what a campaign's pushes may be about."""
+    rows = snapshot.arrow(as_sql(snapshot.connection, items_select(items)))
+    return np.isin(catalogue.ids, np.asarray(rows["id"], np.int64))
 
 
 def count_users(snapshot: Snapshot, slots: tuple[int, int]) -> np.ndarray:

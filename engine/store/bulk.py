@@ -85,6 +85,25 @@ def copy_out(connection: Connection, query: str, columns: Mapping[str, str]) -> 
     return {name: _native(rows[name], kind) for name, kind in columns.items()}
 
 
+def array_text(values: np.ndarray) -> str:
+    """Integers as the text of a PostgreSQL array, for a parameter that is cast to one: psycopg writes members one by
+    one."""
+    return "{" + ",".join(map(str, values.tolist())) + "}"
+
+
+_DTYPE = {"smallint": np.int16, "integer": np.int32, "bigint": np.int64, "float8": np.float64}
+
+
+def fetch_few(connection: Connection, query: str, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The rows of `query` as arrays, as `copy_out` gives them, for up to some hundred rows: one exchange with the
+    server, where COPY hands over row by row. columns: name → smallint, integer, bigint or float8."""
+    driver: Any = connection.connection.driver_connection
+    with driver.cursor(binary=True) as cursor:
+        rows = cursor.execute(query).fetchall()
+    values = zip(*rows, strict=True) if rows else ((),) * len(columns)
+    return {name: np.array(held, _DTYPE[kind]) for (name, kind), held in zip(columns.items(), values, strict=True)}
+
+
 def _native(values: np.ndarray, kind: str) -> np.ndarray:
     if kind == "uuid":
         return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), 16)

@@ -191,6 +191,7 @@ items = Table(
     _instant("updated_at", nullable=False, server_default=func.now()),
     CheckConstraint("price >= 0", name="price_not_negative"),
     CheckConstraint("available_from < available_until", name="ends_after_start"),
+    Index("ix_items_changed", "updated_at", postgresql_where=text("NOT stub")),
 )
 
 item_versions = Table(

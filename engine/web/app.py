@@ -13,6 +13,7 @@ from engine.web import campaigns, events, keys, people, watching, workspace
 from engine.web.console.building import add_console
 from engine.web.desk import Desk
 from engine.web.gate import Gate
+from engine.web.origins import Origins
 from engine.web.problems import install
 
 
@@ -37,5 +38,8 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
     for room in (events, campaigns, people, workspace, keys, watching):
         app.include_router(room.routes(desk))
     add_console(app, desk)
+    origins = [origin.strip() for origin in runtime.settings.api_origins.split(",") if origin.strip()]
+    if origins:
+        app.add_middleware(Origins, origins=origins)
     app.add_middleware(Gate, most=runtime.settings.api_concurrency)
     return app

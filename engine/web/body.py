@@ -73,17 +73,21 @@ async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
 
 def too_deep(value: object, deepest: int = DEEPEST) -> bool:
     """Whether objects and lists lie in each other deeper than `deepest`."""
-    level = [value]
+    level = [value] if type(value) in _CONTAINERS else []
     for _ in range(deepest):
         level = [
             inner
             for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
+            for inner in (each.values() if type(each) is dict else each)
+            if type(inner) in _CONTAINERS
         ]
         if not level:
             return False
-    return any(isinstance(each, dict | list) for each in level)
+    return True
+
+
+_CONTAINERS = (dict, list)
+"""What JSON's objects and lists are read as."""
 
 
 def _holds_nul(value: object) -> bool:

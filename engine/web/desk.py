@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from functools import cached_property
 from typing import Any, TypeVar
 
 from fastapi import Depends
@@ -28,6 +29,7 @@ from engine.access.keys import any_live, find_grant
 from engine.access.rate import Buckets
 from engine.access.roles import SCOPES, Grant, least_role
 from engine.access.users import any_enabled
+from engine.planning.recommending import Recommender
 from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime, redis_client
 from engine.web.problems import Refusal
@@ -67,6 +69,11 @@ class Desk:
         self._wake = BrokerWake(runtime.broker_url)
         self._waking: set[str] = set()
         self._lock = threading.Lock()
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """Recommendations, from a shop that is kept warm from the first request on."""
+        return Recommender(self.runtime.database)
 
     async def do(self, work: Callable[[], T]) -> T:
         """`work()` in one of the threads."""
@@ -136,6 +143,8 @@ class Desk:
     def close(self) -> None:
         """Let what is under way end, then close."""
         self._threads.shutdown()
+        if "recommender" in self.__dict__:
+            self.recommender.close()
         self._long.shutdown(cancel_futures=True)
         self._redis.close()
 

@@ -20,7 +20,7 @@ from engine.ingest.block import Block, Reject
 from engine.ingest.intake import DeviceIntake, Intake, ItemIntake
 from engine.ingest.json_rows import objects_block
 from engine.ingest.layout import CANONICAL, Kind, Layout
-from engine.ingest.live import LiveIntake
+from engine.ingest.live import LiveIntake, Taken
 from engine.ingest.options import DEFAULTS
 from engine.ingest.segment import KINDS
 from engine.web.body import read_json, too_deep
@@ -44,7 +44,7 @@ DEEP = "objects and lists lie too deep in each other"
 def routes(desk: Desk) -> APIRouter:
     """The routes, served at `desk`."""
     router = APIRouter(prefix="/v1", tags=["events"])
-    intake = LiveIntake(desk.runtime.database)
+    intake = LiveIntake(desk.runtime.database, device_gateways())
     for kind in KINDS:
         _add(router, kind, f"Segment's `{kind}`: one message. Scope write.", _one(desk, intake, kind), _MESSAGE)
     batch = "Segment's `batch`: messages of any type, 500 kB in all, 32 kB each. Scope write."
@@ -83,7 +83,7 @@ def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
         if taken.refused:
             raise Refusal(400, taken.refused[0])
         desk.wake("horae.fold")
-        return JSONResponse({"success": True})
+        return JSONResponse({"success": True}, _accepted(request))
 
     return handle
 
@@ -97,14 +97,29 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
         if too_deep(raws):  # seldom: then which
             raws = [_shallow(raw) for raw in raws]
-        taken = await desk.do(lambda: intake.accept(raws, sent_at=body.get("sentAt"), history=history))
-        await desk.do(lambda: desk.charge(grant, len(raws)))
+
+        def work() -> Taken:
+            taken = intake.accept(raws, sent_at=body.get("sentAt"), history=history)
+            desk.charge(grant, len(raws))
+            return taken
+
+        taken = await desk.do(work)
         if taken.accepted:
             desk.wake("horae.fold")
         refused = [{"index": place, "reason": why} for place, why in sorted(taken.refused.items())]
-        return JSONResponse({"success": True, "accepted": taken.accepted, "rejected": refused})
+        told = {"success": True, "accepted": taken.accepted, "rejected": refused}
+        return JSONResponse(told, _accepted(request))
 
     return handle
+
+
+EXACTLY_200 = ("analytics-python/", "analytics-php/")
+"""User agents of clients of Segment's, older versions of which take any other status for a failure and send again."""
+
+
+def _accepted(request: Request) -> int:
+    """The status of what is committed, and in profiles a moment later: 202."""
+    return 200 if request.headers.get("user-agent", "").startswith(EXACTLY_200) else 202
 
 
 def _shallow(raw: Any) -> Any:
@@ -210,7 +225,17 @@ _MESSAGE: dict[str, Any] = {
         "traits": {"type": "object", "description": "of identify and group"},
         "timestamp": {"type": "string", "format": "date-time"},
         "sentAt": {"type": "string", "format": "date-time"},
-        "context": {"type": "object", "properties": {"timezone": {"type": "string"}}},
+        "context": {
+            "type": "object",
+            "properties": {
+                "timezone": {"type": "string"},
+                "device": {
+                    "type": "object",
+                    "properties": {"token": {"type": "string"}, "type": {"type": "string"}},
+                    "description": "registers the device: token, and type ios, android, …",
+                },
+            },
+        },
     },
 }
 _BATCH: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -9,13 +10,39 @@ from starlette.responses import Response
 
 from engine.access.roles import Grant
 from engine.planning.explain import explain, plain
+from engine.planning.recommending import MOST, MOST_REASONS, USUAL
 from engine.web.answers import answer
 from engine.web.desk import Desk
+from engine.web.problems import Refusal
 
 
 def routes(desk: Desk) -> APIRouter:
     """The routes, served at `desk`."""
     router = APIRouter(prefix="/v1/users", tags=["users"])
+
+    @router.get("/{user:path}/recommendations", summary="The best items for a user now, with reasons. Scope read.")
+    async def recommended(
+        user: str,
+        n: Annotated[int, Query(ge=1, le=MOST, description="How many.")] = USUAL,
+        campaign: Annotated[str | None, Query(description="Of what its pushes may be about.")] = None,
+        at: Annotated[datetime | None, Query(description="When it is shown, within 7 days; default: now.")] = None,
+        reasons: Annotated[int, Query(ge=0, le=MOST_REASONS, description="Of each item.")] = 3,
+        _grant: Grant = desk.needs("read"),
+    ) -> Response:
+        if at is not None and at.tzinfo is None:
+            raise Refusal(400, "at has no offset", hint="2026-11-27T18:00:00Z, or +01:00 instead of Z")
+        recommender = desk.recommender
+        return answer(await desk.do(lambda: recommender.recommend(user, n, campaign, at, reasons)))
+
+    @router.get("/{user:path}/windows", summary="When a user is likely to act, and the best next windows. Scope read.")
+    async def hours(
+        user: str,
+        n: Annotated[int, Query(ge=1, le=MOST, description="How many of the next windows.")] = 5,
+        campaign: Annotated[str | None, Query(description="Within its hours.")] = None,
+        _grant: Grant = desk.needs("read"),
+    ) -> Response:
+        recommender = desk.recommender
+        return answer(await desk.do(lambda: recommender.hours(user, campaign, n)))
 
     @router.get("/{user:path}/explain", summary="Why a user got what they got, or nothing. Scope read.")
     async def explained(

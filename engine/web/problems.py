@@ -9,12 +9,13 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from engine.errors import BadInput, Conflict, Faulty, HoraeError, SchemaMismatch, Unavailable, UnknownName
+from engine.errors import BadInput, Conflict, Faulty, HoraeError, SchemaMismatch, Unavailable, UnknownName, UserErased
 
 RETRY_SECONDS = 5
 """When to ask again while a server that Horae needs is not there."""
 
 STATUSES: tuple[tuple[type[HoraeError], int], ...] = (
+    (UserErased, 410),
     (UnknownName, 404),
     (Conflict, 409),
     (Faulty, 422),

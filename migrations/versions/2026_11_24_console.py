@@ -1,7 +1,7 @@
 """Users of the console and their sessions.
 
 Revision ID: 2026_11_24_console
-Revises: 2026_11_24_scopes
+Revises: 2026_11_24_items_changed
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_console"
-down_revision = "2026_11_24_scopes"
+down_revision = "2026_11_24_items_changed"
 branch_labels = None
 depends_on = None
 

@@ -66,7 +66,7 @@ def iso(at: datetime) -> str:
 def test_a_tracked_event_is_durable_and_queued_when_it_is_answered(api: Api, key: str, name: str) -> None:
     reply = api.ask("/v1/track", {"userId": name, "event": "Test Drive", "properties": {"sku": "car", "seats": 5}}, key)
 
-    assert (reply.status, reply.json) == (200, {"success": True})
+    assert (reply.status, reply.json) == (202, {"success": True})
     [event] = events(api, name)
     assert (event.type, event.item, event.attributes) == ("Test Drive", "car", {"seats": 5})
     assert abs(event.at - machine_now()) < timedelta(minutes=1)
@@ -159,10 +159,10 @@ def test_people_are_what_identify_says_and_where_their_device_is(api: Api, key: 
     told = {"userId": name, "traits": traits, "context": {"timezone": "Europe/Berlin"}, "messageId": f"i-{name}"}
     look = "SELECT timezone, tz_source, country, consent, attributes, stub FROM users WHERE external_id = :user"
 
-    assert api.ask("/v1/identify", told, key).status == 200
+    assert api.ask("/v1/identify", told, key).status == 202
     first = query(api.runtime.database, look, user=name)
     api.ask("/v1/identify", {"userId": name, "traits": {"country": "FR"}}, key)
-    assert api.ask("/v1/identify", told, key).status == 200  # a retry that comes late changes nothing back
+    assert api.ask("/v1/identify", told, key).status == 202  # a retry that comes late changes nothing back
 
     assert [tuple(row) for row in first] == [("Europe/Berlin", "device", "DE", True, {"email": "x@example.org"}, False)]
     assert query(api.runtime.database, look, user=name)[0].country == "FR"
@@ -371,6 +371,58 @@ def test_segments_own_python_client_works_unmodified(servers, database, redis_ur
     assert [row[0] for row in aliases] == ["an", "before"]
 
 
+def test_clients_that_know_only_200_get_it(api: Api, key: str, name: str) -> None:
+    message = {"userId": name, "event": "e"}
+
+    assert api.ask("/v1/track", message, key, {"User-Agent": "analytics-python/1.4.0"}).status == 200
+    assert api.ask("/v1/track", message, key, {"User-Agent": "Dart/3.5"}).status == 202
+
+
+def test_a_device_is_registered_by_the_token_that_segments_mobile_clients_send(api: Api, key: str, name: str) -> None:
+    def tracked(number: int, device: object) -> dict:
+        context = {"device": device, "os": {"name": "iOS"}}
+        return {"type": "track", "userId": name, "event": "e", "messageId": f"{name}{number}", "context": context}
+
+    devices = [
+        {"id": "B5372DB0", "manufacturer": "Apple", "type": "ios", "token": f"{name}-ff15bc0c"},
+        {"type": "ios", "token": f"{name}-ff15bc0c"},
+        {"type": "android", "token": f"{name}-droid"},
+        {"type": "toaster", "token": f"{name}-bread"},
+        {"token": f"{name}-untyped"},
+        {"type": "ios", "token": "\0"},
+        {"type": ["ios"], "token": 7},
+        "a phone",
+    ]
+    reply = api.ask("/v1/batch", {"batch": [tracked(n, one) for n, one in enumerate(devices)]}, key)
+
+    assert reply.json["accepted"] == len(devices), "a strange device is no reason to refuse what happened"
+    look = "SELECT gateway, token FROM devices d JOIN users u ON u.id = d.user_id WHERE external_id = :user ORDER BY 1"
+    found = query(api.runtime.database, look, user=name)
+    assert [tuple(row) for row in found] == [("apns", f"{name}-ff15bc0c"), ("fcm", f"{name}-droid")]
+
+
+def test_web_pages_may_ask_where_their_origin_is_named_and_nowhere_else(
+    api: Api, key: str, name: str, redis_url: str, tmp_path
+) -> None:
+    asks = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    shop, other = {"Origin": "https://shop.example"}, {"Origin": "https://evil.example"}
+    named = module_runtime(
+        api.runtime.database, redis_url, tmp_path / "home", api_origins="https://shop.example, https://m.shop.example"
+    )
+    with serving(named) as opened:
+        allowed = opened.ask("/v1/track", headers={**shop, **asks}, method="OPTIONS")
+        refused = opened.ask("/v1/track", headers={**other, **asks}, method="OPTIONS")
+        told = opened.ask("/v1/track", {"userId": name, "event": "e"}, key, shop)
+        from_push = opened.ask("/v1/callbacks/x", headers={**other, **asks}, method="OPTIONS")
+    closed = api.ask("/v1/track", {"userId": name, "event": "e"}, key, shop)
+
+    assert (allowed.status, allowed.headers["Access-Control-Allow-Origin"]) == (200, "https://shop.example")
+    assert (refused.status, refused.headers["Access-Control-Allow-Origin"]) == (400, None)
+    assert (told.status, told.headers["Access-Control-Allow-Origin"]) == (202, "https://shop.example")
+    assert (from_push.status, from_push.headers["Access-Control-Allow-Origin"]) == (204, "*")
+    assert (closed.status, closed.headers["Access-Control-Allow-Origin"]) == (202, None)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -401,7 +453,7 @@ def test_each_message_of_any_batch_is_accepted_or_refused_and_never_lost(api: Ap
 
     reply = api.ask("/v1/batch", {"batch": batch}, key)
 
-    assert reply.status == 200, reply.body
+    assert reply.status == 202, reply.body
     refused = [one["index"] for one in reply.json["rejected"]]
     assert all(one["reason"] for one in reply.json["rejected"])
     assert len(refused) == len(set(refused)) == len(batch) - reply.json["accepted"]

@@ -143,8 +143,8 @@ def test_without_events_the_curve_is_everybodys() -> None:
 
     found = windows.curves(model, NOTHING, 3)
 
-    np.testing.assert_allclose(found.preference, np.broadcast_to(model.cells(), (3, 16)), rtol=1e-6)
-    np.testing.assert_allclose(model.cells(), to_cells(model.curve[None])[0], atol=0.005)
+    np.testing.assert_allclose(found.preference, np.broadcast_to(model.cells, (3, 16)), rtol=1e-6)
+    np.testing.assert_allclose(model.cells, to_cells(model.curve[None])[0], atol=0.005)
     np.testing.assert_allclose(found.log_ratio, 0, atol=1e-6)
     assert found.evidence.tolist() == [0, 0, 0]
 

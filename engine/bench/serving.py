@@ -1,0 +1,54 @@
+"""The API as a process of its own, for benches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.clock import monotonic
+from engine.config import read_settings
+from engine.errors import Unavailable
+from engine.runtime import open_runtime
+from engine.web import serve
+
+START_SECONDS = 60.0
+
+
+@contextmanager
+def served(database_url: str, redis: str) -> Iterator[int]:
+    """A server process on this database and Redis, and its port. Raises Unavailable where it does not start."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(database_url, redis, port), daemon=True)
+    process.start()
+    try:
+        until = monotonic() + START_SECONDS
+        while not _listens(port):
+            if monotonic() > until or not process.is_alive():
+                raise Unavailable("the API's process did not start")
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.terminate()
+        process.join(30)
+
+
+def _serve(database_url: str, redis: str, port: int) -> None:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `horae api` does
+    # The wake-ups stay in the process' memory: nobody is to be woken.
+    settings = read_settings(database_url=database_url, redis_url=redis, broker_url="memory://", log_level="WARNING")
+    runtime = open_runtime(settings, migrate=False)
+    try:
+        serve(runtime, "127.0.0.1", port)
+    finally:
+        runtime.close()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
