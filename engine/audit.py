@@ -1,7 +1,7 @@
 """Who changed what: one row for each change of what people decide, in the transaction that makes it.
 
 Append-only: nothing in Horae changes or deletes a row. `actor` is the operating system's user name for the command
-line, the key's or user's name for the HTTP API, `horae` for what Horae does by itself. `before` and `after` hold what
+line, `key:ID` or `user:NAME` for the HTTP API, `horae` for what Horae does by itself. `before` and `after` hold what
 differs and never a secret: callers give names, states and definitions, not tokens.
 """
 

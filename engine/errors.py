@@ -2,7 +2,9 @@
 
 HoraeError                    everything a caller may be told about
 ├── BadInput                  something given to Horae is wrong: a file, an option, a definition
-│   └── UnknownName           a name that stands for nothing (campaign, user, model, cap, …)
+│   ├── UnknownName           a name that stands for nothing (campaign, user, model, cap, …)
+│   ├── Conflict              it does not fit the state that things are in (a campaign that is over, a key used before)
+│   └── Faulty                a definition with faults, each with its place
 ├── Unavailable               a server or resource that Horae needs is not there
 │   ├── StoreUnavailable      PostgreSQL
 │   ├── RedisUnavailable      Redis or Valkey
@@ -19,7 +21,7 @@ driver's errors at the border with `raise … from`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class HoraeError(Exception):
@@ -40,6 +42,20 @@ class BadInput(HoraeError):
 
 class UnknownName(BadInput):
     """A name that stands for nothing in this store."""
+
+
+class Conflict(BadInput):
+    """What is asked for does not fit the state that things are in; asked at another time, it may."""
+
+
+class Faulty(BadInput):
+    """A definition has faults. faults: (path, sentence) of each; a path's parts are fields and places in lists."""
+
+    def __init__(
+        self, message: str, faults: Sequence[tuple[tuple[str | int, ...], str]], *, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.faults = tuple(faults)
 
 
 class Unavailable(HoraeError):

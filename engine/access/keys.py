@@ -1,9 +1,8 @@
 """API keys: `horae_ID_SECRET`, of which the store holds the readable ID and a SHA-256 hash.
 
 A secret is 32 random bytes and a checksum of the whole (CRC-32), in base 62: high entropy, so a fast hash is enough,
-and a mistyped or cut key is told apart without asking the store. A key has scopes: `write` (events, items, devices,
-callbacks), `read` (recommendations, explanations, metrics), `admin` (campaigns and settings, as far as its role goes:
-a viewer reads, an operator triggers, pauses and stops, an admin defines). All instants here are machine time.
+and a mistyped or cut key is told apart without asking the store. What a key may is its scopes: see engine.access.roles.
+All instants here are machine time.
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, text
 
 from engine import audit
+from engine.access.roles import SCOPES, Grant
 from engine.errors import BadInput, UnknownName, did_you_mean
-
-SCOPES = ("write", "read", "admin")
-ROLES = ("viewer", "operator", "admin")
-"""Each may what those before it may."""
 
 USED_TO_THE = timedelta(minutes=1)
 """`last_used_at` is not written more often: one row would otherwise be written by every request."""
@@ -36,31 +32,12 @@ _SHAPE = re.compile(r"(horae_([a-z0-9]{8})_[0-9A-Za-z]{43})([0-9A-Za-z]{6})")
 
 
 @dataclass(frozen=True)
-class Grant:
-    """What a caller may do. name: for the audit log · role: of scope admin · rate: messages a second, None: the
-    deployment's · key_id: None for a caller of the development mode."""
-
-    name: str
-    key_id: str | None
-    scopes: frozenset[str]
-    role: str | None = None
-    rate: int | None = None
-
-    def may(self, scope: str, role: str = "viewer") -> bool:
-        """Whether this covers `scope`, of scope admin with at least `role`."""
-        if scope not in self.scopes:
-            return False
-        return scope != "admin" or (self.role is not None and ROLES.index(self.role) >= ROLES.index(role))
-
-
-@dataclass(frozen=True)
 class Key:
     """A key as it is listed: everything but the secret."""
 
     id: str
     name: str
     scopes: tuple[str, ...]
-    role: str | None
     rate: int | None
     created_by: str
     created_at: datetime
@@ -75,7 +52,7 @@ class Key:
         return "expired" if self.expires_at is not None and self.expires_at <= now else "live"
 
 
-_COLUMNS = "id, name, scopes, role, rate, created_by, created_at, expires_at, last_used_at, revoked_at"
+_COLUMNS = "id, name, scopes, rate, created_by, created_at, expires_at, last_used_at, revoked_at"
 
 
 def create_key(
@@ -84,25 +61,18 @@ def create_key(
     scopes: Collection[str],
     *,
     author: str,
-    role: str | None = None,
     rate: int | None = None,
     expires_at: datetime | None = None,
 ) -> str:
-    """Make a key and return it: it is shown this once. Raises BadInput for unknown scopes, a role without the scope
-    admin or the scope without a role, and for a name that is empty or too long."""
+    """Make a key and return it: it is shown this once. Raises BadInput for unknown scopes or none, a rate below 1, and
+    for a name that is empty or too long."""
     if not name.strip() or len(name) > LONGEST_NAME or "\0" in name:
         raise BadInput(f"a key's name has 1 to {LONGEST_NAME} characters", hint="say who will use it")
     for scope in scopes:
         if scope not in SCOPES:
-            raise BadInput(f"unknown scope {scope!r}", hint=did_you_mean(scope, SCOPES) or "write, read or admin")
+            raise BadInput(f"unknown scope {scope!r}", hint=did_you_mean(scope, SCOPES) or ", ".join(SCOPES))
     if not scopes:
-        raise BadInput("a key needs a scope", hint="write for events, read for recommendations, admin for campaigns")
-    if role is not None and role not in ROLES:
-        raise BadInput(f"unknown role {role!r}", hint=did_you_mean(role, ROLES) or "viewer, operator or admin")
-    if ("admin" in scopes) != (role is not None):
-        raise BadInput(
-            "a role belongs to the scope admin, and that scope needs one", hint="--scope admin --role viewer"
-        )
+        raise BadInput("a key needs a scope", hint="write for events, read for recommendations, operate for campaigns")
     if rate is not None and rate < 1:
         raise BadInput(f"a rate of {rate} messages a second lets nothing in", hint="1 or more")
     key_id, key = _draw()
@@ -111,19 +81,18 @@ def create_key(
         "name": name,
         "hash": _hash(key),
         "scopes": sorted(set(scopes)),
-        "role": role,
         "rate": rate,
         "author": author,
         "expires": expires_at,
     }
     connection.execute(
         text(
-            "INSERT INTO api_keys (id, name, hash, scopes, role, rate, created_by, expires_at)"
-            " VALUES (:id, :name, :hash, :scopes, :role, :rate, :author, :expires)"
+            "INSERT INTO api_keys (id, name, hash, scopes, rate, created_by, expires_at)"
+            " VALUES (:id, :name, :hash, :scopes, :rate, :author, :expires)"
         ),
         given,
     )
-    said = {"name": name, "scopes": given["scopes"], "role": role, "expires_at": expires_at}
+    said = {"name": name, "scopes": given["scopes"], "expires_at": expires_at}
     audit.record(connection, author, "key.create", f"key:{key_id}", None, said)
     return key
 
@@ -159,9 +128,7 @@ def find_grant(connection: Connection, key: str, now: datetime) -> Grant | None:
     if shape is None or shape[3] != _checksum(shape[1]):
         return None
     row = connection.execute(
-        text(
-            "SELECT name, hash, scopes, role, rate, expires_at, last_used_at, revoked_at FROM api_keys WHERE id = :id"
-        ),
+        text("SELECT hash, scopes, rate, expires_at, last_used_at, revoked_at FROM api_keys WHERE id = :id"),
         {"id": shape[2]},
     ).one_or_none()
     if row is None or not hmac.compare_digest(bytes(row.hash), _hash(key)):
@@ -170,7 +137,7 @@ def find_grant(connection: Connection, key: str, now: datetime) -> Grant | None:
         return None
     if row.last_used_at is None or row.last_used_at <= now - USED_TO_THE:
         connection.execute(text("UPDATE api_keys SET last_used_at = :now WHERE id = :id"), {"now": now, "id": shape[2]})
-    return Grant(row.name, shape[2], frozenset(row.scopes), row.role, row.rate)
+    return Grant(f"key:{shape[2]}", frozenset(row.scopes), shape[2], row.rate)
 
 
 def _draw() -> tuple[str, str]:

@@ -40,17 +40,18 @@ class Buckets:
     def __init__(self, client: redis.Redis) -> None:
         self._take = client.register_script(_TAKE)
 
-    def enter(self, key_id: str, rate: int) -> int:
-        """Take a token of `key_id`, whose bucket gets `rate` a second. 0, or the seconds to wait (at least 1)."""
-        return math.ceil(self._ask(key_id, rate, 1, asked=True))
+    def enter(self, key_id: str, rate: float, size: float | None = None) -> int:
+        """Take a token of `key_id`, whose bucket gets `rate` a second and holds `size`, or BURST_SECONDS of its rate.
+        0, or the seconds to wait (at least 1)."""
+        return math.ceil(self._ask(key_id, [rate, size or rate * BURST_SECONDS, 1, 1]))
 
     def charge(self, key_id: str, rate: int, tokens: int) -> None:
         """Take `tokens` more for what has entered, into debt if need be."""
         if tokens > 0:
-            self._ask(key_id, rate, tokens, asked=False)
+            self._ask(key_id, [rate, rate * BURST_SECONDS, tokens, 0])
 
-    def _ask(self, key_id: str, rate: int, cost: int, *, asked: bool) -> float:
-        arguments = [rate, rate * BURST_SECONDS, cost, int(asked)]
+    def _ask(self, key_id: str, arguments: list[float]) -> float:
+        """What _TAKE answers; its arguments are rate, size, cost and whether a token is asked for."""
         try:
             return float(self._take([f"horae:rate:{key_id}"], arguments))
         except (redis.RedisError, OSError):

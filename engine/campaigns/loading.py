@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from engine.campaigns import yamlfile
 from engine.campaigns.definition import Campaign
 from engine.campaigns.filters import ITEM_KEYS, USER_KEYS
-from engine.errors import BadInput, did_you_mean
+from engine.errors import BadInput, Faulty, did_you_mean
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,11 +61,12 @@ def load(path: Path) -> Campaign:
 
 
 def build(model: type[M], values: dict[str, Any]) -> M:
-    """`model` from values that a person gave as options. Raises BadInput with every fault in words."""
+    """`model` from values that a person gave as options, or that came as JSON. Raises Faulty with every fault."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise BadInput("; ".join(sentence for _, sentence in faults(error, values))) from error
+        found = faults(error, values)
+        raise Faulty("; ".join(sentence for _, sentence in found), found) from error
 
 
 def faults(error: ValidationError, value: Any) -> list[tuple[yamlfile.Path, str]]:
@@ -83,7 +84,7 @@ def faults(error: ValidationError, value: Any) -> list[tuple[yamlfile.Path, str]
             found[path, f"{_shown(path)} must be text, a number or true/false"] = None
             continue
         for sentence in (each for detail in details for each in _sentences(path, detail)):
-            found[path or _named_path(sentence), sentence] = None
+            found[path or named_path(sentence), sentence] = None
     return list(found)
 
 
@@ -114,7 +115,7 @@ def _path(loc: tuple[int | str, ...], value: Any) -> yamlfile.Path:
     return tuple(path)
 
 
-def _named_path(sentence: str) -> yamlfile.Path:
+def named_path(sentence: str) -> yamlfile.Path:
     """The field that a sentence about the whole definition begins with."""
     return tuple(re.split(r"[^\w.-]", sentence, maxsplit=1)[0].split("."))
 

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, insert, select, text
 from engine import audit
 from engine.campaigns.loading import build
 from engine.campaigns.policy import Cap, GatewayRule, Policy
-from engine.errors import BadInput, UnknownName, did_you_mean
+from engine.errors import BadInput, Conflict, Faulty, UnknownName, did_you_mean
 from engine.ingest.hours import refold_default_zone
 from engine.store.tables import policies
 
@@ -51,17 +51,46 @@ def save_policy(
     return saved, changed
 
 
+RULES = (
+    "default_timezone",
+    "quiet_hours",
+    "min_gap",
+    "holdout",
+    "pushes_per_stock",
+    "keep_events_days",
+    "keep_deliveries_days",
+    "keep_decisions_days",
+)
+"""The workspace's rules that are single values."""
+
+
+def change_rules(
+    connection: Connection, changes: Mapping[str, object], author: str | None = None
+) -> tuple[int, Policy]:
+    """Change some of RULES, as their text or JSON value, None for none; the policy's version, and the policy.
+
+    Raises BadInput where nothing or another rule is to be changed, Faulty for values that make no sense.
+    """
+    if not changes:
+        raise BadInput("nothing to set", hint=f"there is {', '.join(RULES)}")
+    for name in changes:
+        if name not in RULES:
+            said = f"{name} is no rule of the workspace"
+            raise Faulty(said, [((name,), said)], hint=did_you_mean(name, RULES) or f"there is {', '.join(RULES)}")
+    return save_policy(connection, lambda policy: build(Policy, {**policy.model_dump(mode="json"), **changes}), author)
+
+
 def add_cap(connection: Connection, cap: Cap, author: str | None = None) -> tuple[int, Cap]:
     """Add a cap under the next id (cap-1, cap-2, …); returns the policy's version and the cap with its id.
 
-    Raises BadInput where a cap of the same scope and window exists: two limits for one thing are a mistake.
+    Raises Conflict where a cap of the same scope and window exists: two limits for one thing are a mistake.
     """
     added: list[Cap] = []
 
     def change(policy: Policy) -> Policy:
         same = next((old for old in policy.caps if (old.scope, old.window) == (cap.scope, cap.window)), None)
         if same is not None:
-            raise BadInput(f"{same.id} already says {same}", hint=f"remove it first: horae caps remove {same.id}")
+            raise Conflict(f"{same.id} already says {same}", hint=f"remove it first: horae caps remove {same.id}")
         added.append(cap.model_copy(update={"id": f"cap-{_next_number(connection)}"}))
         return policy.model_copy(update={"caps": (*policy.caps, added[0])})
 

@@ -16,13 +16,14 @@ from engine.campaigns.audience import items_select
 from engine.campaigns.definition import Campaign
 from engine.campaigns.fields import hours_text, in_words, moment_text
 from engine.campaigns.filters import AttributeIs, EventCount, parts
+from engine.campaigns.loading import named_path
 from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.rules import rules_of
 from engine.campaigns.sampling import try_message
 from engine.campaigns.schedule import last_instant, upcoming
 from engine.campaigns.store import Created, create, find, get_all
-from engine.errors import BadInput, did_you_mean
+from engine.errors import Faulty, did_you_mean
 from engine.localtime import Hours, cron_labels, open_intervals, open_minutes, zone
 from engine.store.tables import event_types, items, users
 
@@ -78,7 +79,7 @@ def define(
 ) -> Defined:
     """Store a campaign if it is sound; arguments as in `review`. One that is stored already is not judged anew.
 
-    Raises BadInput with every contradiction, or where the campaign of that name is cancelled or done.
+    Raises Faulty with every contradiction, Conflict where the campaign of that name is cancelled or done.
     """
     old = find(connection, campaign.name)
     if old is not None and old.definition == campaign:
@@ -86,6 +87,15 @@ def define(
     found = review(connection, campaign, now, gateways)
     require_sound(found, campaign.name)
     return Defined(create(connection, campaign, now, author, draft=draft), found.warnings)
+
+
+def unfitting(connection: Connection, now: datetime, gateways: Collection[str]) -> list[str]:
+    """What the workspace's rules make impossible for campaigns that run; arguments as in `review`."""
+    found = []
+    for stored in get_all(connection, ("running", "paused")):
+        errors = review(connection, stored.definition, now, gateways).errors
+        found += [f"campaign {stored.name} does not fit any more: {error}" for error in errors]
+    return found
 
 
 def scope_warning(connection: Connection, scope: str, gateways: Collection[str], known: Collection[str]) -> str | None:
@@ -116,10 +126,11 @@ def _meant(name: str, known: Collection[str]) -> str:
 
 
 def require_sound(found: Review, name: str) -> None:
-    """Raise BadInput with every contradiction that a review found."""
+    """Raise Faulty with every contradiction that a review found."""
     if found.errors:
         count = "1 thing does" if len(found.errors) == 1 else f"{len(found.errors)} things do"
-        raise BadInput("\n".join([f"campaign {name}: {count} not fit", *(f"  {error}" for error in found.errors)]))
+        lines = [f"campaign {name}: {count} not fit", *(f"  {error}" for error in found.errors)]
+        raise Faulty("\n".join(lines), [(named_path(error), error) for error in found.errors])
 
 
 def _gateway_errors(campaign: Campaign, gateways: Collection[str]) -> Iterator[str]:

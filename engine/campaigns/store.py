@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from engine import audit
 from engine.campaigns.definition import Campaign
-from engine.errors import BadInput, UnknownName, did_you_mean
+from engine.errors import Conflict, UnknownName, did_you_mean
 from engine.store.tables import campaign_minutes, campaign_versions, campaigns, occurrences
 
 State = Literal["draft", "running", "paused", "cancelled", "done"]
@@ -65,7 +65,7 @@ def create(
 
     `draft`: a new one waits for `launch` before anything of it becomes due. What is already planned stays as its
     version made it; a changed schedule counts from `now`.
-    Raises BadInput where the campaign of that name is cancelled or done.
+    Raises Conflict where the campaign of that name is cancelled or done.
     """
     row = upsert(campaigns).values(
         name=campaign.name,
@@ -84,7 +84,7 @@ def create(
     if old.definition == campaign:
         return Created(old, "unchanged")
     if old.state in ("cancelled", "done"):
-        raise BadInput(f"campaign {old.name} is {old.state} and cannot change", hint="give the new one another name")
+        raise Conflict(f"campaign {old.name} is {old.state} and cannot change", hint="give the new one another name")
     _edit(connection, old, campaign, now, author)
     return Created(get(connection, campaign.name), "edited")
 
@@ -138,10 +138,10 @@ def versions(connection: Connection, campaign_id: int) -> list[tuple[int, dateti
 
 
 def launch(connection: Connection, name: str, now: datetime, author: str | None = None) -> Stored:
-    """Let a draft become due from business time `now` on. Raises UnknownName, and BadInput where it is no draft."""
+    """Let a draft become due from business time `now` on. Raises UnknownName, and Conflict where it is no draft."""
     draft = get(connection, name, lock=True)
     if draft.state != "draft":
-        raise BadInput(f"campaign {name} is {draft.state}, not a draft")
+        raise Conflict(f"campaign {name} is {draft.state}, not a draft")
     since = _since(draft.definition, now)
     connection.execute(
         update(campaigns).where(campaigns.c.id == draft.id).values(state="running", scheduled_until=since)
@@ -153,14 +153,14 @@ def launch(connection: Connection, name: str, now: datetime, author: str | None 
 def set_state(connection: Connection, name: str, to: State, author: str | None = None) -> Stored:
     """Move a campaign to another state; being there already changes nothing. `author` None: Horae itself.
 
-    Raises UnknownName, and BadInput where the lifecycle does not allow it.
+    Raises UnknownName, and Conflict where the lifecycle does not allow it.
     """
     before = get(connection, name, lock=True)
     if before.state == to:
         return before
     if before.state not in MOVES[to]:
         hint = f"launch it first: horae campaign launch {name}" if before.state == "draft" else None
-        raise BadInput(f"campaign {name} is {before.state} and cannot become {to}", hint=hint)
+        raise Conflict(f"campaign {name} is {before.state} and cannot become {to}", hint=hint)
     connection.execute(update(campaigns).where(campaigns.c.id == before.id).values(state=to, paused_why=None))
     _note_move(connection, author, _ACTIONS[to], name, before.state, to)
     return get(connection, name)

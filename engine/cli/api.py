@@ -1,4 +1,4 @@
-"""Commands: the API's server (`api`), and the keys that open it (`admin`)."""
+"""Commands: the API's server (`api`), and who may use it (`admin`): keys, and users of the console."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from engine.cli import people
 from engine.cli.campaigns import AUTHOR, AsJson, opened
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-admin_app = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: who may ask what.")
+admin_app = typer.Typer(no_args_is_help=True, help="Who may do what: keys of the HTTP API, users of the console.")
 
 stdout = Console(highlight=False)
 stderr = Console(stderr=True, highlight=False)
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands to `app`."""
     app.command("api")(api)
     app.add_typer(admin_app, name="admin")
+    people.register(admin_app)
 
 
 def api(
@@ -66,9 +68,11 @@ def api(
 def create_key(
     name: str = typer.Argument(help="Who will use it."),
     scope: list[str] = typer.Option(
-        ["write"], help="write (events, items, devices, callbacks), read, admin. May be repeated."
+        [], help="write (events, items, devices, callbacks; the default), read, operate or admin. May be repeated."
     ),
-    role: str | None = typer.Option(None, help="Of scope admin: viewer, operator or admin."),
+    role: str | None = typer.Option(
+        None, help="Scopes by name: viewer (read), operator (read, operate), admin (everything)."
+    ),
     expires: str | None = typer.Option(None, help="After how long it ends, such as 90d; default: never."),
     rate: int | None = typer.Option(None, help="Messages a second in the long run; default HORAE_API_RATE."),
     as_json: bool = AsJson,
@@ -76,12 +80,14 @@ def create_key(
     """Make an API key and print it. It is shown this once: the store keeps a hash."""
     from engine import clock
     from engine.access import keys
+    from engine.access.roles import scopes_of
 
+    scopes = sorted({*scope, *(scopes_of(role) if role else ())} or {"write"})
     ends = None if expires is None else clock.machine_now() + _span(expires)
     with opened() as runtime, runtime.database.begin() as connection:
-        key = keys.create_key(connection, name, scope, author=AUTHOR, role=role, rate=rate, expires_at=ends)
+        key = keys.create_key(connection, name, scopes, author=AUTHOR, rate=rate, expires_at=ends)
     if as_json:
-        typer.echo(json.dumps({"key": key, "id": key.split("_")[1], "name": name, "scopes": sorted(set(scope))}))
+        typer.echo(json.dumps({"key": key, "id": key.split("_")[1], "name": name, "scopes": scopes}))
     else:
         typer.echo(key)
         stderr.print("keep it: it is not shown again", style="dim")
@@ -92,6 +98,7 @@ def list_keys(as_json: bool = AsJson) -> None:
     """List the keys: what they may do, when they were last used, whether they still open anything."""
     from engine import clock
     from engine.access import keys
+    from engine.access.roles import role_of
 
     with opened() as runtime, runtime.database.begin() as connection:
         found = keys.list_keys(connection)
@@ -101,7 +108,7 @@ def list_keys(as_json: bool = AsJson) -> None:
             "id": key.id,
             "name": key.name,
             "scopes": ", ".join(key.scopes),
-            "role": key.role,
+            "role": role_of(key.scopes),
             "state": key.state(now),
             "expires": key.expires_at,
             "last used": key.last_used_at,

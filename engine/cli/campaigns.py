@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from engine.campaigns.policy import Cap, Policy
     from engine.campaigns.review import Defined
-    from engine.campaigns.store import State, Stored
+    from engine.campaigns.store import State
+    from engine.campaigns.telling import Whole
     from engine.runtime import Runtime
 
 AUTHOR = os_user()
@@ -82,20 +83,21 @@ def list_all(as_json: bool = AsJson) -> None:
     """List all campaigns with their state and when they are due next."""
     from engine.campaigns import store
     from engine.campaigns.schedule import described
+    from engine.campaigns.telling import due_next, summary
     from engine.clock import business_now
 
     with opened() as runtime, runtime.database.begin() as connection:
         now, found = business_now(connection), store.get_all(connection)
         phases = {stored.id: store.phase(connection, stored) for stored in found}
     if as_json:
-        _print_json([{**_summary(stored, now), "phase": phases[stored.id]} for stored in found])
+        _print_json([{**summary(stored, now), "phase": phases[stored.id]} for stored in found])
         return
     table = Table("campaign", "class", "state", "version", box=None, pad_edge=False)
     table.add_column("due", overflow="fold")
     table.add_column("next", no_wrap=True)
     table.add_column("gateway")
     for stored in found:
-        one, following = stored.definition, _next(stored, now)
+        one, following = stored.definition, due_next(stored, now)
         table.add_row(
             *(stored.name, one.class_, phases[stored.id], str(stored.version)),
             *(described(one), following[0] if following else "–", one.gateway),
@@ -110,29 +112,22 @@ def show(
     as_json: bool = AsJson,
 ) -> None:
     """Show a campaign: its definition, its audience as it is now, when it is due next, its versions."""
-    from engine.campaigns import store
+    from engine.campaigns.telling import whole
     from engine.clock import business_now
 
     with opened() as runtime, runtime.database.begin() as connection:
-        now, stored = business_now(connection), store.get(connection, name)
-        if version is not None:
-            stored = _at_version(stored, version, store.get_version(connection, stored.id, version))
-        audience = _audience(runtime, connection, stored, now)
-        history = store.versions(connection, stored.id)
-        phase, triggers = store.phase(connection, stored), _triggers(connection, stored, now)
-    shown = stored.definition.model_dump(mode="json", exclude_none=True)
+        told = whole(connection, runtime.gateways, name, business_now(connection), version=version)
     if as_json:
-        told = {"phase": phase, "triggers": triggers, "audience": audience, "definition": shown}
-        _print_json({**_summary(stored, now), **told})
+        _print_json(told.as_dict())
         return
-    _print_campaign(stored, shown, audience, now)
-    if phase == "scheduled":
+    _print_campaign(told)
+    if told.phase == "scheduled":
         stdout.print("scheduled: none of its occurrences has begun")
-    if triggers:
-        counted = ", ".join(f"{count:,} {state}" for state, count in triggers.items())
+    if told.triggers:
+        counted = ", ".join(f"{count:,} {state}" for state, count in told.triggers.items())
         stdout.print(f"triggers of the last 7 days: {counted}")
-    if len(history) > 1:
-        stdout.print("versions: " + ", ".join(f"{number} ({at:%Y-%m-%d %H:%M})" for number, at, _ in history))
+    if len(told.versions) > 1:
+        stdout.print("versions: " + ", ".join(f"{number} ({at:%Y-%m-%d %H:%M})" for number, at, _ in told.versions))
 
 
 @campaign_app.command("launch")
@@ -304,25 +299,17 @@ def set_workspace(
 ) -> None:
     """Change the workspace's rules; each change is a new version of its policy, and runs keep the one they used."""
     from engine.campaigns import policy_store
-    from engine.campaigns.loading import build
-    from engine.campaigns.policy import Policy
+    from engine.campaigns.review import unfitting
     from engine.clock import business_now
-    from engine.errors import BadInput
 
     given = {"default_timezone": timezone, "quiet_hours": quiet_hours, "min_gap": min_gap, "holdout": holdout}
     given |= {"pushes_per_stock": pushes_per_stock, "keep_events_days": keep_events}
     given |= {"keep_deliveries_days": keep_deliveries, "keep_decisions_days": keep_decisions}
     changes = {name: None if value == "none" else value for name, value in given.items() if value is not None}
-    if not changes:
-        raise BadInput("nothing to set", hint="horae workspace set --help says what there is")
-
-    def change(policy: Policy) -> Policy:
-        return build(Policy, {**policy.model_dump(mode="json"), **changes})
-
     with opened() as runtime, runtime.database.begin() as connection:
-        version, policy = policy_store.save_policy(connection, change, AUTHOR)
+        version, policy = policy_store.change_rules(connection, changes, AUTHOR)
         now = business_now(connection)
-        unfit = _unfit(runtime, connection, now)
+        unfit = unfitting(connection, now, runtime.gateways)
     _print_policy(version, policy, now, as_json=as_json)
     for line in unfit:
         _warn(line)
@@ -351,9 +338,11 @@ def _warn(text: str) -> None:
 
 
 def _print_defined(made: list[Defined], now: datetime, *, as_json: bool) -> None:
+    from engine.campaigns.telling import due_next, summary
+
     if as_json:
         rows = [
-            {**_summary(one.created.stored, now), "outcome": one.created.outcome, "warnings": list(one.warnings)}
+            {**summary(one.created.stored, now), "outcome": one.created.outcome, "warnings": list(one.warnings)}
             for one in made
         ]
         _print_json(rows)
@@ -361,73 +350,26 @@ def _print_defined(made: list[Defined], now: datetime, *, as_json: bool) -> None
     for one in made:
         stored = one.created.stored
         said = {"created": "created", "unchanged": "unchanged", "edited": f"changed: now version {stored.version}"}
-        following = _next(stored, now)
+        following = due_next(stored, now)
         due = f"; next due {following[0]}" if following else ""
         stdout.print(f"campaign {stored.name} {said[one.created.outcome]} ({stored.state}{due})", markup=False)
         for warning in one.warnings:
             _warn(f"{stored.name}: {warning}")
 
 
-def _summary(stored: Stored, now: datetime) -> dict[str, Any]:
-    from engine.campaigns.schedule import described
-
-    one = stored.definition
-    return {
-        "name": stored.name,
-        "class": one.class_,
-        "state": stored.state,
-        "version": stored.version,
-        "due": described(one),
-        "next": _next(stored, now),
-        "gateway": one.gateway,
-    }
-
-
-def _next(stored: Stored, now: datetime) -> list[str]:
-    """Labels of the next occurrences; of one by local time the reading of each user's clock."""
-    from engine.campaigns.schedule import upcoming
-
-    if stored.state not in ("running", "paused"):
-        return []
-    return [item.label for item in upcoming(stored.definition, now)]
-
-
-def _at_version(stored: Stored, version: int, definition: Any) -> Stored:
-    from dataclasses import replace
-
-    return replace(stored, version=version, definition=definition)
-
-
-def _triggers(connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
-    from engine.planning.firing import RECENT, pending
-
-    return {} if stored.definition.trigger is None else pending(connection, stored.id, now - RECENT)
-
-
-def _audience(runtime: Runtime, connection: Any, stored: Stored, now: datetime) -> dict[str, int]:
-    from engine.campaigns.audience import AudienceQuery, count_audience
-    from engine.campaigns.policy_store import current_policy
-
-    one = stored.definition
-    gateway = runtime.gateways.get(one.gateway)
-    _, policy = current_policy(connection)
-    needs_device = gateway is not None and gateway.needs_device
-    return count_audience(
-        connection,
-        AudienceQuery(one.audience, now, one.gateway, needs_device, policy.default_timezone, topics=one.topics),
-    )
-
-
-def _print_campaign(stored: Stored, shown: dict[str, Any], audience: dict[str, int], now: datetime) -> None:
+def _print_campaign(told: Whole) -> None:
     import yaml
 
     from engine.campaigns.schedule import described
+    from engine.campaigns.telling import due_next
 
-    people = ", ".join(f"{count:,} {reason}" for reason, count in audience.items() if count) or "nobody"
+    stored = told.stored
+    people = ", ".join(f"{count:,} {reason}" for reason, count in (told.audience or {}).items() if count) or "nobody"
+    following = ", ".join(due_next(stored, told.now)) or "none"
     stdout.print(f"{stored.name}, version {stored.version}, {stored.state}", style="bold", markup=False)
-    stdout.print(f"due: {described(stored.definition)}; next {', '.join(_next(stored, now)) or 'none'}", markup=False)
+    stdout.print(f"due: {described(stored.definition)}; next {following}", markup=False)
     stdout.print(f"audience now: {people}\n", markup=False)
-    text = yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=110)
+    text = yaml.safe_dump(told.definition, sort_keys=False, allow_unicode=True, width=110)
     stdout.print(text, markup=False, soft_wrap=True)
 
 
@@ -455,15 +397,3 @@ def _print_policy(version: int, policy: Policy, now: datetime, *, as_json: bool)
     table.add_row("business time", f"{now:%Y-%m-%d %H:%M:%S} UTC")
     table.add_row("policy version", str(version))
     stdout.print(table)
-
-
-def _unfit(runtime: Runtime, connection: Any, now: datetime) -> list[str]:
-    """What the changed rules make impossible for running campaigns."""
-    from engine.campaigns import store
-    from engine.campaigns.review import review
-
-    found = []
-    for stored in store.get_all(connection, ("running", "paused")):
-        errors = review(connection, stored.definition, now, runtime.gateways).errors
-        found += [f"campaign {stored.name} does not fit any more: {error}" for error in errors]
-    return found

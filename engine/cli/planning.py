@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine.cli.asking import agreed
-from engine.cli.campaigns import campaign_app, opened
+from engine.cli.campaigns import AUTHOR, campaign_app, opened
 from engine.cli.preview import reason_table, show_preview
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ def trigger(
             _print_expected(expected)
         if not (yes or as_json or expected.repeated or agreed("Send it?")):
             raise typer.Exit(1)
-        made = triggers.trigger(runtime.database, now, name, request)
-        run_id = None if made.repeated else _open(runtime, now, made)
+        made = triggers.trigger(runtime.database, now, name, request, AUTHOR)
+        run_id = _open(runtime, now, made)
     _print_triggered(made, run_id, as_json=as_json)
 
 
@@ -98,13 +98,11 @@ def _data(given: str | None) -> dict[str, Any]:
 
 
 def _open(runtime: Runtime, now: datetime, made: Triggered) -> int | None:
-    from engine.planning import run
+    from engine.planning.trigger import open_run
     from engine.planning.wake import BrokerWake
 
     wake = BrokerWake(runtime.broker_url)
-    run_id = run.open_runs(runtime, now, made.starts_at, only=made.occurrence_id)
-    if run_id is not None:
-        run.wake_shards(runtime.database, run_id, wake)
+    run_id = open_run(runtime, now, made, wake)
     if wake.lost:
         stderr.print(
             "Redis does not answer any more: the request is stored, and planned as soon as a worker runs again",

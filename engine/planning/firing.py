@@ -156,19 +156,3 @@ def _make(connection: Connection, stored: Stored, ids: Sequence[int], now: datet
     occurrence: int = connection.execute(_OCCURRENCE, given).scalar_one()
     connection.execute(_LIST, {"occurrence": occurrence, "ids": list(ids)})
     return occurrence
-
-
-def pending(connection: Connection, campaign_id: int, since: datetime) -> dict[str, int]:
-    """How many triggers of a campaign are armed, and how many were closed since `since`, by state."""
-    rows = connection.execute(
-        text(
-            "SELECT state, count(*) FROM armed_triggers WHERE campaign_id = :campaign"
-            " AND (state = 'armed' OR closed_at >= :since) GROUP BY 1 ORDER BY 1"
-        ),
-        {"campaign": campaign_id, "since": since},
-    )
-    return dict(rows.all())
-
-
-RECENT = timedelta(days=7)
-"""What `horae campaign show` counts."""

@@ -13,24 +13,33 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Connection, text
 
+from engine import audit
 from engine.campaigns import store
 from engine.campaigns.audience import AudienceQuery, count_audience
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.schedule import last_instant
 from engine.campaigns.template import needed_data, sources
-from engine.errors import BadInput
+from engine.errors import BadInput, Conflict
 from engine.learning import registry
 from engine.planning.occasions import Occasion
+from engine.planning.run import open_runs, wake_shards
 from engine.planning.runspec import TRIGGER, RunSpec, secret_of, seed_of
+from engine.planning.wake import Wake
 from engine.planning.windows import AT_ONCE
 from engine.store.bulk import copy_rows
 from engine.store.database import Database
+
+if TYPE_CHECKING:
+    from engine.runtime import Runtime
+
+UNSAVED = 0
+"""Instead of a campaign's id in the preview of a definition that is not stored: ids begin at 1."""
 
 _CHUNK = 10_000
 _SHOWN = 5
@@ -77,11 +86,11 @@ class Triggered:
         return sum(self.audience.values())
 
 
-def trigger(database: Database, now: datetime, name: str, request: Request) -> Triggered:
-    """Make the occurrence that `request` asks for; a run over it is opened by the next tick or `run.open_runs`.
+def trigger(database: Database, now: datetime, name: str, request: Request, author: str | None = None) -> Triggered:
+    """Make the occurrence that `request` asks for; a run over it is opened by the next tick or `open_run`.
 
-    Raises UnknownName, and BadInput where the campaign is not running or over, its message needs template data that is
-    not given, no listed user is known, or the key was used for another request.
+    Raises UnknownName; Conflict where the campaign is not running or over, or the key was used for another request;
+    BadInput where its message needs template data that is not given, or no listed user is known.
     """
     with database.begin() as connection:
         earlier = _earlier(connection, name, request)
@@ -90,7 +99,22 @@ def trigger(database: Database, now: datetime, name: str, request: Request) -> T
         made = _make(connection, now, name, request)
         if request.key is not None:
             _remember(connection, name, request, made)
+        after = {"occurrence": made.occurrence_id, "users": made.asked, "at_once": request.at_once}
+        audit.record(connection, author, "campaign.trigger", f"campaign:{name}", None, after)
         return made
+
+
+def open_run(runtime: Runtime, now: datetime, made: Triggered, wake: Wake) -> int | None:
+    """Open a run over what was just triggered and wake its shards; the run's id, None where a tick was faster and will
+    say it. Of a repeated request the run that it has."""
+    if made.repeated:
+        with runtime.database.begin() as connection:
+            query = text("SELECT run_id FROM occurrences WHERE id = :id")
+            return connection.execute(query, {"id": made.occurrence_id}).scalar_one_or_none()
+    run_id = open_runs(runtime, now, made.starts_at, only=made.occurrence_id)
+    if run_id is not None:
+        wake_shards(runtime.database, run_id, wake)
+    return run_id
 
 
 def describe(database: Database, now: datetime, name: str, request: Request) -> Triggered:
@@ -105,15 +129,21 @@ def describe(database: Database, now: datetime, name: str, request: Request) -> 
         return replace(made, occurrence_id=0)
 
 
-def spec_of(database: Database, now: datetime, name: str, request: Request) -> RunSpec:
-    """The run that a preview of `request` plans. Raises as `trigger` does."""
+def spec_of(
+    database: Database, now: datetime, name: str, request: Request, definition: Campaign | None = None
+) -> RunSpec:
+    """The run that a preview of `request` plans, by `definition` where that is given instead of the stored one.
+
+    A campaign that is not stored yet is planned as campaign UNSAVED: whom it holds out, and ties, are drawn anew once
+    it is. Raises as `trigger` does; where a definition is given its campaign need not run, nor be there.
+    """
     with database.begin() as connection:
-        stored = _running(connection, name)
-        starts_at, ends_at = _bounds(stored.definition, now, at_once=request.at_once)
-        _require_data(stored.definition, request.data, unset_data(stored.definition, request.data))
+        campaign_id, version, definition = _previewed(connection, name, definition)
+        starts_at, ends_at = _bounds(definition, now, at_once=request.at_once)
+        _require_data(definition, request.data, unset_data(definition, request.data))
         ids, _ = _resolve(connection, request)
         occasion = Occasion(
-            0, stored.id, stored.version, TRIGGER, starts_at, ends_at, stored.definition, request.at_once,
+            0, campaign_id, version, TRIGGER, starts_at, ends_at, definition, request.at_once,
             ids is not None, ids,
         )  # fmt: skip
         policy, _ = current_policy(connection)
@@ -163,25 +193,39 @@ def unset_data(campaign: Campaign, data: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(sorted(set(_DATA.findall(written)) - set(data)))
 
 
+def _previewed(connection: Connection, name: str, definition: Campaign | None) -> tuple[int, int, Campaign]:
+    """The id, version and definition that a preview plans."""
+    if definition is None:
+        stored = _running(connection, name)
+        return stored.id, stored.version, stored.definition
+    _require_by_hand(definition)
+    known = store.find(connection, name)
+    return (UNSAVED, 1, definition) if known is None else (known.id, known.version, definition)
+
+
 def _running(connection: Connection, name: str) -> store.Stored:
     stored = store.get(connection, name, lock=True)
     if stored.state != "running":
         how = {"paused": "resume", "draft": "launch"}.get(stored.state)
         hint = f"{how} it first: horae campaign {how} {name}" if how else None
-        raise BadInput(f"campaign {name} is {stored.state} and cannot be triggered", hint=hint)
-    if stored.definition.items.kind == "event":
+        raise Conflict(f"campaign {name} is {stored.state} and cannot be triggered", hint=hint)
+    _require_by_hand(stored.definition)
+    return stored
+
+
+def _require_by_hand(campaign: Campaign) -> None:
+    if campaign.items.kind == "event":
         raise BadInput(
-            f"campaign {name} is about the item of its trigger, and a send by hand has none",
+            f"campaign {campaign.name} is about the item of its trigger, and a send by hand has none",
             hint="a campaign for sends by hand has other items: none, fixed or personalised",
         )
-    return stored
 
 
 def _bounds(campaign: Campaign, now: datetime, *, at_once: bool) -> tuple[datetime, datetime]:
     end = now + (AT_ONCE if at_once else campaign.horizon)
     expiry = last_instant(campaign)
     if expiry is not None and expiry <= now:
-        raise BadInput(f"campaign {campaign.name} expired at {expiry:%Y-%m-%d %H:%M} UTC")
+        raise Conflict(f"campaign {campaign.name} expired at {expiry:%Y-%m-%d %H:%M} UTC")
     return now, min(end, expiry.astimezone(UTC)) if expiry else end
 
 
@@ -243,7 +287,7 @@ def _audience(connection: Connection, stored: store.Stored, now: datetime, liste
 
 
 def _earlier(connection: Connection, name: str, request: Request) -> Triggered | None:
-    """The first answer under this key. Raises BadInput where it was for another request."""
+    """The first answer under this key. Raises Conflict where it was for another request."""
     if request.key is None:
         return None
     if not request.key.strip() or len(request.key) > _LONGEST_KEY:
@@ -255,7 +299,7 @@ def _earlier(connection: Connection, name: str, request: Request) -> Triggered |
     if row is None:
         return None
     if row.request_sha256 != request.digest(name):
-        raise BadInput(
+        raise Conflict(
             f"idempotency key {request.key!r} was used for another request", hint="a new request needs a new key"
         )
     known = dict(row.response)

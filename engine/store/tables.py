@@ -838,16 +838,41 @@ api_keys = Table(
     Column("id", Text, primary_key=True, comment="the readable part of the key"),
     Column("name", Text, nullable=False),
     Column("hash", LargeBinary, nullable=False, comment="SHA-256 of the whole key"),
-    Column("scopes", ARRAY(Text), nullable=False, comment="write | read | admin"),
-    Column("role", Text, comment="viewer | operator | admin; of scope admin"),
+    Column("scopes", ARRAY(Text), nullable=False, comment="write | read | operate | admin"),
     Column("rate", Integer, comment="messages a second; NULL: the deployment's"),
     Column("created_by", Text, nullable=False),
     _created(),
     _instant("expires_at", comment="machine time, as all instants of a key"),
     _instant("last_used_at", comment="to the minute"),
     _instant("revoked_at"),
-    CheckConstraint("scopes <@ ARRAY['write', 'read', 'admin'] AND cardinality(scopes) > 0", name="known_scopes"),
-    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="known_role"),
-    CheckConstraint("('admin' = ANY (scopes)) = (role IS NOT NULL)", name="role_of_admin"),
+    CheckConstraint(
+        "scopes <@ ARRAY['write', 'read', 'operate', 'admin'] AND cardinality(scopes) > 0", name="known_scopes"
+    ),
     CheckConstraint("rate > 0", name="rate_positive"),
+)
+
+console_users = Table(
+    "console_users",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    Column("name", Text, nullable=False, unique=True, comment="in lower case"),
+    Column("role", Text, nullable=False, comment="viewer | operator | admin"),
+    Column("password_hash", Text, nullable=False, comment="Argon2id"),
+    Column("language", Text, comment="as they chose; NULL: their browser's"),
+    Column("created_by", Text, nullable=False),
+    _created(),
+    _instant("last_login_at", comment="machine time, as all instants of a user"),
+    _instant("disabled_at"),
+    CheckConstraint("role IN ('viewer', 'operator', 'admin')", name="known_role"),
+    comment="who may log in to the console",
+)
+
+console_sessions = Table(
+    "console_sessions",
+    metadata,
+    Column("hash", LargeBinary, primary_key=True, comment="SHA-256 of the token"),
+    Column("user_id", Integer, ForeignKey("console_users.id", ondelete="CASCADE"), nullable=False, index=True),
+    _created(),
+    _instant("seen_at", nullable=False, comment="to the minute"),
+    _instant("expires_at", nullable=False),
 )

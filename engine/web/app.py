@@ -9,14 +9,15 @@ from fastapi import FastAPI
 
 from engine import __version__
 from engine.runtime import Runtime
-from engine.web import events, people, watching
+from engine.web import campaigns, events, keys, people, watching, workspace
+from engine.web.console.building import add_console
 from engine.web.desk import Desk
 from engine.web.gate import Gate
 from engine.web.problems import install
 
 
 def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
-    """Horae's API on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
+    """Horae's API and console on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
     desk = Desk(runtime, development=development)
 
     @asynccontextmanager
@@ -27,13 +28,14 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
     app = FastAPI(
         title="Horae",
         version=__version__,
-        description="Events in Segment's specification, and what Horae knows. Keys: `horae admin create-key`.",
+        description="Events in Segment's specification; campaigns; what Horae knows, decided and did.",
         lifespan=life,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
     )
     install(app)
-    for room in (events, people, watching):
+    for room in (events, campaigns, people, workspace, keys, watching):
         app.include_router(room.routes(desk))
+    add_console(app, desk)
     app.add_middleware(Gate, most=runtime.settings.api_concurrency)
     return app

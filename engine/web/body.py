@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import Any
+from typing import Any, Self
 
+from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
+from engine.campaigns.loading import build
 from engine.web.problems import Refusal
 
 LARGEST = 500_000
@@ -28,6 +30,22 @@ async def read_json(request: Request, largest: int = LARGEST) -> Any:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {str(error)[:200]}") from None
+    return value
+
+
+async def read_object(request: Request, largest: int = LARGEST) -> dict[str, Any]:
+    """The JSON object in a body; an empty body is an empty one. Raises Refusal as read_json does."""
+    if request.headers.get("content-length", "") == "0" or not (
+        "content-length" in request.headers or "transfer-encoding" in request.headers
+    ):
+        return {}
+    value = await read_json(request, largest)
+    if not isinstance(value, dict):
+        raise Refusal(400, "the body is not a JSON object")
+    if too_deep(value):
+        raise Refusal(400, f"objects and lists lie more than {DEEPEST} deep in each other")
+    if _holds_nul(value):
+        raise Refusal(400, "the body has a NUL character in a text")
     return value
 
 
@@ -66,6 +84,32 @@ def too_deep(value: object, deepest: int = DEEPEST) -> bool:
         if not level:
             return False
     return any(isinstance(each, dict | list) for each in level)
+
+
+def _holds_nul(value: object) -> bool:
+    """Whether a text in it has a character that PostgreSQL's texts cannot hold. Not deeper than DEEPEST."""
+    if isinstance(value, dict):
+        return any("\0" in name or _holds_nul(inner) for name, inner in value.items())
+    if isinstance(value, list):
+        return any(_holds_nul(inner) for inner in value)
+    return isinstance(value, str) and "\0" in value
+
+
+class Asked(BaseModel):
+    """A body with these fields and no others, read without guessing: a number is no text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    @classmethod
+    async def of(cls, request: Request, largest: int = LARGEST) -> Self:
+        """The body of a request. Raises Refusal, and Faulty with every fault and its place."""
+        return build(cls, await read_object(request, largest))
+
+    @classmethod
+    def told(cls, *, needed: bool = False) -> dict[str, Any]:
+        """What the OpenAPI document says of it (a route's `openapi_extra`)."""
+        content = {"application/json": {"schema": cls.model_json_schema()}}
+        return {"requestBody": {"required": needed, "content": content}}
 
 
 class _Plain:

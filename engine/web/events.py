@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from engine.access.roles import Grant
 from engine.clock import business_now
 from engine.delivery import callbacks
 from engine.delivery.gateways import device_gateways
@@ -74,8 +75,7 @@ def _add(router: APIRouter, path: str, summary: str, handler: _Handler, schema: 
 
 
 def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
-    async def handle(request: Request) -> Response:
-        await desk.admit(request, "write")
+    async def handle(request: Request, _grant: Grant = desk.needs("write")) -> Response:
         raw = await read_json(request)
         if too_deep(raw):
             raise Refusal(400, DEEP)
@@ -89,8 +89,7 @@ def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
 
 
 def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
-    async def handle(request: Request) -> Response:
-        grant = await desk.admit(request, "write")
+    async def handle(request: Request, grant: Grant = desk.needs("write")) -> Response:
         body = await read_json(request)
         if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
             raise Refusal(400, "a batch is an object with a list `batch`")
@@ -145,8 +144,7 @@ def _entities(desk: Desk, kind: Kind) -> _Handler:
         told = [{"index": each.line, "reason": f"{each.problem} {each.detail}".strip()} for each in refused]
         return {"success": True, **counted, "rejected": sorted(told, key=lambda one: str(one["index"]).zfill(9))}
 
-    async def handle(request: Request) -> Response:
-        grant = await desk.admit(request, "write")
+    async def handle(request: Request, grant: Grant = desk.needs("write")) -> Response:
         body = await read_json(request)
         rows = body.get(kind, [body]) if isinstance(body, dict) else body
         if not isinstance(rows, list):
@@ -159,8 +157,7 @@ def _entities(desk: Desk, kind: Kind) -> _Handler:
 
 
 def _callbacks(desk: Desk) -> _Handler:
-    async def handle(request: Request) -> Response:
-        grant = await desk.admit(request, "write")
+    async def handle(request: Request, grant: Grant = desk.needs("write")) -> Response:
         body = await read_json(request)
         given = body.get("callbacks") if isinstance(body, dict) else body
         if not isinstance(given, list):

@@ -47,16 +47,22 @@ class Gate:
         if self._inside >= self._most and scope["path"] != ALWAYS_OPEN:
             full = problem(503, "too many requests at once", "ask again in a second", {"Retry-After": "1"})
             return await full(scope, receive, sending)
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:  # no name has it, and the store's texts cannot
+            return await problem(404, "there is nothing of that name")(scope, receive, sending)
         self._inside += 1
         try:
             await self._app(scope, receive, sending)
         except Exception as error:  # it was answered with 500 already
-            # Not its message: SQLAlchemy's hold values of rows.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            logger.error("%s %s: %s\n%s", scope["method"], scope["path"], type(error).__name__, frames)  # noqa: TRY400
+            log_failure(error, scope["method"], scope["path"])
         finally:
             self._inside -= 1
         return None
+
+
+def log_failure(error: Exception, method: str, path: str) -> None:
+    """Log where a request failed. Not the error's message: SQLAlchemy's hold values of rows."""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("%s %s: %s\n%s", method, path, type(error).__name__, frames)
 
 
 def _with_headers(send: Send) -> Send:

@@ -9,13 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from engine.errors import BadInput, HoraeError, SchemaMismatch, Unavailable, UnknownName
+from engine.errors import BadInput, Conflict, Faulty, HoraeError, SchemaMismatch, Unavailable, UnknownName
 
 RETRY_SECONDS = 5
 """When to ask again while a server that Horae needs is not there."""
 
 STATUSES: tuple[tuple[type[HoraeError], int], ...] = (
     (UnknownName, 404),
+    (Conflict, 409),
+    (Faulty, 422),
     (BadInput, 400),
     (Unavailable, 503),
     (SchemaMismatch, 503),
@@ -42,24 +44,46 @@ def problem(
 
 def answer_of(error: Exception) -> Response:
     """The answer to a request that failed so. What is not ours to explain is a 500 that says nothing."""
+    status, title, hint = told_of(error)
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, Refusal) and error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="horae"'
+    if isinstance(error, Unavailable | SchemaMismatch):
+        headers["Retry-After"] = str(RETRY_SECONDS)
+    faults = {"errors": _faults(error)} if isinstance(error, Faulty) else {}
+    return problem(status, title, hint, headers, **faults)
+
+
+def told_of(error: Exception) -> tuple[int, str, str | None]:
+    """What a person is told of an error: status, what went wrong, what to do about it."""
     if isinstance(error, Refusal):
-        headers = {} if error.retry_after is None else {"Retry-After": str(error.retry_after)}
-        if error.status == 401:
-            headers["WWW-Authenticate"] = 'Bearer realm="horae"'
-        return problem(error.status, error.title, error.hint, headers)
+        return error.status, error.title, error.hint
     if isinstance(error, HTTPException):
-        return problem(error.status_code, str(error.detail), headers=error.headers)
+        return error.status_code, str(error.detail), None
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return problem(400, f"{where}: {first['msg']}", "see /openapi.json")
+        return 400, f"{where}: {first['msg']}", "see /openapi.json"
     for kind, status in STATUSES:
         if isinstance(error, kind):
             if status == 503:  # its message names hosts
                 said = "a server that Horae needs does not answer" if isinstance(error, Unavailable) else "not ready"
-                return problem(503, said, "nothing was changed; ask again", {"Retry-After": str(RETRY_SECONDS)})
-            return problem(status, error.message, error.hint)
-    return problem(500, "something went wrong inside Horae", "it is in the log")
+                return status, said, "nothing was changed; ask again"
+            return status, error.message, error.hint
+    return 500, "something went wrong inside Horae", "it is in the log"
+
+
+def _faults(error: Faulty) -> list[dict[str, str]]:
+    """As RFC 9457 shows them: a JSON Pointer into what was sent, and what is wrong there."""
+    return [
+        {
+            "pointer": "#" + "".join(f"/{str(part).replace('~', '~0').replace('/', '~1')}" for part in path),
+            "detail": said,
+        }
+        for path, said in error.faults
+    ]
 
 
 def install(app: FastAPI) -> None:

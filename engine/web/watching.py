@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 
-from engine.clock import business_now
+from engine.access.roles import Grant
 from engine.metrics import CONTENT_TYPE, exposition
 from engine.runtime import redis_client
 from engine.web.desk import Desk
@@ -20,12 +20,9 @@ def routes(desk: Desk) -> APIRouter:
         return {"ok": True}
 
     @router.get("/metrics", summary="Everything that is measured, for Prometheus. Scope read.")
-    async def metrics(request: Request) -> Response:
-        await desk.admit(request, "read")
-
+    async def metrics(_grant: Grant = desk.needs("read")) -> Response:
         def ask() -> bytes:
-            with desk.runtime.database.begin() as connection:
-                now = business_now(connection)
+            now = desk.now()
             broker = redis_client(desk.runtime.broker_url)
             try:
                 return exposition(desk.runtime.database, broker, now)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from engine import audit
-from engine.access import keys
+from engine.access import keys, roles
 from engine.access.rate import BURST_SECONDS, Buckets
 from engine.cli.app import app
 from engine.clock import machine_now
@@ -59,17 +59,19 @@ def test_a_key_opens_its_scopes_and_no_others(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "role", "asked", "allowed"),
-    [
-        (["admin"], "viewer", "operator", False),
-        (["admin"], "operator", "operator", True),
-        (["admin"], "operator", "admin", False),
-        (["admin"], "admin", "viewer", True),
-        (["write", "read"], None, "viewer", False),
-    ],
+    ("role", "may"), [("viewer", "read"), ("operator", "read operate"), ("admin", "read operate write admin")]
 )
-def test_a_role_may_what_those_below_it_may(scopes: list[str], role: str | None, asked: str, allowed: bool) -> None:
-    assert keys.Grant("k", "id", frozenset(scopes), role).may("admin", asked) is allowed
+def test_a_role_is_a_name_for_scopes_and_holds_those_below_it(role: str, may: str) -> None:
+    assert roles.scopes_of(role) == set(may.split())
+    assert roles.role_of(may.split()) == role
+
+
+def test_an_unknown_role_is_told_and_other_scopes_have_no_name() -> None:
+    with pytest.raises(UnknownName, match="operater") as refused:
+        roles.scopes_of("operater")
+
+    assert "operator" in (refused.value.hint or "")
+    assert roles.role_of(["write"]) is None
 
 
 def test_a_key_that_is_revoked_or_has_expired_opens_nothing(api: Api) -> None:
@@ -85,7 +87,7 @@ def test_a_key_that_is_revoked_or_has_expired_opens_nothing(api: Api) -> None:
 
 
 def test_the_store_holds_a_hash_of_the_key_and_the_audit_log_no_secret(api: Api) -> None:
-    key = make_key(api.runtime.database, "admin", role="operator")
+    key = make_key(api.runtime.database, "operate")
     assert re.fullmatch(r"horae_[a-z0-9]{8}_[0-9A-Za-z]{49}", key)
 
     with api.runtime.database.begin() as connection:
@@ -93,7 +95,7 @@ def test_the_store_holds_a_hash_of_the_key_and_the_audit_log_no_secret(api: Api)
         logged = audit.read(connection, subject=f"key:{key.split('_')[1]}")
     assert key.split("_")[2] not in "".join(rows)
     assert [(entry.action, entry.actor, entry.after["scopes"]) for entry in logged] == [
-        ("key.create", "tests", ["admin"])
+        ("key.create", "tests", ["operate"])
     ]
     assert key.split("_")[2] not in str(logged)
 
@@ -112,18 +114,12 @@ def test_a_use_is_noted_once_a_minute(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "role", "said"),
-    [
-        (["reed"], None, "unknown scope"),
-        ([], None, "needs a scope"),
-        (["read"], "admin", "role"),
-        (["admin"], None, "role"),
-        (["admin"], "operater", "unknown role"),
-    ],
+    ("scopes", "more", "said"),
+    [(["reed"], {}, "unknown scope"), ([], {}, "needs a scope"), (["read"], {"rate": 0}, "lets nothing in")],
 )
-def test_a_key_that_makes_no_sense_is_refused(api: Api, scopes: list[str], role: str | None, said: str) -> None:
+def test_a_key_that_makes_no_sense_is_refused(api: Api, scopes: list[str], more: dict, said: str) -> None:
     with api.runtime.database.begin() as connection, pytest.raises(BadInput, match=said):
-        keys.create_key(connection, "k", scopes, author="tests", role=role)
+        keys.create_key(connection, "k", scopes, author="tests", **more)
 
 
 def test_revoking_an_unknown_key_is_told(api: Api) -> None:
@@ -198,6 +194,11 @@ def test_keys_are_made_listed_and_revoked_at_the_command_line(runtime, monkeypat
     horae("revoke-key", made["id"])
     [listed] = json.loads(horae("list-keys", "--json"))
     assert listed["state"] == "revoked"
+    by_role = json.loads(horae("create-key", "console", "--role", "operator", "--scope", "write", "--json"))
+    assert by_role["scopes"] == ["operate", "read", "write"]
+    assert json.loads(horae("create-key", "shop", "--json"))["scopes"] == ["write"]
+    refused = cli.invoke(app, ["admin", "create-key", "shop", "--role", "operater"])
+    assert isinstance(refused.exception, UnknownName)
     refused = cli.invoke(app, ["admin", "create-key", "shop", "--expires", "soon"])
     assert isinstance(refused.exception, BadInput)
     outside = cli.invoke(app, ["api", "--host", "0.0.0.0", "--development"])

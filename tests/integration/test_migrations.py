@@ -39,6 +39,34 @@ def test_the_schema_can_be_taken_down_and_brought_up_again(empty_database):
     assert set(metadata.tables) <= _tables(empty_database)
 
 
+def test_a_keys_role_becomes_the_scopes_it_stood_for(empty_database):
+    config = schema.alembic_config(empty_database)
+    command.upgrade(config, "2026_11_24_api")
+    with empty_database.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO api_keys (id, name, hash, scopes, role, created_by) VALUES"
+                " ('a', 'a', '', '{write}', NULL, 't'), ('b', 'b', '', '{admin,write}', 'viewer', 't'),"
+                " ('c', 'c', '', '{admin}', 'operator', 't'), ('d', 'd', '', '{admin}', 'admin', 't')"
+            )
+        )
+
+    command.upgrade(config, "2026_11_24_scopes")
+
+    with empty_database.begin() as connection:
+        found = dict(connection.execute(text("SELECT id, scopes FROM api_keys")).all())
+    assert found == {
+        "a": ["write"],
+        "b": ["read", "write"],
+        "c": ["operate", "read"],
+        "d": ["admin", "operate", "read"],
+    }
+    command.downgrade(config, "2026_11_24_api")
+    with empty_database.begin() as connection:
+        told = dict(connection.execute(text("SELECT id, role FROM api_keys")).all())
+    assert told == {"a": None, "b": None, "c": "operator", "d": "admin"}
+
+
 def test_the_migrations_make_exactly_what_the_tables_say_also_beside_partitions(database):
     partitions.ensure_ahead(database, datetime(2026, 1, 30, tzinfo=UTC))
 

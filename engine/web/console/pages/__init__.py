@@ -1,0 +1,10 @@
+"""The pages, in the order of the navigation. Registering one is a line here."""
+
+from __future__ import annotations
+
+from engine.web.console.pages import account, overview
+
+PAGES = (
+    overview,
+    account,
+)
