@@ -1,4 +1,5 @@
-"""What upkeep does once a day: old partitions dropped as the workspace says, and a look for pushes that were lost."""
+"""What upkeep does once a day: old partitions dropped as the workspace says, old idempotency keys forgotten, and a look
+for pushes that were lost."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from sqlalchemy import text
 
 from engine.campaigns.policy_store import current_policy
 from engine.ingest.retention import HISTORY, drop_history
+from engine.planning import trigger
 from engine.store import counters
 from engine.store.database import Database
 from engine.store.partitions import drop_partition, partitions_before
@@ -33,8 +35,10 @@ _LOST = text("""
 
 def keep_house(database: Database, now: datetime) -> dict[str, int]:
     """Do it at business time `now`: counts `dropped.TABLE` partitions, `undropped.TABLE` that were too busy or whose
-    events wait to be folded, `lost` pushes. Safe to repeat."""
+    events wait to be folded, `forgotten_keys` of triggers, `lost` pushes. Safe to repeat."""
     counts = drop_old(database, now)
+    with database.begin() as connection:
+        counts["forgotten_keys"] = trigger.forget(connection)
     counts["lost"] = look_for_lost(database, now)
     return {name: number for name, number in sorted(counts.items()) if number}
 

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 UNSAVED = 0
 """Instead of a campaign's id in the preview of a definition that is not stored: ids begin at 1."""
+
+REMEMBERED = timedelta(days=30)
+"""How long (machine time) an idempotency key stands for its first request; OneSignal remembers as long."""
 
 _CHUNK = 10_000
 _SHOWN = 5
@@ -115,6 +118,12 @@ def open_run(runtime: Runtime, now: datetime, made: Triggered, wake: Wake) -> in
     if run_id is not None:
         wake_shards(runtime.database, run_id, wake)
     return run_id
+
+
+def forget(connection: Connection) -> int:
+    """Forget keys that were given more than REMEMBERED ago; how many."""
+    old = text("DELETE FROM triggers WHERE created_at < clock_timestamp() - CAST(:kept AS interval)")
+    return connection.execute(old, {"kept": REMEMBERED}).rowcount
 
 
 def describe(database: Database, now: datetime, name: str, request: Request) -> Triggered:

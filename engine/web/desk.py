@@ -201,7 +201,7 @@ def is_open(connection: Connection, now: datetime) -> bool:
 
 
 def is_this_machine(request: Request, *, own_pages: bool = False) -> bool:
-    """Whether a request comes from this machine itself, not through a proxy, and not from a page in its browser, but for
+    """Whether a request comes from this machine itself, not through a proxy, and not from a page in a browser, but for
     pages of this very address where `own_pages`."""
     try:
         loopback = request.client is not None and ipaddress.ip_address(request.client.host).is_loopback

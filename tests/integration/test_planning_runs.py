@@ -501,6 +501,23 @@ def test_the_same_key_gives_the_first_answer_and_another_request_is_refused(shop
         triggers.describe(shop.database, NOW, "daily", replace(request, at_once=True))
 
 
+def test_a_key_is_remembered_for_thirty_days(shop):
+    create(shop, daily(schedule=None))
+    request = triggers.Request(users=("u2",), key="k1")
+    first = triggers.trigger(shop.database, NOW, "daily", request)
+    age = "UPDATE triggers SET created_at = clock_timestamp() - interval '{days} days'"
+
+    def kept_after(days: int) -> bool:
+        with shop.database.begin() as connection:
+            connection.execute(text(age.format(days=days)))
+            triggers.forget(connection)
+        return triggers.trigger(shop.database, NOW, "daily", request).repeated
+
+    assert kept_after(29)
+    assert not kept_after(31)
+    assert triggers.trigger(shop.database, NOW, "daily", request).occurrence_id != first.occurrence_id
+
+
 def test_describing_a_trigger_leaves_nothing_behind(shop):
     create(shop, daily(schedule=None, message={"title": "{{ data.code | default: 'SPRING' }}", "body": "x"}))
     expected = triggers.describe(shop.database, NOW, "daily", triggers.Request(users=("u1", "u2"), key="k"))

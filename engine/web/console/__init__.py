@@ -1,9 +1,9 @@
-"""The console: Horae for the people who are not engineers. Server-rendered pages, htmx for what lives, no build step.
+"""The console: Horae for people who are not engineers. Server-rendered pages, htmx for what lives, no build step.
 
 How a page comes to be, say `audiences`:
 
-1. `pages/audiences.py` with `routes(console) -> APIRouter` and, where it belongs in the navigation, `LINKS`; one line in
-   `pages/__init__.py` registers it.
+1. `pages/audiences.py` with `routes(console) -> APIRouter` and, where it belongs in the navigation, `LINKS`; one line
+   in `pages/__init__.py` registers it.
 
        LINKS = (Link("/console/audiences", word("Audiences")),)
 
@@ -25,8 +25,8 @@ How a page comes to be, say `audiences`:
            return router
 
    A page calls the functions that the API and the CLI call and passes `visit.actor` for the audit log. It holds no SQL:
-   what it reads and nobody has read before goes into a small module beside the table's owner. What opens transactions of
-   its own runs in `desk.do`, what takes seconds in `desk.do_long`. A HoraeError that a handler lets through is shown
+   what it reads and nobody has read before goes into a small module beside the table's owner. What opens transactions
+   of its own runs in `desk.do`, what takes seconds in `desk.do_long`. A HoraeError that a handler lets through is shown
    as an error page with its hint, or above the page where htmx asked; a form that shows errors at its fields catches
    BadInput itself and renders itself again with status 422.
 
@@ -38,9 +38,9 @@ How a page comes to be, say `audiences`:
 
 3. Strings are English in the source: `_("…")` and `{% trans %}` in templates (a literal % is written %%),
    `visit.say("…")` in Python, `word("…")` for labels in constants. `locale/zh_Hans/audiences.po` holds the Chinese;
-   `tests/unit/test_console_words.py` names every string without one. Numbers and times go through the filters `number`,
-   `percent`, `instant` (the workspace's zone), `reading` (a user's own clock), `day`, `span`, `ago`. Names of states and
-   reasons: `{{ name|term }}`, from `terms.py`.
+   `tests/unit/test_console_words.py` names every string without one; what several areas say is in `base.po`. Numbers
+   and times go through the filters `number`, `percent`, `instant` (the workspace's zone), `reading` (a user's clock),
+   `day`, `span`, `ago`. Names of states and reasons: `{{ name|term }}`, from `terms.py`.
 
 The content security policy allows neither inline scripts nor inline styles, so: no `style=`, no `onclick=`, no
 `<script>` in templates, no `hx-on`, no `hx-vals="js:…"`. htmx is version 4: attributes are inherited only with

@@ -29,7 +29,7 @@ def add_console(app: FastAPI, desk: Desk) -> None:
         return RedirectResponse("/console")
 
     @rest.get("/console/{path:path}")
-    async def nowhere(request: Request, path: str) -> Response:
+    async def nowhere(request: Request) -> Response:
         visit = await console.enter(request)
         raise HTTPException(404, visit.say("There is no page at this address."))
 

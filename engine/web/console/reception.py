@@ -79,7 +79,7 @@ class Console:
         return APIRouter(prefix=prefix, route_class=Guarded, include_in_schema=False)
 
     async def enter(self, request: Request, scope: str = "read", *, watching: bool = False) -> Visit:
-        """Let in whoever may do what needs `scope`. watching: a page that refreshes itself, which keeps no session alive.
+        """Let in whoever may do what needs `scope`. watching: a page refreshes itself, which keeps no session alive.
 
         Raises Away where they have to log in, Refusal (403) where they may not.
         """
@@ -126,7 +126,7 @@ class Console:
             now = machine_now()
             user = sessions.find_session(connection, token, now, used=used) if token else None
             open_here = user is None and local and is_open(connection, now)
-            _, policy = current_policy(connection)
+            policy = current_policy(connection)[1]
             stopped = any(switch.scope == switches.ALL for switch in switches.stopped(connection))
             return Visit(
                 request=request,
@@ -152,8 +152,8 @@ class Console:
             visit = Visit(request, self._templates, (), token or sessions.new_token(), not token, None, False, words)
         if isinstance(error, Away):
             back = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            # What was sent is lost, and the page it came from may be asked for again.
-            where = back if request.method == "GET" and not visit.by_htmx else visit.path
+            sent = request.method != "GET"  # what was sent is lost, and its address may have no page
+            where = visit.path if visit.by_htmx else "/console" if sent else back
             return visit.go(f"/console/login?next={quote(where)}")
         if not isinstance(error, Refusal | HoraeError | HTTPException):
             log_failure(error, request.method, request.url.path)

@@ -79,8 +79,13 @@ class Visit:
 
     @property
     def actor(self) -> str:
-        """Their name, for the audit log."""
-        return self.user.name if self.user is not None else "development mode"
+        """Whom the audit log names."""
+        return f"user:{self.user.name}" if self.user is not None else "development mode"
+
+    @property
+    def name(self) -> str:
+        """Their name."""
+        return self.user.name if self.user is not None else self.say("development mode")
 
     @property
     def role(self) -> str:
@@ -178,7 +183,7 @@ def cookie_of(request: Request, name: str) -> str:
 
 
 def is_https(request: Request) -> bool:
-    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies about it harms themselves."""
+    """Whether the browser speaks TLS: to us or, as it says, to the proxy before us. Who lies harms themselves."""
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "").lower() == "https"
 
 

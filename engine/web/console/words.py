@@ -72,7 +72,7 @@ def chosen(header: str) -> str:
     for part in header[:500].split(","):
         tag, _, quality = part.strip().lower().partition(";")
         found = re.fullmatch(r"\s*q=([01](?:\.\d{0,3})?)\s*", quality)
-        liked = float(found[1]) if found else 1.0
+        liked = float(found[1]) if found else 0.0 if quality else 1.0
         language = CHINESE if tag.split("-")[0] == "zh" else ENGLISH if tag.split("-")[0] == "en" else None
         if language is not None and liked > weight:
             best, weight = language, liked
@@ -115,11 +115,11 @@ class Words:
 
     def instant(self, at: datetime | None, style: str = "medium") -> str:
         """An instant by the workspace's clock; – for none. style: babel's short or medium."""
-        return "–" if at is None else dates.format_datetime(at, style, self.zone, self._locale)  # type: ignore[arg-type]
+        return "–" if at is None else dates.format_datetime(at, style, self.zone, self._locale)
 
     def reading(self, at: datetime | None, style: str = "medium") -> str:
         """A reading of somebody's own clock, which has no zone; – for none."""
-        return "–" if at is None else dates.format_datetime(at.replace(tzinfo=None), style, locale=self._locale)  # type: ignore[arg-type]
+        return "–" if at is None else dates.format_datetime(at.replace(tzinfo=None), style, locale=self._locale)
 
     def day(self, of: date | None) -> str:
         """A date; – for none."""

@@ -26,7 +26,12 @@ TRIES_PER_ADDRESS = (1 / 2, 30)
 def routes(console: Console) -> APIRouter:
     """The routes of this page."""
     router = console.router("/console")
+    _add_login(router, console)
+    _add_own(router, console)
+    return router
 
+
+def _add_login(router: APIRouter, console: Console) -> None:
     @router.get("/login")
     async def ask(request: Request, next: str = "/console") -> Response:  # noqa: A002 - the query's word
         visit = await console.greet(request)
@@ -68,6 +73,8 @@ def routes(console: Console) -> APIRouter:
         await console.desk.transact(lambda connection, _: sessions.end_session(connection, visit.token))
         return visit.with_token(sessions.new_token()).go("/console/login", visit.say("You are logged out."))
 
+
+def _add_own(router: APIRouter, console: Console) -> None:
     @router.get("/account")
     async def account(request: Request) -> Response:
         visit = await console.enter(request)
@@ -86,7 +93,7 @@ def routes(console: Console) -> APIRouter:
             now = machine_now()
             if users.authenticate(connection, user.name, form.raw("old"), now) is None:
                 return None
-            users.set_password(connection, user.name, form.raw("new"), author=user.name)
+            users.set_password(connection, user.name, form.raw("new"), author=visit.actor)
             return sessions.open_session(connection, user, now)
 
         if form.raw("new") != form.raw("again"):
@@ -115,8 +122,6 @@ def routes(console: Console) -> APIRouter:
         if theme in THEMES:
             visit.set_cookie(answer, THEME, theme, YEAR)
         return answer
-
-    return router
 
 
 async def _login_page(
