@@ -94,20 +94,26 @@ def rollback(connection: Connection, author: str | None = None) -> int:
     there was none before, ModelRefused where the earlier one's artifact fails its checks.
     """
     _lock(connection)
-    version = connection.execute(
+    version = earlier_champion(connection)
+    if version is None:
+        raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
+    load(connection, version)
+    before = champion(connection)
+    connection.execute(text("UPDATE models SET promoted_at = NULL WHERE state = 'champion'"))
+    _crown(connection, version, "promoted_at = promoted_at")
+    _note(connection, author, "model.rollback", (before, version))
+    return version
+
+
+def earlier_champion(connection: Connection) -> int | None:
+    """The version that `rollback` would go back to, None where there is none."""
+    found: int | None = connection.execute(
         text(
             "SELECT version FROM models WHERE state = 'retired' AND promoted_at IS NOT NULL"
             " ORDER BY promoted_at DESC, version DESC LIMIT 1"
         )
     ).scalar()
-    if version is None:
-        raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
-    load(connection, int(version))
-    before = champion(connection)
-    connection.execute(text("UPDATE models SET promoted_at = NULL WHERE state = 'champion'"))
-    _crown(connection, int(version), "promoted_at = promoted_at")
-    _note(connection, author, "model.rollback", (before, int(version)))
-    return int(version)
+    return found
 
 
 def _note(connection: Connection, author: str | None, action: str, champions: tuple[int | None, int]) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Connection, text
 
+from engine.campaigns.policy import Policy
+from engine.campaigns.policy_store import current_policy
+from engine.localtime import wall_clock, zone
 from engine.planning.rewriting import REFRESHED
 from engine.store.tables import DECISION_REASONS
 
@@ -18,21 +22,21 @@ MOST = 20
 
 @dataclass(frozen=True)
 class Side:
-    """What a revision said. item: the shop's id, title: the item's; send_at UTC; all None where nothing was sent."""
+    """What a revision said. item: the shop's id, title: the item's; local: the user's clock when it was to leave; all
+    None where nothing was to be sent."""
 
     reason: str
     item: str | None
     title: str | None
-    send_at: datetime | None
+    local: datetime | None
     value: float | None
 
 
 @dataclass(frozen=True)
 class Changed:
-    """One change. user: the shop's id, None of one who was erased; zone: the user's, None: the workspace's."""
+    """One change. user: the shop's id, None of one who was erased; at: machine time."""
 
     user: str | None
-    zone: str | None
     campaign: str
     at: datetime
     before: Side
@@ -100,16 +104,17 @@ def rebound(connection: Connection, run_id: int) -> Rebound:
         gained += row.gained
         item, time = item + row.n * row.item, time + row.n * (row.moved and not row.item)
         worth += row.n * (not row.item and not row.moved)
-    shown = tuple(
-        Changed(
-            row.user,
-            row.timezone,
-            row.campaign,
-            row.created_at,
-            Side(DECISION_REASONS[row.reason_before], row.item_before, row.title_before, row.send_at_before,
-                 row.value_before),
-            Side(DECISION_REASONS[row.reason], row.item, row.title, row.send_at, row.value),
-        )
-        for row in connection.execute(_EXAMPLES, given | {"most": MOST})
-    )  # fmt: skip
-    return Rebound(item, time, worth, dict(sorted(ended.items())), gained, shown)
+    _, policy = current_policy(connection)
+    rows = connection.execute(_EXAMPLES, given | {"most": MOST})
+    return Rebound(item, time, worth, dict(sorted(ended.items())), gained, tuple(_changed(row, policy) for row in rows))
+
+
+def _changed(row: Any, policy: Policy) -> Changed:
+    tz = zone(row.timezone or policy.default_timezone)
+
+    def side(reason: int, item: str | None, title: str | None, send_at: datetime | None, value: float | None) -> Side:
+        return Side(DECISION_REASONS[reason], item, title, None if send_at is None else wall_clock(tz, send_at), value)
+
+    before = side(row.reason_before, row.item_before, row.title_before, row.send_at_before, row.value_before)
+    after = side(row.reason, row.item, row.title, row.send_at, row.value)
+    return Changed(row.user, row.campaign, row.created_at, before, after)

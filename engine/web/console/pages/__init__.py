@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from engine.web.console.pages import account, overview
+from engine.web.console.pages import account, models, overview, people, runs
 
 PAGES = (
     overview,
+    runs,
+    people,
+    models,
     account,
 )
