@@ -2,7 +2,7 @@
 
 Calibration: predicted and observed rates in bins of equal mass, on the rows it was tested on. Importance: each
 feature's share of the trees' total gain, and its mean absolute contribution to the log-odds (SHAP, Lundberg 2017) over
-some of those rows: gain says what the trees split on, SHAP what moves scores. Hours: everybody's and the typical curves.
+some of those rows: gain says what the trees split on, SHAP what moves scores. Hours: everybody's and typical curves.
 """
 
 from __future__ import annotations

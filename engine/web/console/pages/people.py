@@ -1,8 +1,8 @@
-"""Users: found by their id, who they are, when they act and are sent pushes, what was decided and why; export, erasure.
+"""Users: found by their id; who they are, when they act and are sent pushes, what was decided and why; erasure.
 
-An id may hold any character, a slash too, so what belongs to a user is told by `?part=`, never by a longer path. Nothing
-here counts a table: everything is one user's, found by an index. Explaining computes a decision again, which may load a
-model, and is asked for one decision at a time.
+An id may hold any character, a slash too, so what belongs to a user is told by `?part=`, never by a longer path.
+Nothing here counts a table: everything is one user's, found by an index. Explaining computes a decision again, which
+may load a model, and is asked for one decision at a time.
 """
 
 from __future__ import annotations
@@ -79,9 +79,7 @@ def routes(console: Console) -> APIRouter:
             return visit.go(path, visit.say("Nothing was erased: the id you typed is another one."), kind="error")
         done = await desk.do_long(lambda: erase_user(desk.runtime, name, desk.now(), visit.actor))
         if not done.caps:
-            said = visit.say(
-                "%(name)s is erased; the caps' Redis did not answer and forgets within two days.", name=name
-            )
+            said = visit.say("%(name)s is erased; the caps' Redis is away and forgets within two days.", name=name)
             return visit.go("/console/users", said, kind="warning")
         return visit.go("/console/users", visit.say("%(name)s is erased for good.", name=name))
 
