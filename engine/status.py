@@ -219,16 +219,21 @@ def _schema_state(database: Database) -> str:
         return "newer"
 
 
-def _store(connection: Connection) -> StoreStatus:
-    now = clock.business_now(connection)
-    figures = read_figures(connection, now)
-    outcomes = _counts(
+def outcomes_since(connection: Connection, since: datetime) -> dict[str, int]:
+    """Deliveries after `since` (business time) by state and, where it has one, reason: `suppressed: capped`."""
+    return _counts(
         connection,
         "SELECT state || coalesce(': ' || reason, ''), count(*) FROM deliveries"
         " WHERE day >= :day AND at > :since AND NOT test GROUP BY 1",
-        day=(now - timedelta(days=1)).date(),
-        since=now - timedelta(days=1),
+        day=since.date(),
+        since=since,
     )
+
+
+def _store(connection: Connection) -> StoreStatus:
+    now = clock.business_now(connection)
+    figures = read_figures(connection, now)
+    outcomes = outcomes_since(connection, now - timedelta(days=1))
     return StoreStatus(
         business_now=now,
         virtual_clock=figures.virtual,

@@ -99,6 +99,16 @@ def list_runs(connection: Connection, most: int = 20, before: int | None = None)
     return [_run(row) for row in connection.execute(text(asked), {"most": most, "before": before})]
 
 
+def runs_of(connection: Connection, campaign: str, most: int = 5) -> list[RunState]:
+    """The latest runs over occurrences of a campaign, newest first."""
+    only = (
+        "WHERE r.id IN (SELECT o.run_id FROM occurrences o JOIN campaigns c ON c.id = o.campaign_id"
+        " WHERE c.name = :campaign AND o.run_id IS NOT NULL)"
+    )
+    query = text(f"{_RUNS} {only} ORDER BY r.id DESC LIMIT :most")
+    return [_run(row) for row in connection.execute(query, {"campaign": campaign, "most": most})]
+
+
 def get_run(connection: Connection, run_id: int) -> RunState:
     """A run. Raises UnknownName."""
     row = connection.execute(text(f"{_RUNS} WHERE r.id = :run"), {"run": run_id}).one_or_none()

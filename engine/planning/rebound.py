@@ -46,13 +46,12 @@ class Changed:
 @dataclass(frozen=True)
 class Rebound:
     """Changes of a run's pushes after it was published. item: to another item, time: only to another instant, worth:
-    only in value; ended: pushes that ended, by reason; gained: sum of the changes in value of pushes that stayed."""
+    only in value; ended: pushes that ended, by reason. What a push was worth before was reckoned on what was known then."""
 
     item: int
     time: int
     worth: int
     ended: dict[str, int]
-    gained: float
     examples: tuple[Changed, ...]
 
     @property
@@ -72,7 +71,7 @@ _PAIRS = """
 
 _COUNTS = text(f"""
     SELECT d.reason, d.item_id IS DISTINCT FROM b.item_id AS item, d.send_at IS DISTINCT FROM b.send_at AS moved,
-           count(*) AS n, coalesce(sum(d.value - b.value), 0)::float8 AS gained
+           count(*) AS n
     {_PAIRS} GROUP BY 1, 2, 3
 """)
 
@@ -95,18 +94,16 @@ def rebound(connection: Connection, run_id: int) -> Rebound:
     given = {"run": run_id, "refreshed": REFRESHED}
     item = time = worth = 0
     ended: dict[str, int] = {}
-    gained = 0.0
     for row in connection.execute(_COUNTS, given):
         if row.reason != PLANNED:
             name = DECISION_REASONS[row.reason]
             ended[name] = ended.get(name, 0) + row.n
             continue
-        gained += row.gained
         item, time = item + row.n * row.item, time + row.n * (row.moved and not row.item)
         worth += row.n * (not row.item and not row.moved)
     _, policy = current_policy(connection)
     rows = connection.execute(_EXAMPLES, given | {"most": MOST})
-    return Rebound(item, time, worth, dict(sorted(ended.items())), gained, tuple(_changed(row, policy) for row in rows))
+    return Rebound(item, time, worth, dict(sorted(ended.items())), tuple(_changed(row, policy) for row in rows))
 
 
 def _changed(row: Any, policy: Policy) -> Changed:

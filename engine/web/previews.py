@@ -77,7 +77,9 @@ def add(router: APIRouter, desk: Desk) -> None:
     )
     async def previewed(request: Request, name: Name, _grant: Grant = desk.needs("read")) -> Response:
         asked = await PreviewAsked.of(request, LARGEST_LIST)
-        return answer(await desk.do_long(lambda: _preview(desk, name, asked)))
+        found = await desk.do_long(lambda: plan(desk, name, asked))
+        told = {"campaign": name, **asdict(found), "planned": found.planned, "eligible": found.eligible}
+        return answer(told)
 
     @router.post(
         "/{name}/trigger",
@@ -94,7 +96,7 @@ def add(router: APIRouter, desk: Desk) -> None:
         grant: Grant = desk.needs("operate"),
     ) -> Response:
         asked = await SendAsked.of(request, LARGEST_LIST)
-        made, run = await desk.do_long(lambda: _trigger(desk, name, asked, idempotency_key, grant.actor))
+        made, run = await desk.do_long(lambda: trigger(desk, name, asked, idempotency_key, grant.actor))
         replayed = {"Idempotent-Replayed": "true"} if made.repeated else {}
         return answer({**asdict(made), "run": run}, 202, replayed)
 
@@ -114,7 +116,9 @@ def add(router: APIRouter, desk: Desk) -> None:
         return answer(await desk.do_long(work))
 
 
-def _preview(desk: Desk, name: str, asked: PreviewAsked) -> dict[str, Any]:
+def plan(desk: Desk, name: str, asked: PreviewAsked) -> Preview:
+    """The plan of what is asked, without writing it. Raises as planning.trigger does, Faulty, and Refusal: 503 where it
+    takes too long."""
     from engine.planning.preview import preview  # noqa: PLC0415 - they import XGBoost
     from engine.planning.trigger import Request as Send  # noqa: PLC0415
     from engine.planning.trigger import spec_of  # noqa: PLC0415
@@ -131,8 +135,7 @@ def _preview(desk: Desk, name: str, asked: PreviewAsked) -> dict[str, Any]:
 
     send = Send(at_once=asked.at_once, users=_users(asked), data=asked.data)
     spec = spec_of(database, now, name, send, definition)
-    found: Preview = preview(database, gateways, spec, give_up, asked.sample)
-    return {"campaign": name, **asdict(found), "planned": found.planned, "eligible": found.eligible}
+    return preview(database, gateways, spec, give_up, asked.sample)
 
 
 def _definition(
@@ -149,7 +152,9 @@ def _definition(
     return definition
 
 
-def _trigger(desk: Desk, name: str, asked: SendAsked, key: str | None, actor: str) -> tuple[Triggered, int | None]:
+def trigger(desk: Desk, name: str, asked: SendAsked, key: str | None, actor: str) -> tuple[Triggered, int | None]:
+    """Send what is asked; its run, where one could be opened at once. Raises as planning.trigger does, and
+    RedisUnavailable before anything is written."""
     from engine.planning import trigger as triggers  # noqa: PLC0415 - it imports XGBoost
 
     runtime = desk.runtime

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from engine.features import schema
 from engine.learning.explaining import Reason
 from engine.planning.explain import Explanation, Option
+from engine.web.console.meanings import MEANINGS
 from engine.web.console.words import Words, word
 
 FEATURES = {feature.name: feature for feature in schema.FEATURES}
@@ -96,8 +97,7 @@ class Teller:
 
     def feature(self, name: str) -> str:
         """What a feature means."""
-        feature = FEATURES.get(name)
-        return name if feature is None else self.words.say(feature.meaning)
+        return self.words.say(MEANINGS[name]) if name in MEANINGS else name
 
     def _value(self, feature: schema.Feature, value: float | None) -> str:
         if value is None:

@@ -23,7 +23,7 @@ TERMS = {
     "eligible": word("may be sent something"),
     "holdout": word("held out, to measure"),
     "explored_nothing": word("left out by chance, to learn"),
-    "not_eligible": word("not in the audience any more"),
+    "not_eligible": word("not eligible"),
     "no_consent": word("no consent"),
     "no_device": word("no device"),
     "no_candidate": word("no item fits"),
@@ -65,6 +65,7 @@ TERMS = {
     # arms, answers and the funnel
     "exploit": word("best choice"),
     "explore": word("random choice, to learn"),
+    "exploration": word("random choices, to learn"),
     "audience": word("audience"),
     "sent": word("put to a provider"),
     "opened": word("opened"),

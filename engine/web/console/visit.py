@@ -118,6 +118,12 @@ class Visit:
         url = URL(self.request.headers.get("hx-current-url", "")) if self.by_htmx else self.request.url
         return safe_path(url.path + (f"?{url.query}" if url.query else ""))
 
+    @property
+    def back(self) -> str:
+        """Where a form was sent from."""
+        url = URL(self.request.headers.get("referer", ""))
+        return safe_path(url.path + (f"?{url.query}" if url.query else ""))
+
     def with_token(self, token: str) -> Visit:
         """The same visit under another session, whose token the browser is given with the answer."""
         return replace(self, token=token, fresh=True)

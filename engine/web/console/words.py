@@ -88,7 +88,7 @@ class Words:
 
     @cached_property
     def _locale(self) -> Locale:
-        return Locale.parse(self.language)
+        return Locale.parse("en_GB" if self.language == ENGLISH else self.language)
 
     def say(self, text: str, **values: object) -> str:
         """`text` translated, with its %(name)s filled in."""
@@ -113,13 +113,13 @@ class Words:
         pattern = "#,##0" + ("." + "0" * digits if digits else "") + "%"
         return numbers.format_percent(share, format=pattern, locale=self._locale)
 
-    def instant(self, at: datetime | None, style: str = "medium") -> str:
-        """An instant by the workspace's clock; – for none. style: babel's short or medium."""
-        return "–" if at is None else dates.format_datetime(at, style, self.zone, self._locale)
+    def instant(self, at: datetime | None) -> str:
+        """An instant by the workspace's clock, to the minute; – for none."""
+        return "–" if at is None else self.reading(at.astimezone(self.zone))
 
-    def reading(self, at: datetime | None, style: str = "medium") -> str:
-        """A reading of somebody's own clock, which has no zone; – for none."""
-        return "–" if at is None else dates.format_datetime(at.replace(tzinfo=None), style, locale=self._locale)
+    def reading(self, at: datetime | None) -> str:
+        """A reading of a clock, to the minute, whoever's it is; – for none."""
+        return "–" if at is None else f"{self.day(at.date())} {at:%H:%M}"
 
     def day(self, of: date | None) -> str:
         """A date; – for none."""

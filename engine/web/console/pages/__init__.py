@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from engine.web.console.pages import account, models, overview, people, runs
+from engine.web.console.pages import account, campaigns, editor, models, overview, people, runs, sends
 
 PAGES = (
     overview,
+    campaigns,
+    editor,
+    sends,
     runs,
     people,
     models,

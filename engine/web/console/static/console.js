@@ -66,6 +66,17 @@
   document.addEventListener("htmx:after:swap", () => drawAll(document));
   document.addEventListener("DOMContentLoaded", () => drawAll(document));
 
+  // Parts of a form that only some choices need: data-if="field=value other …".
+  function showParts() {
+    for (const part of document.querySelectorAll("[data-if]")) {
+      const [name, values] = part.dataset.if.split("=");
+      const field = part.closest("form")?.elements.namedItem(name);
+      part.hidden = Boolean(field) && !values.split(" ").includes(field.value);
+    }
+  }
+  document.addEventListener("DOMContentLoaded", showParts);
+  document.addEventListener("change", showParts);
+
   const commands = "command" in HTMLButtonElement.prototype;
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("[data-opens], [data-closes]");
