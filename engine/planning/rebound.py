@@ -46,7 +46,7 @@ class Changed:
 @dataclass(frozen=True)
 class Rebound:
     """Changes of a run's pushes after it was published. item: to another item, time: only to another instant, worth:
-    only in value; ended: pushes that ended, by reason. What a push was worth before was reckoned on what was known then."""
+    only in value, which before was reckoned on what was known then; ended: pushes that ended, by reason."""
 
     item: int
     time: int
