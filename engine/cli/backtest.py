@@ -90,7 +90,8 @@ def backtest(
     where there are enough), from events before each instant only. Beside it stand popularity, own history, item to
     item, ALS, counts and a logistic regression; intervals come from drawing users again, and a difference whose
     interval holds 0 is noise. Send windows are tested beside everybody's curve and the one-hour rules of vendors, also
-    on logs without items. Nothing is written to the store, and no model is registered.
+    on logs without items. No model is registered, nothing that is planned changes, and
+    the report is kept for the console's page of models.
 
     Without enough history it says what is missing and tests what needs no training; where nothing at all can be tested
     the exit code is 1.
@@ -142,13 +143,19 @@ def _run(spec: Spec, preset: str | None, home: Path | None, told: Progress) -> R
 
         return benchmark.run(home or read_settings().home / "complete-journey", spec, told)
     from engine.clock import business_now
+    from engine.learning.backtest.kept import keep
+    from engine.learning.backtest.page import page
     from engine.learning.backtest.run import backtest as run
 
     runtime = open_runtime()
     try:
         with runtime.database.begin() as connection:
             now = business_now(connection)
-        return run(runtime.database, now, spec, told)
+        result = run(runtime.database, now, spec, told)
+        if result.tested:
+            with runtime.database.begin() as connection:
+                keep(connection, now, result.report, page(result))
+        return result
     finally:
         runtime.close()
 

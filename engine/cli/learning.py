@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from engine.cli.campaigns import AUTHOR
+
 if TYPE_CHECKING:
     from engine.learning.registry import Entry
     from engine.learning.training import TrainReport
@@ -139,7 +141,7 @@ def promote(version: Version, as_json: AsJson = False) -> None:
     """
     from engine.learning import registry
 
-    _registry(lambda connection: registry.promote(connection, version))
+    _registry(lambda connection: registry.promote(connection, version, AUTHOR))
     _say_champion(version, as_json)
 
 
@@ -147,7 +149,7 @@ def rollback(as_json: AsJson = False) -> None:
     """Go back to the champion before the present one, from the next run on; once more goes back one further."""
     from engine.learning import registry
 
-    _say_champion(_registry(registry.rollback), as_json)
+    _say_champion(_registry(lambda connection: registry.rollback(connection, AUTHOR)), as_json)
 
 
 def _say_champion(version: int, as_json: bool) -> None:

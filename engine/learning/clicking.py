@@ -13,6 +13,7 @@ from engine.learning.gate import Verdict, judge
 from engine.learning.head import LEAST_CLICKS, Lessons
 from engine.learning.model import Model
 from engine.learning.odds import calibrated
+from engine.learning.portrait import portrait
 from engine.learning.pushes import CLICKED_WITHIN, Pushes
 from engine.learning.replay import scrambled
 
@@ -60,7 +61,9 @@ def with_clicks(model: Model, pushes: Pushes, champion: Model | None, seed: int,
     if verdict.passed and champion is not None and champion.head is not None:
         verdict = _beside(champion, pushes.where(np.arange(len(pushes))[judged]), ours)
     if verdict.passed:
-        return Clicks(replace(model, head=fitted.head), report)
+        served = replace(model, head=fitted.head)
+        told = portrait(served, lambda at: lessons.rows[judged][at], clicked[judged], ours)
+        return Clicks(served, report | {"portrait": told})
     refused = report | {"reason": verdict.reason}
     scored = champion is not None and champion.head is not None
     return Clicks(model, refused, f"of clicks, {verdict.reason}" if scored else None)

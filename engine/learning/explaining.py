@@ -92,18 +92,29 @@ def explain_rows(model: Model, rows: np.ndarray, most: int = 5) -> list[Explanat
     """Explanations of feature rows float32[n, F], with at most `most` reasons each."""
     if not len(rows):
         return []
-    bare = rows.copy()
-    bare[:, _WINDOW] = np.nan  # the goal knows no window
-    goal = model.predict(bare)
-    parts = _goal_parts(model, bare)
+    goal = model.predict(_bare(rows))
+    parts = contributions(model, rows)
     if model.head is not None:
         margins = model.head.log_odds(rows, goal)
         scores = model.head.predict(rows, goal)
-        parts = _head_parts(model.head, rows, parts)
         return [_told("click", *each, most) for each in zip(rows, parts, margins, scores, strict=True)]
     scores = goal * np.exp(log_rate(rows))
     told = [_told("goal", *each, most) for each in zip(rows, parts, logit(goal), scores, strict=True)]
     return [_with_window(each, row) for each, row in zip(told, rows, strict=True)]
+
+
+def contributions(model: Model, rows: np.ndarray) -> np.ndarray:
+    """What each feature adds to the log-odds that the model's regime predicts, float64[n, F + 1], of feature rows
+    float32[n, F]; the last column: what every row begins with."""
+    parts = _goal_parts(model, _bare(rows))
+    return parts if model.head is None else _head_parts(model.head, rows, parts)
+
+
+def _bare(rows: np.ndarray) -> np.ndarray:
+    """Feature rows as the goal sees them: it knows no window."""
+    bare = rows.copy()
+    bare[:, _WINDOW] = np.nan
+    return bare
 
 
 def _goal_parts(model: Model, rows: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from engine import audit
 from engine.errors import UnknownName
 from engine.features import schema
 from engine.learning.model import Model, digest, libraries, pack, unpack
@@ -32,6 +33,17 @@ class Entry:
     size: int
     metrics: dict[str, Any]
     libraries: dict[str, str]
+
+    @property
+    def portrait(self) -> dict[str, Any]:
+        """learning.portrait of what its regime predicts; empty for a model that was made before there was one."""
+        of_clicks = (self.metrics.get("clicks") or {}).get("portrait")
+        return of_clicks or self.metrics.get("portrait") or {}
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Its measures on what it was tested on (learning.evaluation); empty where it was not."""
+        return self.metrics.get("model") or self.metrics.get("after") or {}
 
 
 _COLUMNS = "version, state, regime, as_of, created_at, promoted_at, sha256, metrics, libraries"
@@ -61,35 +73,54 @@ def register(connection: Connection, model: Model, metrics: dict[str, Any]) -> i
     )
 
 
-def promote(connection: Connection, version: int) -> None:
+def promote(connection: Connection, version: int, author: str | None = None) -> None:
     """Make `version` the champion and retire the one before, in this transaction; the artifact is checked first.
+
+    author: who asked for it, for the audit log; training itself asks without.
 
     Raises UnknownName for no such version, ModelRefused where its artifact fails its checks.
     """
     load(connection, version)
     _lock(connection)
+    before = champion(connection)
     _crown(connection, version, "promoted_at = clock_timestamp()")
+    _note(connection, author, "model.promote", (before, version))
 
 
-def rollback(connection: Connection) -> int:
+def rollback(connection: Connection, author: str | None = None) -> int:
     """Make the champion before the present one champion again; its version. Doing so twice goes back two.
 
     The one that is left is forgotten as a champion: only promoting it again brings it back. Raises UnknownName where
     there was none before, ModelRefused where the earlier one's artifact fails its checks.
     """
     _lock(connection)
-    version = connection.execute(
+    version = earlier_champion(connection)
+    if version is None:
+        raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
+    load(connection, version)
+    before = champion(connection)
+    connection.execute(text("UPDATE models SET promoted_at = NULL WHERE state = 'champion'"))
+    _crown(connection, version, "promoted_at = promoted_at")
+    _note(connection, author, "model.rollback", (before, version))
+    return version
+
+
+def earlier_champion(connection: Connection) -> int | None:
+    """The version that `rollback` would go back to, None where there is none."""
+    found: int | None = connection.execute(
         text(
             "SELECT version FROM models WHERE state = 'retired' AND promoted_at IS NOT NULL"
             " ORDER BY promoted_at DESC, version DESC LIMIT 1"
         )
     ).scalar()
-    if version is None:
-        raise UnknownName("there is no earlier champion to go back to", hint="horae models list shows what there is")
-    load(connection, int(version))
-    connection.execute(text("UPDATE models SET promoted_at = NULL WHERE state = 'champion'"))
-    _crown(connection, int(version), "promoted_at = promoted_at")
-    return int(version)
+    return found
+
+
+def _note(connection: Connection, author: str | None, action: str, champions: tuple[int | None, int]) -> None:
+    before, after = champions
+    if before != after:
+        was = None if before is None else {"champion": before}
+        audit.record(connection, author, action, f"model:{after}", was, {"champion": after})
 
 
 def _lock(connection: Connection) -> None:

@@ -24,6 +24,7 @@ from engine.learning.gate import calibrate, judge
 from engine.learning.imputing import Imputer, complete, fit_imputer
 from engine.learning.material import Material, TooLittleData, read_material
 from engine.learning.model import Model, set_threads
+from engine.learning.portrait import portrait
 from engine.learning.pushes import read_pushes
 from engine.learning.related import Related
 from engine.learning.replay import scrambled
@@ -150,7 +151,7 @@ def _learn(material: Material, walked: Walked, options: Options, tell: Progress)
     test = walked.test
     half = scrambled(test.state.users)[test.candidates.user] % np.uint64(2) == 0
     model = replace(model, calibration=calibrate(test.labels, predict(model, test), half))
-    metrics = _measured(model, walked)
+    metrics = _measured(model, walked) | {"portrait": portrait(model, test.rows, test.labels, predict(model, test))}
     set_threads(fitted.booster, 1)
     if fitted.order is not None:
         set_threads(fitted.order.booster, 1)

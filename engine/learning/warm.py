@@ -8,6 +8,7 @@ champion only if it is not worse on users it was not grown on.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +25,7 @@ from engine.learning.gate import judge
 from engine.learning.head import Lessons
 from engine.learning.material import Material, TooLittleData, goal_of, read_material
 from engine.learning.model import Model, set_threads
+from engine.learning.portrait import portrait
 from engine.learning.pushes import CLICKED_WITHIN, Pushes, read_pushes
 from engine.learning.replay import Replay, scrambled
 from engine.learning.timeline import ATTRIBUTION
@@ -78,6 +80,7 @@ def warm_update(
         "before": finite(classification(trial.labels, trial.before)),
         "after": finite(classification(trial.labels, trial.after)),
         "gate": {"passed": verdict.passed, "reason": verdict.reason},
+        "portrait": portrait(updated, trial.rows, trial.labels, trial.after),
         "seconds": round(monotonic() - started, 3),
     }
     with database.begin() as connection:
@@ -89,9 +92,11 @@ def warm_update(
 
 @dataclass(frozen=True)
 class _Trial:
-    """An updated model, and both models' chances (float32[n]) of what the judging users did (bool[n])."""
+    """An updated model, and both models' chances (float32[n]) of what the judging users did (bool[n]); rows: feature
+    rows float32[m, F] of positions int64[m] among these."""
 
     model: Model
+    rows: Callable[[np.ndarray], np.ndarray]
     labels: np.ndarray
     before: np.ndarray
     after: np.ndarray
@@ -101,7 +106,8 @@ def _of_goal(champion: Model, seen: Proposals, options: Options) -> _Trial:
     judging = scrambled(seen.state.users)[seen.candidates.user] % np.uint64(JUDGES) == 0
     updated = replace(champion, booster=_grown(champion, seen, ~judging, options))
     before, after = (predict(model, seen)[judging] for model in (champion, updated))
-    return _Trial(updated, seen.labels[judging], before, after)
+    judges = np.flatnonzero(judging)
+    return _Trial(updated, lambda at: seen.rows(judges[at]), seen.labels[judging], before, after)
 
 
 def _of_clicks(champion: Model, pushes: Pushes, options: Options) -> _Trial:
@@ -115,7 +121,7 @@ def _of_clicks(champion: Model, pushes: Pushes, options: Options) -> _Trial:
     grown = head.warm(champion.head, taught, options.seed, options.threads)
     rows, goal = lessons.rows[judging], lessons.goal[judging]
     before, after = (each.predict(rows, goal) for each in (champion.head, grown))
-    return _Trial(replace(champion, head=grown), lessons.clicked[judging], before, after)
+    return _Trial(replace(champion, head=grown), lambda at: rows[at], lessons.clicked[judging], before, after)
 
 
 def _seen(material: Material, champion: Model, options: Options) -> Proposals:

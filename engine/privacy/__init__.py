@@ -1,1 +1,2 @@
-"""What is held about one person: handed out (`export`) or erased (`erase`)."""
+"""What is held about one person: found and shown (`finding`, `profile`, `week`, `timeline`), handed out (`export`) or
+erased (`erase`)."""

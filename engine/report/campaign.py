@@ -122,7 +122,8 @@ def report(
     with database.snapshot() as snapshot:
         stored = store.get(snapshot.connection, campaign)
         _, policy = current_policy(snapshot.connection)
-        asked = Asked(stored.id, first, until, now, _goal(snapshot, goal), policy.default_timezone)
+        whose = reading.of_campaign(stored.id)
+        asked = Asked(whose, first, until, now, goal_of(snapshot, goal), policy.default_timezone)
         ends, sent = reading.read_ends(snapshot, asked), reading.read_sent(snapshot, asked)
         groups = reading.read_groups(snapshot, asked)
     shares = {"everything": policy.holdout, "campaign": stored.definition.holdout}
@@ -136,14 +137,15 @@ def report(
         not_planned=ends.reasons,
         ended=ends.states,
         open_windows=int((sent.at > now.timestamp() - ATTRIBUTION.total_seconds()).sum()),
-        arms=_arms(sent),
+        arms=arms_of(sent),
         variants=_variants(sent),
         hours=_hours(sent),
         uplift=_uplift(*groups, shares),
     )
 
 
-def _goal(snapshot: Snapshot, name: str) -> int:
+def goal_of(snapshot: Snapshot, name: str) -> int:
+    """The id of the event type `name`. Raises UnknownName."""
     known = {row.name: row.id for row in snapshot.connection.execute(text("SELECT name, id FROM event_types"))}
     if name not in known:
         hint = did_you_mean(name, known) or "it is a type of events, such as purchase"
@@ -158,7 +160,8 @@ def _funnel(ends: Ends, sent: Sent) -> dict[str, int]:
     return {"audience": audience, "planned": planned, "sent": ends.tried, "accepted": len(sent.user), **answered}
 
 
-def _arms(sent: Sent) -> tuple[Arm, ...]:
+def arms_of(sent: Sent) -> tuple[Arm, ...]:
+    """The pushes by arm, of arms that have any."""
     found = []
     for number, name in enumerate(ARMS):
         of = sent.arm == number

@@ -28,9 +28,10 @@ BEFORE_THE_DRAW = ("not_eligible", "no_consent", "no_device", "failed_input")
 @dataclass(frozen=True)
 class Asked:
     """Which part of a campaign's life: occurrences of UTC dates [first, until), seen at business time `now`; goal: the
-    event type of a conversion (its id); zone: of users who have none (IANA)."""
+    event type of a conversion (its id); zone: of users who have none (IANA); whose: a condition of SQL on occurrences,
+    of a campaign or of a run."""
 
-    campaign_id: int
+    whose: str
     first: date
     until: date
     now: datetime
@@ -68,7 +69,7 @@ class Group:
 
 _OURS = """
     d.date >= DATE '{first}' AND d.date < DATE '{until}' AND d.occurrence_id IN (
-        SELECT id FROM occurrences WHERE campaign_id = {campaign} AND date >= DATE '{first}' AND date < DATE '{until}')
+        SELECT id FROM occurrences WHERE {whose} AND date >= DATE '{first}' AND date < DATE '{until}')
 """
 _LAST = """
     NOT EXISTS (SELECT FROM decisions n WHERE n.date = d.date AND n.occurrence_id = d.occurrence_id
@@ -146,7 +147,7 @@ def _filled(query: str, asked: Asked) -> str:
         first=asked.first.isoformat(),
         until=asked.until.isoformat(),
         before=(asked.first - timedelta(days=2)).isoformat(),
-        campaign=int(asked.campaign_id),
+        whose=asked.whose,
         now=asked.now.isoformat(),
         closes=closes(asked).isoformat(),
         zone=asked.zone.replace("'", "''"),
@@ -162,6 +163,16 @@ def _filled(query: str, asked: Asked) -> str:
         week=int(ATTRIBUTION.total_seconds()),
         early=int(RECORDED_WITHIN.total_seconds()),
     )
+
+
+def of_campaign(campaign_id: int) -> str:
+    """`Asked.whose` of a campaign."""
+    return f"campaign_id = {int(campaign_id)}"
+
+
+def of_run(run_id: int) -> str:
+    """`Asked.whose` of a run."""
+    return f"run_id = {int(run_id)}"
 
 
 def closes(asked: Asked) -> datetime:

@@ -431,6 +431,18 @@ models = Table(
     Index("uq_models_one_champion", "state", unique=True, postgresql_where=text("state = 'champion'")),
 )
 
+backtests = Table(
+    "backtests",
+    metadata,
+    Column("id", Integer, Identity(), primary_key=True),
+    _created(),
+    _instant("as_of", nullable=False, comment="business time: it saw events before this"),
+    Column("goal", Text, nullable=False),
+    Column("report", JSONB, nullable=False, comment="what `horae backtest --json` prints"),
+    Column("page", Text, nullable=False, comment="the same with charts, as HTML"),
+    comment="the latest backtests of the shop's own log, for the console",
+)
+
 # --- campaigns and policy --------------------------------------------------------------------------------------------
 
 policies = Table(
@@ -721,6 +733,7 @@ decisions = Table(
     _created(),
     PrimaryKeyConstraint("date", "occurrence_id", "user_id", "revision"),
     Index(None, "user_id", "date"),
+    Index("ix_decisions_revised", "occurrence_id", "created_at", postgresql_where=text("revision > 0")),
     postgresql_partition_by="RANGE (date)",
 )
 
