@@ -73,7 +73,7 @@ async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
 
 def too_deep(value: object, deepest: int = DEEPEST) -> bool:
     """Whether objects and lists lie in each other deeper than `deepest`."""
-    level = [value] if type(value) in _CONTAINERS else []
+    level: list[Any] = [value] if type(value) in _CONTAINERS else []
     for _ in range(deepest):
         level = [
             inner
