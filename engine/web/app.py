@@ -12,7 +12,7 @@ from engine.runtime import Runtime
 from engine.web import events, people, watching
 from engine.web.desk import Desk
 from engine.web.gate import Gate
-from engine.web.problems import install
+from engine.web.problems import RESPONSES, install
 
 
 def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
@@ -31,6 +31,7 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
         lifespan=life,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        responses=RESPONSES,
     )
     install(app)
     for room in (events, people, watching):
