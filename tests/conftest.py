@@ -31,12 +31,23 @@ hypothesis.settings.load_profile("horae")
 
 for _name in [name for name in os.environ if name.startswith("HORAE_")]:
     del os.environ[_name]
+for _name in ("COLUMNS", "LINES"):  # readline, which pytest imports, hands workers a size that no terminal has
+    os.environ.pop(_name, None)
 
 
 MOST_WORKERS = 4
 """Each has servers of its own."""
 
-LONGEST = ("test_demo.py", "test_servers_cli.py", "test_celery.py", "test_delivery_storm.py")
+LONGEST = (
+    *("test_demo.py", "test_servers_cli.py", "test_learning_methods.py", "test_celery.py", "test_event_api.py"),
+    *(
+        "test_planning_together.py",
+        "test_delivery_misbehaviour.py",
+        "test_delivery_storm.py",
+        "test_localtime_zones.py",
+    ),
+    *("test_delivery_machine.py", "test_beats.py", "test_ingest_killed.py", "test_delivery_kills.py"),
+)
 """Files that take longest, longest first."""
 
 

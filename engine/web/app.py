@@ -14,7 +14,7 @@ from engine.web.console.building import add_console
 from engine.web.desk import Desk
 from engine.web.gate import Gate
 from engine.web.origins import Origins
-from engine.web.problems import install
+from engine.web.problems import RESPONSES, install
 
 
 def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
@@ -33,6 +33,7 @@ def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
         lifespan=life,
         docs_url=None,  # its page loads scripts from elsewhere
         redoc_url=None,
+        responses=RESPONSES,
     )
     install(app)
     for room in (events, campaigns, people, workspace, keys, watching):

@@ -46,7 +46,7 @@ def routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["events"])
     intake = LiveIntake(desk.runtime.database, device_gateways())
     for kind in KINDS:
-        _add(router, kind, f"Segment's `{kind}`: one message. Scope write.", _one(desk, intake, kind), _MESSAGE)
+        _add(router, kind, f"Segment's `{kind}`: one message. Scope write.", _one(desk, intake, kind), _message(kind))
     batch = "Segment's `batch`: messages of any type, 500 kB in all, 32 kB each. Scope write."
     _add(router, "batch", batch, _many(desk, intake, history=False), _BATCH)
     _add(router, "import", "The same, of the past: timestamps are taken as they are. Scope write.",
@@ -214,15 +214,18 @@ def _accept(desk: Desk, given: Sequence[object]) -> list[callbacks.Answer]:
 
 
 _anything: dict[str, Any] = {"oneOf": [{"type": "object"}, {"type": "array", "items": {"type": "object"}}]}
+_ID = {"type": "string", "minLength": 1, "maxLength": 512}
 _MESSAGE: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "userId": {"type": "string"},
-        "anonymousId": {"type": "string"},
+        "userId": _ID,
+        "anonymousId": _ID,
         "messageId": {"type": "string"},
-        "event": {"type": "string", "description": "of track"},
+        "event": {"type": "string", "minLength": 1, "description": "of track"},
         "properties": {"type": "object", "description": "of track, page and screen"},
         "traits": {"type": "object", "description": "of identify and group"},
+        "groupId": {**_ID, "description": "of group"},
+        "previousId": {**_ID, "description": "of alias"},
         "timestamp": {"type": "string", "format": "date-time"},
         "sentAt": {"type": "string", "format": "date-time"},
         "context": {
@@ -237,7 +240,16 @@ _MESSAGE: dict[str, Any] = {
             },
         },
     },
+    "anyOf": [{"required": ["userId"]}, {"required": ["anonymousId"]}],
 }
+_NEEDED = {"track": ["event"], "group": ["groupId"], "alias": ["userId", "previousId"]}
+
+
+def _message(kind: str) -> dict[str, Any]:
+    """One message of a kind."""
+    return {**_MESSAGE, "required": _NEEDED[kind]} if kind in _NEEDED else _MESSAGE
+
+
 _BATCH: dict[str, Any] = {
     "type": "object",
     "required": ["batch"],

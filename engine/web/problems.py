@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -13,6 +14,25 @@ from engine.errors import BadInput, Conflict, Faulty, HoraeError, SchemaMismatch
 
 RETRY_SECONDS = 5
 """When to ask again while a server that Horae needs is not there."""
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["status", "title"],
+    "properties": {
+        "status": {"type": "integer"},
+        "title": {"type": "string", "description": "What went wrong."},
+        "hint": {"type": "string", "description": "What to do about it."},
+        "code": {"type": "string"},
+        "message": {"type": "string"},
+    },
+}
+_CONTENT = {"application/problem+json": {"schema": _PROBLEM}}
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "Refused, and why; nothing was changed.", "content": _CONTENT},
+    "503": {"description": "Not just now; ask again after Retry-After seconds.", "content": _CONTENT},
+}
+"""What the OpenAPI document says of every operation."""
 
 STATUSES: tuple[tuple[type[HoraeError], int], ...] = (
     (UserErased, 410),

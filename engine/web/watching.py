@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Response
 
 from engine.access.roles import Grant
@@ -19,7 +21,14 @@ def routes(desk: Desk) -> APIRouter:
         await desk.do(desk.runtime.database.ping)
         return {"ok": True}
 
-    @router.get("/metrics", summary="Everything that is measured, for Prometheus. Scope read.")
+    text_of_prometheus: dict[int | str, dict[str, Any]] = {200: {"content": {CONTENT_TYPE: {}}}}
+
+    @router.get(
+        "/metrics",
+        summary="Everything that is measured, for Prometheus. Scope read.",
+        response_class=Response,
+        responses=text_of_prometheus,
+    )
     async def metrics(_grant: Grant = desk.needs("read")) -> Response:
         def ask() -> bytes:
             now = desk.now()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import socket
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,6 +15,7 @@ from engine.delivery.gateways import Kind, build_gateways, known_gateways
 from engine.delivery.gateways.addresses import is_public, resolve_pinned
 from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
 from engine.delivery.gateways.retry_after import read_retry_after
+from engine.delivery.gateways.transport import Pin
 from engine.delivery.gateways.webhook import WebhookGateway, classify
 from engine.errors import BadInput
 
@@ -136,6 +139,47 @@ def test_other_spellings_of_loopback_do_not_slip_through(literal: str) -> None:
 
     with pytest.raises((BadInput, OSError)):
         resolve_pinned(gateway._host, gateway._port, allow_private=False)
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://ops:hunter2@shop.example/hook", "user name or password"),
+        ("https://8.8.8.8@169.254.169.254/latest", "user name or password"),
+        ("https://shop.example:99999/hook", "not a URL"),
+        ("https://[::1/hook", "not a URL"),
+        ("file:///etc/passwd", "not an http"),
+        ("gopher://ops:hunter2@127.0.0.1:6379/_FLUSHALL", "not an http"),
+        ("http://shop.example/hook", "must be https"),
+    ],
+)
+def test_an_address_that_is_no_webhooks_is_refused_and_never_repeated(url: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said) as refused:
+        WebhookGateway(url, SECRET)
+
+    assert "hunter2" not in f"{refused.value} {refused.value.hint}"
+
+
+def test_a_name_that_changes_its_address_is_asked_once_and_one_private_address_among_others_refuses_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DNS rebinding: public for whoever checks, private for whoever connects; or both at once."""
+    answers = iter([["8.8.8.8"], ["169.254.169.254"], ["8.8.8.8", "10.0.0.1"], ["::ffff:10.0.0.1"]])
+
+    def resolve(*_: object, **__: object) -> list[tuple]:
+        return [(0, 0, 0, "", (address, 443)) for address in next(answers)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    gateway = WebhookGateway("https://shop.example/hook", SECRET)
+    for _ in range(2):  # the second message goes to the address that was checked for the first
+        gateway._pinned_transport()
+        assert gateway._pin == Pin("shop.example", "8.8.8.8", 443)
+    for _ in range(3):
+        gateway._pinned_at = -math.inf
+        with pytest.raises(BadInput, match="not on the public internet"):
+            gateway._pinned_transport()
+    assert next(answers, None) is None
+    gateway.close()
 
 
 def test_log_is_always_configured_and_webhook_where_it_has_an_address(tmp_path: Path) -> None:

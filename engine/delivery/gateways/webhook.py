@@ -165,15 +165,24 @@ def _body(message: Outgoing) -> bytes:
 
 
 def _checked_address(url: str, allow_private: bool) -> tuple[str, int]:
-    parts: SplitResult = urlsplit(url)
+    try:
+        parts: SplitResult = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise BadInput(f"HORAE_WEBHOOK_URL is not a URL: {error}") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise BadInput(f"HORAE_WEBHOOK_URL is not an http(s) URL: {url}")
+        raise BadInput("HORAE_WEBHOOK_URL is not an http(s) URL", hint="https://shop.example/hook")
+    if parts.username is not None:
+        raise BadInput(
+            "HORAE_WEBHOOK_URL holds a user name or password",
+            hint="leave them out: HORAE_WEBHOOK_SECRET signs each message, and a URL ends up in logs",
+        )
     if parts.scheme == "http" and not allow_private:
         raise BadInput(
             "HORAE_WEBHOOK_URL must be https",
             hint="a receiver in your own network may use http with HORAE_WEBHOOK_ALLOW_PRIVATE=1",
         )
-    return parts.hostname, parts.port or (443 if parts.scheme == "https" else 80)
+    return parts.hostname, port or (443 if parts.scheme == "https" else 80)
 
 
 def _signer(secret: str) -> Webhook:
