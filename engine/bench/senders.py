@@ -5,11 +5,11 @@ from __future__ import annotations
 import multiprocessing
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from random import Random
-from time import sleep
+from time import process_time, sleep, thread_time
 from typing import Any
 
 from engine import clock
@@ -34,6 +34,17 @@ class Order:
     seconds: float = 0.0
 
 
+@dataclass
+class Sent:
+    """What became of the pushes, the seconds that it took, and the processors' seconds in all processes together: of
+    the threads that dispatch, and of those that speak to the provider."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+    dispatching: float = 0.0
+    speaking: float = 0.0
+
+
 class Senders:
     """Processes that are ready to dispatch; `run` lets them, once, and ends them."""
 
@@ -48,17 +59,19 @@ class Senders:
             process.start()
         self._ready.wait(60)
 
-    def run(self) -> tuple[dict[str, int], float]:
-        """Dispatch: what became of the pushes, and the seconds that it took."""
-        begun = clock.monotonic()
+    def run(self) -> Sent:
+        """Dispatch."""
+        begun, sent = clock.monotonic(), Sent()
         self._ready.wait(60)
-        counts: Counter[str] = Counter()
         for _ in self._processes:
-            counts.update(self._results.get())
-        seconds = clock.monotonic() - begun
+            counts, dispatching, speaking = self._results.get()
+            sent.counts.update(counts)
+            sent.dispatching += dispatching
+            sent.speaking += speaking
+        sent.seconds = clock.monotonic() - begun
         for process in self._processes:
             process.join(30)
-        return dict(counts), seconds
+        return sent
 
 
 def _work(order: Order, number: int, ready: Any, results: Any) -> None:
@@ -70,7 +83,7 @@ def _work(order: Order, number: int, ready: Any, results: Any) -> None:
         _warm_up(runtime)
         ready.wait(60)
         ready.wait(60)
-        begun = clock.monotonic()
+        begun, own, whole = clock.monotonic(), thread_time(), process_time()
         while True:
             now = clock.machine_now()
             counts.update(dispatch_due(runtime, now, rng=Random(number)))
@@ -78,8 +91,12 @@ def _work(order: Order, number: int, ready: Any, results: Any) -> None:
             if left <= 0:
                 break
             sleep(min(TICK, left))
+        own, whole = thread_time() - own, process_time() - whole
+        results.put((dict(counts), own, whole - own))
+    except BaseException:
+        results.put(({}, 0.0, 0.0))
+        raise
     finally:
-        results.put(dict(counts))
         runtime.close()
 
 
