@@ -22,7 +22,6 @@ from engine.bench.provider.desk import Desk
 from engine.bench.provider.protocols import World
 from engine.bench.provider.rough import rough_protocol
 
-
 TICK = 0.002
 """Seconds: requests that are due within one are answered together, at its end."""
 

@@ -40,7 +40,7 @@ Origin = tuple[str, int]
 
 
 class Lines:
-    """Connections to HTTP/2 servers. Any thread may use it: it takes a connection of its own for as long as it posts."""
+    """Connections to HTTP/2 servers. Any thread may use it: while it posts, it has a connection of its own."""
 
     def __init__(self, timeout: timedelta, authority: Path | None = None) -> None:
         self._timeout = timeout.total_seconds()

@@ -11,7 +11,6 @@ What certainly was not processed is told apart from what may have been: streams 
 from __future__ import annotations
 
 from collections import deque
-
 from dataclasses import dataclass, field
 from functools import lru_cache
 from struct import Struct
@@ -117,7 +116,8 @@ class Session:
     def begin(self, place: int, request: Request, now: float) -> None:
         """Begin a request, where there is room. Raises ValueError where it cannot be written down."""
         stream, body = self._next, request.body
-        block = _block(request.url, tuple(request.headers.items())) + _length(len(body))
+        fields = [_field(name, value) for name, value in request.headers.items()]
+        block = b"".join([_target(request.url), *fields, _length(len(body))])
         if len(block) > FRAME:
             raise ValueError("its headers are too long")
         if stream == 1:
@@ -243,17 +243,9 @@ class Session:
             else:
                 self.out.append(_frame(PING, ACK, 0, payload))
         elif kind == WINDOW_UPDATE:
-            more = _number(payload) & _LAST_STREAM
-            if stream == 0:
-                self._window += more
-            elif (one := self._streams.get(stream)) is not None:
-                one.window += more
-            self._send_more()
+            self._widen(stream, _number(payload) & _LAST_STREAM)
         elif kind == RST_STREAM:
-            if (one := self._streams.get(stream)) is not None:
-                refused = _number(payload) == REFUSED_STREAM and one.head is None
-                why = f"the provider reset the stream (error {_number(payload)})"
-                self._end(stream, NotSent(NOT_LOOKED_AT) if refused else _cut_short(one, Uncertain(why)))
+            self._reset(stream, _number(payload))
         elif kind == GOAWAY:
             self.leaving = True
             last = _number(payload) & _LAST_STREAM
@@ -263,6 +255,21 @@ class Session:
             self._continue(flags, stream, payload)
         elif kind == PUSH_PROMISE:
             raise Broken("the server pushes, which we do not take")
+
+    def _widen(self, stream: int, more: int) -> None:
+        if stream == 0:
+            self._window += more
+        elif (one := self._streams.get(stream)) is not None:
+            one.window += more
+        self._send_more()
+
+    def _reset(self, stream: int, error: int) -> None:
+        if (one := self._streams.get(stream)) is None:
+            return
+        if error == REFUSED_STREAM and one.head is None:
+            self._end(stream, NotSent(NOT_LOOKED_AT))
+        else:
+            self._end(stream, _cut_short(one, Uncertain(f"the provider reset the stream (error {error})")))
 
     def _continue(self, flags: int, stream: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream or len(self._block[2]) > _MOST_HEADERS:
@@ -354,17 +361,21 @@ def _read_head(block: bytes) -> Head:
     return Head(int(status), headers.get("retry-after"), headers.get("apns-id") or headers.get("location"))
 
 
-@lru_cache(256)
-def _block(url: str, headers: tuple[tuple[str, str], ...]) -> bytes:
-    """The block of a POST's headers but for its length, without any table. Raises ValueError."""
+@lru_cache(4096)
+def _target(url: str) -> bytes:
+    """The fields that say what is posted to. Raises ValueError."""
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         raise ValueError(f"{url} is no https address")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     authority = parts.netloc.rpartition("@")[2]
-    fields = [_literal(b"\x04", path), _literal(b"\x01", authority)]
-    fields += [_literal(b"\x10" + _string(name.lower()), value) for name, value in headers]
-    return b"\x83\x87" + b"".join(fields)
+    return b"\x83\x87" + _literal(b"\x04", path) + _literal(b"\x01", authority)
+
+
+@lru_cache(4096)
+def _field(name: str, value: str) -> bytes:
+    """A field that nobody on the way may remember either. Raises ValueError."""
+    return _literal(b"\x10" + _string(name.lower()), value)
 
 
 @lru_cache(8192)
