@@ -42,7 +42,7 @@ def of_process(number: int) -> Callable[[], float]:
 
     def read() -> float:
         times = process.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
     return read
 
@@ -68,7 +68,7 @@ def of_postgres(database: Database) -> Callable[[], float] | None:
             except psutil.NoSuchProcess:
                 continue
             total += times.user + times.system
-        return total
+        return float(total)
 
     return read
 

@@ -14,8 +14,8 @@ side.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -28,8 +28,7 @@ STOPPED = (
 """Whether a stop switch concerns the push `p`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
+class Claimed(NamedTuple):
     """A push that this worker holds: the row as it was claimed."""
 
     id: UUID
@@ -56,7 +55,7 @@ class Claimed:
         return min(self.window_end, self.not_after)
 
 
-_COLUMNS = ", ".join(f"p.{name}" for name in Claimed.__dataclass_fields__)
+_COLUMNS = ", ".join(f"p.{name}" for name in Claimed._fields)
 
 _CLAIM = text(f"""
     WITH due AS MATERIALIZED (
@@ -132,7 +131,7 @@ def claim(
     `campaign` where given, and of none that is `apart`."""
     chosen = {"campaign": campaign, "apart": list(apart)}
     rows = connection.execute(_CLAIM, {"now": now, "gateways": list(gateways), "most": most, "lease": lease, **chosen})
-    return sorted((Claimed(*row) for row in rows.all()), key=lambda push: (push.send_at, push.id.int))
+    return sorted(map(Claimed._make, rows.all()), key=lambda push: (push.send_at, push.id.int))
 
 
 def heartbeat(connection: Connection, pushes: Sequence[Claimed], lease: timedelta) -> set[UUID]:
@@ -149,8 +148,7 @@ def commit_intent(connection: Connection, pushes: Sequence[Claimed], epoch: Epoc
     return set(connection.execute(_INTENT, parameters).scalars().all())
 
 
-@dataclass(frozen=True, slots=True)
-class Back:
+class Back(NamedTuple):
     """A push that goes back to `planned`."""
 
     push: Claimed

@@ -5,10 +5,10 @@ Read after the claim, so that what changed since the plan (consent, zone, stock,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -25,6 +25,7 @@ from engine.delivery.callback_token import CallbackKey
 from engine.delivery.claim import Claimed
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
+from engine.delivery.messages import NOTHING
 from engine.delivery.prices import Looked, prices_then
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
@@ -66,8 +67,7 @@ class Terms:
         return self.campaign.class_ == "transactional"
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """A user as the store knows them now."""
 
     external_id: str
@@ -80,7 +80,7 @@ class User:
     consent: bool | None
     stub: bool
     quiet: Hours | None
-    preferences: Mapping[str, bool] = field(default_factory=dict)
+    preferences: Mapping[str, bool] = NOTHING
     """By `channel:NAME` and `topic:NAME`: what they allowed, or turned off."""
 
     def fields(self) -> dict[str, Any]:
@@ -88,8 +88,7 @@ class User:
         return user_fields(self.external_id, self.locale, self.country, self.timezone, self.attributes)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """An item as the store knows it now."""
 
     external_id: str
@@ -115,8 +114,7 @@ class Item:
         )
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """A claimed push and what is true of it now."""
 
     push: Claimed
@@ -232,11 +230,11 @@ class Book:
             self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), compile_message(campaign.message))
         return self._terms[key]
 
-    def callback_token(self, push_id: UUID, at: datetime) -> str:
-        """The token by which callbacks about a push attempted at `at` are authenticated. After `refresh`."""
+    def signer(self, at: datetime) -> Callable[[UUID], str]:
+        """Gives the tokens by which callbacks about pushes attempted at `at` are authenticated. After `refresh`."""
         if self.callback_key is None:
             raise ValueError("the book has not been refreshed")
-        return self.callback_key.sign(push_id, at)
+        return self.callback_key.signer(at)
 
     def horizon(self, deadline: timedelta) -> timedelta:
         """How far back the caps look that hold for any campaign seen so far."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 REASONS = {
@@ -42,8 +43,7 @@ class Delivery:
     push_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a push ended."""
 
     push_id: UUID
@@ -116,22 +116,11 @@ def close(connection: Connection, ends: Sequence[End], states: Collection[str]) 
     """Write the deliveries of pushes held by us in one of `states` and delete their rows; the ids that were ours."""
     if not ends:
         return set()
-    rows = [
-        {
-            "push_id": str(end.push_id),
-            "fence": end.fence,
-            "state": end.state,
-            "reason": end.reason,
-            "counts": end.counts,
-            "provider_id": end.provider_id,
-            "detail": end.detail,
-            "at": end.at.isoformat(),
-            "local_day": end.local_day.isoformat() if end.local_day else None,
-            "scopes": list(end.scopes),
-        }
-        for end in ends
-    ]
-    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars().all())
+    return set(
+        connection.execute(_CLOSE, {"ends": to_json([end._asdict() for end in ends]).decode(), "states": list(states)})
+        .scalars()
+        .all()
+    )
 
 
 def close_expired(connection: Connection, now: datetime, most: int, *, every: bool) -> int:

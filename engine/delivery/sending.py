@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from random import Random
 from time import sleep
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -60,7 +61,7 @@ KEPT = ("accepted", "unknown")
 class Pace:
     """Sizes and times of dispatch; the defaults are for production, tests shorten them."""
 
-    batch: int = 500
+    batch: int = 1_000
     """Pushes claimed at once."""
     group: int = 100
     """Pushes per intent: with `in_flight`, the bound on what one kill leaves in doubt and `stop` cannot hold back."""
@@ -111,8 +112,7 @@ class Desk:
         self.counts[ended.state if ended.reason is None else f"{ended.state}.{ended.reason}"] += number
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A push that may leave, rendered, with what it asks of the caps."""
 
     facts: Facts
@@ -173,6 +173,7 @@ def prepare_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: E
 
 def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime) -> list[Ready]:
     ready, ends, backs = [], list[tuple[Facts, Ended, str | None]](), list[Back]()
+    sign = desk.book.signer(now)
     for facts in group:
         if facts.held:
             backs.append(Back(facts.push, HELD, tried=False))
@@ -185,7 +186,7 @@ def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime
             backs.append(Back(facts.push, timedelta(0), tried=False, send_at=verdict.send_at))
         else:
             try:
-                ready.append(_rendered(desk, gateway, facts, now))
+                ready.append(_rendered(desk, gateway, facts, now, sign))
             except BadInput as error:
                 ends.append((facts, Ended("rejected", "template"), str(error)))
     desk.counts["later"] += sum(back.send_at is not None for back in backs)
@@ -193,7 +194,7 @@ def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime
     return ready
 
 
-def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Ready:
+def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime, sign: Callable[[UUID], str]) -> Ready:
     push, campaign, user = facts.push, facts.terms.campaign, facts.user
     if user is None or user.tz is None:
         raise ValueError("only users who passed the check are rendered")
@@ -206,7 +207,7 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
         campaign={"name": campaign.name},
         push={"id": str(push.id)},
     )
-    token = desk.book.callback_token(push.id, now)
+    token = sign(push.id)
     outgoing = [
         Outgoing(
             push_id=push.id,
@@ -264,7 +265,7 @@ def _intended(desk: Desk, ready: Sequence[Ready], epoch: Epoch) -> list[Ready]:
     """Those that may now be sent: their intent is committed. The others go back, untried, or are no longer ours."""
     if not ready:
         return []
-    with desk.database.begin() as connection:
+    with desk.database.apart() as connection:
         held = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
     stopped = [one.push for one in ready if one.push.id not in held]
     go_back(desk, stopped, "stopped", epoch)

@@ -27,6 +27,10 @@ class Transactions(Protocol):
     def begin(self) -> AbstractContextManager[Connection]:
         """A transaction that commits at its end and rolls back on any exception."""
 
+    def apart(self) -> AbstractContextManager[Connection]:
+        """A connection whose statements are a transaction each, committed when `execute` returns: where nothing more is
+        needed, that is one round trip instead of three."""
+
 
 class Database:
     """One PostgreSQL database.
@@ -56,6 +60,12 @@ class Database:
     def begin(self) -> Iterator[Connection]:
         """A transaction. Raises StoreUnavailable or DiskFull where the server is the reason for the failure."""
         with _translated(self.url.render_as_string(hide_password=True)), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """Statements that are a transaction each; see Transactions.apart."""
+        with self.hold() as held, held.apart() as connection:
             yield connection
 
     @contextmanager
@@ -123,6 +133,18 @@ class Held:
             except BaseException:
                 self.close()
                 raise
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """Statements that are a transaction each; see Transactions.apart."""
+        with self.begin() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not driver.closed:
+                    driver.autocommit = False
 
     def close(self) -> None:
         """Give the connection back."""

@@ -7,13 +7,14 @@ Sources: firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and â€
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from engine import clock
 from engine.config import Settings
@@ -105,8 +106,6 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
     notification = {"title": message.title, "body": message.body}
     data = {key: str(value) for key, value in message.data.items()}
     data |= {"push_id": str(message.push_id), "callback_token": message.callback_token}
-    if len(_compact({"notification": notification, "data": data})) > MOST_BYTES:
-        return None
     ttl = int(min(message.ttl, LONGEST_TTL).total_seconds())
     expires = int((now + message.ttl).timestamp())
     content: dict[str, Any] = {
@@ -134,7 +133,11 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
             }
         },
     }
-    return _compact({"message": content, **({"validate_only": True} if validate_only else {})})
+    body = to_json({"message": content, "validate_only": True} if validate_only else {"message": content})
+    # What the phone gets is a part of it: mostly the whole is short enough, and the part need not be looked at.
+    if len(body) > MOST_BYTES and len(to_json({"notification": notification, "data": data})) > MOST_BYTES:
+        return None
+    return body
 
 
 def classify(result: Result, now: datetime) -> Outcome:
@@ -187,7 +190,3 @@ def _text(value: object) -> str | None:
 def _expired(result: Result) -> bool:
     """Whether the access token was refused: a code of FCM's own would mean something else (THIRD_PARTY_AUTH_ERROR)."""
     return isinstance(result, Answer) and result.status == 401 and _error(result)[0] in (None, "UNAUTHENTICATED")
-
-
-def _compact(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
