@@ -159,20 +159,20 @@ ITEM_COLUMNS = """
 """What `item_of` reads, from `items i`."""
 
 _FACTS = text(f"""
-    SELECT p.id, c.state AS campaign_state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of) AS as_of,
+    SELECT mine.place, c.state AS campaign_state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of) AS as_of,
            {USER_COLUMNS}, {ITEM_COLUMNS},
            EXISTS (SELECT 1 FROM events e
                    WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
                      AND e.occurred_at >= COALESCE(s.as_of, r.as_of) - :late AND e.occurred_at <= :now
                      AND e.received_at >= COALESCE(s.as_of, r.as_of)) AS bought
-    FROM pushes p
+    FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS mine (id, place)
+    JOIN pushes p ON p.id = mine.id
     JOIN campaigns c ON c.id = p.campaign_id
     JOIN occurrences o ON o.id = p.occurrence_id
     LEFT JOIN runs r ON r.id = p.run_id
     LEFT JOIN shards s ON s.run_id = p.run_id AND p.slot >= s.slot_from AND p.slot < s.slot_until
     LEFT JOIN users u ON u.id = p.user_id
     LEFT JOIN items i ON i.id = p.item_id
-    WHERE p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _DEVICES = text("""
@@ -245,7 +245,7 @@ class Book:
 def load_facts(
     connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, reach: Reach
 ) -> list[Facts]:
-    """The facts of `pushes` at business time `now`, in their order; devices for the gateways that `reach` names."""
+    """The facts of `pushes` at business time `now`, in the order of `send_at`; devices for the gateways of `reach`."""
     book.refresh(connection)
     parameters = {
         "ids": "{" + ",".join([str(push.id) for push in pushes]) + "}",
@@ -253,34 +253,33 @@ def load_facts(
         "late": LATE_PURCHASE,
         "now": now,
     }
-    rows = {row.id: row for row in connection.execute(_FACTS, parameters).all()}
+    found = [(pushes[row.place - 1], row) for row in connection.execute(_FACTS, parameters).all()]
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
     looked = [
-        Looked(push.id, push.item_id, rows[push.id].as_of, rows[push.id].revision > 0)
-        for push in pushes
-        if push.item_id is not None and rows[push.id].as_of is not None
+        Looked(push.id, push.item_id, row.as_of, row.revision > 0)
+        for push, row in found
+        if push.item_id is not None and row.as_of is not None
     ]
     then = prices_then(connection, looked)
     facts = []
-    for push in pushes:
-        row = rows[push.id]
-        terms = book.terms(connection, push.campaign_id, row.version)
-        owned = [one for one in devices.get(push.user_id, ()) if one[0].gateway in reach.get(push.gateway, ())]
-        live = tuple(device for device, stopped in owned if not stopped)
+    for push, row in found:
+        owned, reached = devices.get(push.user_id, ()), reach.get(push.gateway, ())
+        live = tuple([device for device, stopped in owned if not stopped and device.gateway in reached])
         facts.append(
             Facts(
-                push=push,
-                terms=terms,
-                campaign_state=row.campaign_state,
-                user=user_of(row, book.policy) if row.u_id is not None else None,
-                item=item_of(row) if row.i_id is not None else None,
-                data=row.data,
-                bought=row.bought,
-                devices=live,
-                price_then=then.get(push.id, row.price),
-                held=bool(owned) and not live,
+                push,
+                book.terms(connection, push.campaign_id, row.version),
+                row.campaign_state,
+                user_of(row, book.policy) if row.u_id is not None else None,
+                item_of(row) if row.i_id is not None else None,
+                row.data,
+                row.bought,
+                live,
+                then.get(push.id, row.price) if then else row.price,
+                held=not live and any(device.gateway in reached for device, _ in owned),
             )
         )
+    facts.sort(key=lambda one: one.push.send_at)
     return facts
 
 

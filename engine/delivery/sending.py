@@ -266,10 +266,11 @@ def _intended(desk: Desk, ready: Sequence[Ready], epoch: Epoch) -> list[Ready]:
     if not ready:
         return []
     with desk.database.apart() as connection:
-        held = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
-    stopped = [one.push for one in ready if one.push.id not in held]
-    go_back(desk, stopped, "stopped", epoch)
-    return [one for one in ready if one.push.id in held]
+        kept = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
+    if not kept:
+        return list(ready)
+    go_back(desk, [one.push for one in ready if one.push.id in kept], "stopped", epoch)
+    return [one for one in ready if one.push.id not in kept]
 
 
 def why_back(error: EpochLost | RedisUnavailable) -> str:
@@ -311,32 +312,34 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
             if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
                 free.append((leaving.epoch, one.push))
         _bury(desk, leaving.held, outcomes)
-    recorded = _written(desk, ends, backs)
+    lost = _written(desk, ends, backs)
     desk.at("after_commit")
-    desk.counts["lease_lost"] += len(ends) + len(backs) - len(recorded)
+    desk.counts["lease_lost"] += len(lost)
     for leaving, outcomes in landed:
-        _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id in recorded])
+        _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id not in lost])
         free = [(epoch, push) for epoch, push in free if epoch is not leaving.epoch]
         _stop_if_refused(desk, leaving.gateway, [outcome for answers in outcomes for outcome in answers])
     desk.counts.update(desk.health.flush(desk.database, now))
 
 
 def _written(desk: Desk, ends: Sequence[End], backs: Sequence[Back]) -> set[UUID]:
-    """Close and put back what was sent; the ids that were still ours.
+    """Close and put back what was sent; the ids that were not ours any more.
 
     A connection that was lost is taken anew: what happened at the provider is known, and would else be in doubt.
     """
     for attempt in range(RECORD_TRIES):
         try:
             with desk.database.begin() as connection:
-                ours = close(connection, ends, ("sending",)) | (put_back(connection, backs) if backs else set[UUID]())
+                lost = close(connection, ends, ("sending",))
+                if backs:
+                    lost |= {back.push.id for back in backs} - put_back(connection, backs)
                 desk.at("after_record")
         except StoreUnavailable:
             if attempt == RECORD_TRIES - 1:
                 raise
             sleep(0.2 * 4**attempt)
         else:
-            return ours
+            return lost
     raise AssertionError("a loop that returns or raises")
 
 
@@ -406,8 +409,9 @@ def _finish(desk: Desk, ends: Sequence[tuple[Facts, Ended, str | None]], backs: 
         rows.append(end_of(facts, ended, now, detail=detail))
         desk.count(ended)
     with desk.database.begin() as connection:
-        ours = close(connection, rows, ("claimed",)) | (put_back(connection, backs) if backs else set[UUID]())
-    desk.counts["lease_lost"] += len(rows) + len(backs) - len(ours)
+        lost = len(close(connection, rows, ("claimed",)))
+        lost += len(backs) - (len(put_back(connection, backs)) if backs else 0)
+    desk.counts["lease_lost"] += lost
 
 
 def end_of(
