@@ -15,7 +15,7 @@ from typing import Any
 from engine import clock
 from engine.config import Settings
 from engine.delivery.dispatch import dispatch_due
-from engine.runtime import Runtime
+from engine.runtime import Runtime, spare_collector
 from engine.store.database import Database
 
 TICK = 1.0
@@ -78,6 +78,7 @@ def _work(order: Order, number: int, ready: Any, results: Any) -> None:
     settings = Settings.model_validate({**order.settings, "home": Path(order.settings["home"])})
     database = Database(order.database_url)
     runtime = Runtime(settings, database, order.caps_url, order.caps_url, order.caps_url)
+    spare_collector()
     counts: Counter[str] = Counter()
     try:
         _warm_up(runtime)

@@ -49,7 +49,7 @@ class Again:
     """Whether this attempt may have been received."""
 
 
-_ACCEPTED = Ended("accepted")
+ACCEPTED = Ended("accepted")
 _FIRST = (Kind.ACCEPTED, Kind.UNKNOWN, Kind.RETRY, Kind.THROTTLED, Kind.CREDENTIALS_REFUSED, Kind.PAYLOAD_REFUSED)
 
 
@@ -71,7 +71,7 @@ def settle(outcome: Outcome, tried: Tried, luck: float) -> Ended | Again:
     """What becomes of a push after `outcome`; `luck` in [0, 1) spreads the waiting."""
     kind = outcome.kind
     if kind is Kind.ACCEPTED:
-        return _ACCEPTED
+        return ACCEPTED
     if stops_channel(kind, needs_device=tried.needs_device):
         return Again(FIRST_WAIT, tried=False)
     doubt = tried.in_doubt or kind is Kind.UNKNOWN

@@ -32,7 +32,7 @@ from engine.delivery.ledger import End, close
 from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.moving import find, move
-from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
+from engine.delivery.outcomes import ACCEPTED, Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.overflow import REASONS
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
@@ -299,7 +299,12 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
     for leaving, outcomes in landed:
         for one, answers in zip(leaving.held, outcomes, strict=True):
             outcome = combine(answers)
-            result = settle(outcome, _tried(desk, leaving.gateway, one, now), desk.rng.random())
+            luck = desk.rng.random()
+            result = (
+                ACCEPTED
+                if outcome.kind is Kind.ACCEPTED
+                else settle(outcome, _tried(desk, leaving.gateway, one, now), luck)
+            )
             desk.health.heard(leaving.gateway.name, answers, first=one.push.attempts == 1)
             if isinstance(result, Again):
                 backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))

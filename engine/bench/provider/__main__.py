@@ -21,6 +21,7 @@ from engine.bench.provider.authority import make_files
 from engine.bench.provider.desk import Desk
 from engine.bench.provider.protocols import World
 from engine.bench.provider.rough import rough_protocol
+from engine.runtime import spare_collector
 
 TICK = 0.002
 """Seconds: requests that are due within one are answered together, at its end."""
@@ -67,6 +68,7 @@ def application(desk: Desk) -> Any:
 async def serve(folder: Path, port: int, rough_port: int) -> None:
     """Serve until standard input ends: whoever started this process has gone, or asks for it."""
     files = make_files(folder, port, clock.machine_now())
+    spare_collector()
     world = World(files, f"https://localhost:{port}", lambda: clock.machine_now().timestamp())
     desk = Desk(world, folder / "journal.jsonl")
     server = Server(
