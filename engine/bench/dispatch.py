@@ -57,15 +57,16 @@ def run(options: Options, tell: Tell) -> Report:
         order = Order(database.libpq_url, caps_url, given)
         rates, theirs = [], []
         spent = Spent(_parts(database, provider, caps_url))
-        with _peer(provider) as peer:
-            for number in range(1, repeats + 1):
-                tell(f"dispatching, {number} of {repeats}")
-                rates.append(_rate(due, order, f"round {number}", spent))
-                tell(f"firebase-admin, {number} of {repeats}")
-                theirs.append(peer(PEER_MESSAGES))
-        rate = statistics.median(rates)
-        tell(f"{SECONDS} seconds at half the rate")
-        lateness = _lateness(due, order, rate / 2)
+        with Senders(order, PROCESSES) as senders:
+            with _peer(provider) as peer:
+                for number in range(1, repeats + 1):
+                    tell(f"dispatching, {number} of {repeats}")
+                    rates.append(_rate(due, senders, f"round {number}", spent))
+                    tell(f"firebase-admin, {number} of {repeats}")
+                    theirs.append(peer(PEER_MESSAGES))
+            rate = statistics.median(rates)
+            tell(f"{SECONDS} seconds at half the rate")
+            lateness = _lateness(due, senders, rate / 2)
         refused = sum(line["status"] >= 400 for line in provider.received())
     figures = {
         "dispatch_per_firebase_ratio": rate / statistics.median(theirs),
@@ -89,10 +90,9 @@ def running_provider(folder: Path) -> Iterator[Provider]:
         provider.close()
 
 
-def _rate(due: Due, order: Order, label: str, spent: Spent) -> float:
+def _rate(due: Due, senders: Senders, label: str, spent: Spent) -> float:
     """Pushes a second, all due at once; `spent` gets the processor time of each part."""
     plan(due, label, due.users, machine_now() - timedelta(seconds=1))
-    senders = Senders(order, PROCESSES)
     with spent:
         sent = senders.run()
     if sent.counts["accepted"] != due.users:
@@ -112,12 +112,11 @@ def _parts(database: Database, provider: Provider, caps_url: str) -> Parts:
     }
 
 
-def _lateness(due: Due, order: Order, rate: float) -> dict[str, float]:
+def _lateness(due: Due, senders: Senders, rate: float) -> dict[str, float]:
     """Quantiles of the seconds from `send_at` to acceptance, at `rate` pushes a second."""
-    senders = Senders(Order(order.database_url, order.caps_url, order.settings, SECONDS + 3.0), PROCESSES)
     begin = machine_now() + timedelta(seconds=3)
     plan(due, "paced", int(rate * SECONDS), begin + timedelta(seconds=5), timedelta(seconds=SECONDS - 8))
-    senders.run()
+    senders.run(SECONDS + 3.0)
     with due.database.begin() as connection:
         row = connection.execute(text(_LATENESS)).one()
     if row.number != int(rate * SECONDS):

@@ -274,7 +274,7 @@ def load_facts(
                 bought,
                 live,
                 then.get(push.id, shown and shown.price) if then else shown and shown.price,
-                not live and any([device.gateway in reached for device, _ in owned]),
+                not live and any(device.gateway in reached for device, _ in owned),
             )
         )
     facts.sort(key=lambda one: one.push.send_at)
