@@ -252,7 +252,7 @@ def load_facts(
         "late": LATE_PURCHASE,
         "now": now,
     }
-    rows = [row._tuple() for row in connection.execute(_FACTS, parameters).all()]
+    rows = connection.execute(_FACTS, parameters).all()
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
     then = prices_then(connection, _looked(pushes, rows))
     facts = []

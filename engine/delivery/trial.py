@@ -160,7 +160,7 @@ def _find_user(connection: Connection, external_id: str) -> tuple[int, User]:
     row = connection.execute(query, {"id": external_id}).one_or_none()
     if row is None:
         raise UnknownName(f"there is no user {external_id!r}", hint="users come from: horae ingest users FILE")
-    return int(row.id), user_of(row._tuple(), current_policy(connection)[1])
+    return int(row.id), user_of(row, current_policy(connection)[1])
 
 
 def _find_item(connection: Connection, external_id: str) -> int:
