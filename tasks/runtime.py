@@ -42,10 +42,11 @@ def worker_runtime() -> Iterator[Runtime]:
     workers of a new version start. Raises SchemaMismatch, StoreUnavailable, RedisUnavailable.
     """
     if _Process.runtime is None:
-        from engine.runtime import open_runtime
+        from engine.runtime import open_runtime, spare_collector
 
         settings = read_settings()
         _Process.runtime = open_runtime(settings, migrate=settings.database_url is None)
+        spare_collector()
     try:
         yield _Process.runtime
     except Unavailable:

@@ -27,9 +27,11 @@ from engine.bench.provider.launch import Provider
 from engine.bench.report import Options, Report, Tell
 from engine.bench.scratch import scratch_database
 from engine.bench.senders import Order, Senders
+from engine.bench.spent import Parts, Spent, of_postgres, of_process, of_redis
 from engine.clock import machine_now
 from engine.config import read_settings
 from engine.runtime import redis_url
+from engine.store.database import Database
 
 USERS, REPEATS = 20_000, 3
 PEER_MESSAGES = 2_000
@@ -53,16 +55,18 @@ def run(options: Options, tell: Tell) -> Report:
         due = build_store(database, users, machine_now())
         given = {"home": folder, **provider.settings()}
         order = Order(database.libpq_url, caps_url, given)
-        ours, theirs = [], []
-        with _peer(provider) as peer:
-            for number in range(1, repeats + 1):
-                tell(f"dispatching, {number} of {repeats}")
-                ours.append(_rate(due, order, f"round {number}"))
-                tell(f"firebase-admin, {number} of {repeats}")
-                theirs.append(peer(PEER_MESSAGES))
-        rate = statistics.median(ours)
-        tell(f"{SECONDS} seconds at half the rate")
-        lateness = _lateness(due, order, rate / 2)
+        rates, theirs = [], []
+        spent = Spent(_parts(database, provider, caps_url))
+        with Senders(order, PROCESSES) as senders:
+            with _peer(provider) as peer:
+                for number in range(1, repeats + 1):
+                    tell(f"dispatching, {number} of {repeats}")
+                    rates.append(_rate(due, senders, f"round {number}", spent))
+                    tell(f"firebase-admin, {number} of {repeats}")
+                    theirs.append(peer(PEER_MESSAGES))
+            rate = statistics.median(rates)
+            tell(f"{SECONDS} seconds at half the rate")
+            lateness = _lateness(due, senders, rate / 2)
         refused = sum(line["status"] >= 400 for line in provider.received())
     figures = {
         "dispatch_per_firebase_ratio": rate / statistics.median(theirs),
@@ -70,6 +74,7 @@ def run(options: Options, tell: Tell) -> Report:
         "firebase_messages_per_s": statistics.median(theirs),
         **lateness,
         "not_accepted": refused,
+        **{f"cpu_us_per_push.{part}": 1e6 * used / (users * repeats) for part, used in spent.seconds.items()},
     }
     load: dict[str, object] = {"users": users, "repeats": repeats, "processes": PROCESSES, "caps": len(CAPS)}
     return Report("dispatch", {**load, "provider_ms": 30}, figures, BOUNDS)
@@ -85,21 +90,33 @@ def running_provider(folder: Path) -> Iterator[Provider]:
         provider.close()
 
 
-def _rate(due: Due, order: Order, label: str) -> float:
-    """Pushes a second, all due at once."""
+def _rate(due: Due, senders: Senders, label: str, spent: Spent) -> float:
+    """Pushes a second, all due at once; `spent` gets the processor time of each part."""
     plan(due, label, due.users, machine_now() - timedelta(seconds=1))
-    counts, seconds = Senders(order, PROCESSES).run()
-    if counts.get("accepted") != due.users:
-        raise RuntimeError(f"not every push was accepted: {counts}")
-    return due.users / seconds
+    with spent:
+        sent = senders.run()
+    if sent.counts["accepted"] != due.users:
+        raise RuntimeError(f"not every push was accepted: {dict(sent.counts)}")
+    spent.add("dispatching", sent.dispatching)
+    spent.add("speaking", sent.speaking)
+    return due.users / sent.seconds
 
 
-def _lateness(due: Due, order: Order, rate: float) -> dict[str, float]:
+def _parts(database: Database, provider: Provider, caps_url: str) -> Parts:
+    """Who works beside the dispatch processes."""
+    postgres = of_postgres(database)
+    return {
+        "provider": of_process(provider.pid),
+        "redis": of_redis(caps_url),
+        **({"postgres": postgres} if postgres is not None else {}),
+    }
+
+
+def _lateness(due: Due, senders: Senders, rate: float) -> dict[str, float]:
     """Quantiles of the seconds from `send_at` to acceptance, at `rate` pushes a second."""
-    senders = Senders(Order(order.database_url, order.caps_url, order.settings, SECONDS + 3.0), PROCESSES)
     begin = machine_now() + timedelta(seconds=3)
     plan(due, "paced", int(rate * SECONDS), begin + timedelta(seconds=5), timedelta(seconds=SECONDS - 8))
-    senders.run()
+    senders.run(SECONDS + 3.0)
     with due.database.begin() as connection:
         row = connection.execute(text(_LATENESS)).one()
     if row.number != int(rate * SECONDS):

@@ -1,6 +1,6 @@
 """Dispatch: send what is due, each push at most once (marketing) or at least once (transactional).
 
-    claim ≤ 500 ─► facts ─► in groups ≤ 100 of one gateway:
+    claim ≤ 1,000 ─► facts ─► in groups ≤ 100 of one gateway:
         check (clock, consent, item …) ─► render ─► reserve caps ─► commit the intent ─► send ─► record
 
 While some groups are with their providers (`flight`) the next are prepared. The order is the protocol. A kill before
@@ -140,7 +140,7 @@ def _batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, most: in
         logger.warning("nothing leaves: %s", error, extra={"action": "caps_unreachable"})
         return 0
     lease = _Lease(desk)
-    with desk.database.begin() as connection:
+    with desk.database.apart() as connection:
         pushes = _claim(desk, connection, most)
     desk.at("after_claim")
     if pushes:
@@ -161,7 +161,7 @@ def _claim(desk: Desk, connection: Connection, most: int) -> list[Claimed]:
 
 
 def _send_batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, lease: _Lease, epoch: Epoch) -> None:
-    with desk.database.begin() as connection:
+    with desk.database.apart() as connection:
         facts = load_facts(connection, lease.remaining(), desk.book, desk.now(), reach_of(gateways))
     facts = _admitted(desk, lease, facts)
     try:

@@ -32,7 +32,7 @@ def current_epoch(database: Transactions, caps: CapStore, horizon: timedelta) ->
     Raises RedisUnavailable: then nothing may leave.
     """
     for _ in range(_TRIES):
-        with database.begin() as connection:
+        with database.apart() as connection:
             number, store_id = connection.execute(_READ).one()
         known = _parse(number, store_id)
         if known is not None and known.horizon >= horizon and caps.holds(known.run_id, known.token):

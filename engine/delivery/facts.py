@@ -5,14 +5,14 @@ Read after the claim, so that what changed since the plan (consent, zone, stock,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
 from engine.campaigns.definition import Campaign
 from engine.campaigns.experiment import Split, split_of
@@ -23,9 +23,10 @@ from engine.campaigns.store import get_version
 from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
 from engine.delivery.callback_keys import signing_key
 from engine.delivery.callback_token import CallbackKey
-from engine.delivery.claim import Claimed
+from engine.delivery.claim import Claimed, array_of
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
+from engine.delivery.messages import NOTHING
 from engine.delivery.prices import Looked, prices_then
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
@@ -70,8 +71,7 @@ class Terms:
         return self.campaign.class_ == "transactional"
 
 
-@dataclass(frozen=True)
-class User:
+class User(NamedTuple):
     """A user as the store knows them now."""
 
     external_id: str
@@ -84,7 +84,7 @@ class User:
     consent: bool | None
     stub: bool
     quiet: Hours | None
-    preferences: Mapping[str, bool] = field(default_factory=dict)
+    preferences: Mapping[str, bool] = NOTHING
     """By `channel:NAME` and `topic:NAME`: what they allowed, or turned off."""
 
     def fields(self) -> dict[str, Any]:
@@ -92,8 +92,7 @@ class User:
         return user_fields(self.external_id, self.locale, self.country, self.timezone, self.attributes)
 
 
-@dataclass(frozen=True)
-class Item:
+class Item(NamedTuple):
     """An item as the store knows it now."""
 
     external_id: str
@@ -119,8 +118,7 @@ class Item:
         )
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """A claimed push and what is true of it now."""
 
     push: Claimed
@@ -163,33 +161,32 @@ class Facts:
 
 
 USER_COLUMNS = """
-    u.id AS u_id, u.external_id AS u_external_id, u.timezone AS u_timezone, u.locale AS u_locale,
-    u.country AS u_country, u.attributes AS u_attributes, u.consent AS u_consent, u.stub AS u_stub,
-    u.quiet_from, u.quiet_until,
-    (SELECT jsonb_object_agg(f.kind || ':' || f.name, f.allowed) FROM preferences f WHERE f.user_id = u.id)
-        AS u_preferences"""
+    u.id, u.external_id, u.timezone, u.locale, u.country, u.attributes, u.consent, u.stub, u.quiet_from, u.quiet_until,
+    (SELECT jsonb_object_agg(f.kind || ':' || f.name, f.allowed) FROM preferences f WHERE f.user_id = u.id)"""
 """What `user_of` reads, from `users u`."""
+_USER = slice(7, 18)
 
 ITEM_COLUMNS = """
-    i.id AS i_id, i.external_id AS i_external_id, i.title, i.price, i.category, i.brand,
-    i.attributes AS i_attributes, i.available_from, i.available_until, i.stock, i.stub AS i_stub"""
-"""What `item_of` reads, from `items i`."""
+    i.external_id, i.title, i.price, i.category, i.brand, i.attributes, i.available_from, i.available_until, i.stock,
+    i.stub"""
+"""The fields of an Item, from `items i`."""
+_ITEM = slice(18, 28)
 
 _FACTS = text(f"""
-    SELECT p.id, c.state AS campaign_state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of) AS as_of,
-           {USER_COLUMNS}, {ITEM_COLUMNS},
+    SELECT mine.place, c.state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of),
            EXISTS (SELECT 1 FROM events e
                    WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
                      AND e.occurred_at >= COALESCE(s.as_of, r.as_of) - :late AND e.occurred_at <= :now
-                     AND e.received_at >= COALESCE(s.as_of, r.as_of)) AS bought
-    FROM pushes p
+                     AND e.received_at >= COALESCE(s.as_of, r.as_of)),
+           {USER_COLUMNS}, {ITEM_COLUMNS}
+    FROM unnest(CAST(:ids AS uuid[])) WITH ORDINALITY AS mine (id, place)
+    JOIN pushes p ON p.id = mine.id
     JOIN campaigns c ON c.id = p.campaign_id
     JOIN occurrences o ON o.id = p.occurrence_id
     LEFT JOIN runs r ON r.id = p.run_id
     LEFT JOIN shards s ON s.run_id = p.run_id AND p.slot >= s.slot_from AND p.slot < s.slot_until
     LEFT JOIN users u ON u.id = p.user_id
     LEFT JOIN items i ON i.id = p.item_id
-    WHERE p.id = ANY(CAST(:ids AS uuid[]))
 """)
 
 _DEVICES = text("""
@@ -250,11 +247,11 @@ class Book:
             self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), message, split)
         return self._terms[key]
 
-    def callback_token(self, push_id: UUID, at: datetime) -> str:
-        """The token by which callbacks about a push attempted at `at` are authenticated. After `refresh`."""
+    def signer(self, at: datetime) -> Callable[[UUID], str]:
+        """Gives the tokens by which callbacks about pushes attempted at `at` are authenticated. After `refresh`."""
         if self.callback_key is None:
             raise ValueError("the book has not been refreshed")
-        return self.callback_key.sign(push_id, at)
+        return self.callback_key.signer(at)
 
     def horizon(self, deadline: timedelta) -> timedelta:
         """How far back the caps look that hold for any campaign seen so far."""
@@ -265,43 +262,51 @@ class Book:
 def load_facts(
     connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, reach: Reach
 ) -> list[Facts]:
-    """The facts of `pushes` at business time `now`, in their order; devices for the gateways that `reach` names."""
+    """The facts of `pushes` at business time `now`, in the order of `send_at`; devices for the gateways of `reach`."""
     book.refresh(connection)
     parameters = {
-        "ids": "{" + ",".join([str(push.id) for push in pushes]) + "}",
+        "ids": array_of(pushes),
         "purchase": EVENT_TYPES["purchase"],
         "late": LATE_PURCHASE,
         "now": now,
     }
-    rows = {row.id: row for row in connection.execute(_FACTS, parameters).all()}
+    rows = connection.execute(_FACTS, parameters).all()
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
-    looked = [
-        Looked(push.id, push.item_id, rows[push.id].as_of, rows[push.id].revision > 0)
-        for push in pushes
-        if push.item_id is not None and rows[push.id].as_of is not None
-    ]
-    then = prices_then(connection, looked)
+    then = prices_then(connection, _looked(pushes, rows))
     facts = []
-    for push in pushes:
-        row = rows[push.id]
-        terms = book.terms(connection, push.campaign_id, row.version)
-        owned = [one for one in devices.get(push.user_id, ()) if one[0].gateway in reach.get(push.gateway, ())]
-        live = tuple(device for device, stopped in owned if not stopped)
+    for row in rows:
+        place, state, version, data, _, _, bought = row[:7]
+        push = pushes[place - 1]
+        user, item = row[_USER], row[_ITEM]
+        owned, reached = devices.get(push.user_id, ()), reach.get(push.gateway, ())
+        live = tuple([device for device, stopped in owned if not stopped and device.gateway in reached])
+        shown = None if item[0] is None else Item._make(item)
         facts.append(
             Facts(
-                push=push,
-                terms=terms,
-                campaign_state=row.campaign_state,
-                user=user_of(row, book.policy) if row.u_id is not None else None,
-                item=item_of(row) if row.i_id is not None else None,
-                data=row.data,
-                bought=row.bought,
-                devices=live,
-                price_then=then.get(push.id, row.price),
-                held=bool(owned) and not live,
+                push,
+                book.terms(connection, push.campaign_id, version),
+                state,
+                None if user[0] is None else user_of(user, book.policy),
+                shown,
+                data,
+                bought,
+                live,
+                then.get(push.id, shown and shown.price) if then else shown and shown.price,
+                not live and any(device.gateway in reached for device, _ in owned),
             )
         )
+    facts.sort(key=lambda one: one.push.send_at)
     return facts
+
+
+def _looked(pushes: Sequence[Claimed], rows: Iterable[Sequence[Any]]) -> list[Looked]:
+    """When the plan looked at each item that is offered."""
+    found = []
+    for place, _, _, _, revision, as_of, *_ in rows:
+        push = pushes[place - 1]
+        if push.item_id is not None and as_of is not None:
+            found.append(Looked(push.id, push.item_id, as_of, revision > 0))
+    return found
 
 
 def _devices(connection: Connection, users: Iterable[int], reach: Reach) -> dict[int, list[tuple[Device, bool]]]:
@@ -314,36 +319,11 @@ def _devices(connection: Connection, users: Iterable[int], reach: Reach) -> dict
     return found
 
 
-def user_of(row: Row[Any], policy: Policy) -> User:
-    """The user of a row with USER_COLUMNS."""
-    return User(
-        external_id=row.u_external_id,
-        tz=_zone(row.u_timezone or policy.default_timezone),
-        timezone=row.u_timezone,
-        locale=row.u_locale,
-        country=row.u_country,
-        attributes=row.u_attributes,
-        consent=row.u_consent,
-        stub=row.u_stub,
-        quiet=own_hours(row.quiet_from, row.quiet_until),
-        preferences=row.u_preferences or {},
-    )
-
-
-def item_of(row: Row[Any]) -> Item:
-    """The item of a row with ITEM_COLUMNS."""
-    return Item(
-        external_id=row.i_external_id,
-        title=row.title,
-        price=row.price,
-        category=row.category,
-        brand=row.brand,
-        attributes=row.i_attributes,
-        available_from=row.available_from,
-        available_until=row.available_until,
-        stock=row.stock,
-        stub=row.i_stub,
-    )
+def user_of(row: Sequence[Any], policy: Policy) -> User:
+    """The user of a row of USER_COLUMNS."""
+    _, name, timezone, locale, country, attributes, consent, stub, quiet_from, quiet_until, preferences = row
+    tz, quiet = _zone(timezone or policy.default_timezone), own_hours(quiet_from, quiet_until)
+    return User(name, tz, timezone, locale, country, attributes, consent, stub, quiet, preferences or NOTHING)
 
 
 def _zone(name: str) -> ZoneInfo | None:

@@ -80,6 +80,7 @@ class Gates:
         self._ways: dict[str, breaker.Way] = {}
         self._paused: set[str] = set()
         self._unused: Counter[str] = Counter()
+        self._known_wants: dict[tuple[tuple[str, ...], int, bool], Mapping[str, int]] = {}
         self._probing: dict[UUID, list[str]] = {}
         self.unprobed: set[str] = set()
         """Gateways whose probe did not leave: for the next flush to say so."""
@@ -242,15 +243,22 @@ class Gates:
             return [one.push.gateway]
         return sorted({device.gateway for device in one.chosen})
 
-    def _wants(self, one: Facts) -> dict[str, int]:
-        messages: Mapping[str, int] = {one.push.gateway: 1}
-        if one.push.gateway in self._needs_device:
-            chosen = one.chosen
-            messages = Counter([device.gateway for device in chosen]) if len(chosen) != 1 else {chosen[0].gateway: 1}
+    def _wants(self, one: Facts) -> Mapping[str, int]:
+        """How many of each bucket a push takes; most pushes of a batch take the same."""
+        push, gateways = one.push, (one.push.gateway,)
+        if push.gateway in self._needs_device:
+            gateways = tuple([device.gateway for device in one.chosen])
+        key = (gateways, push.campaign_id, push.attempts > 1)
+        if (known := self._known_wants.get(key)) is None:
+            known = self._known_wants[key] = self._wanted(*key)
+        return known
+
+    def _wanted(self, gateways: tuple[str, ...], campaign_id: int, again: bool) -> Mapping[str, int]:
+        messages = Counter(gateways)
         wants = {gateway_key(name): number for name, number in messages.items()}
-        if one.push.campaign_id in self._campaigns:
-            wants[campaign_key(one.push.campaign_id)] = 1
-        if one.push.attempts > 1:
+        if campaign_id in self._campaigns:
+            wants[campaign_key(campaign_id)] = 1
+        if again:
             wants |= {retries_key(name): 1 for name in messages}
         return wants
 

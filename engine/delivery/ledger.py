@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import NamedTuple
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
+from engine.delivery.claim import STATE
 from engine.store import endings
 
 REASONS = {
@@ -45,8 +47,7 @@ class Delivery:
     push_id: UUID
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(NamedTuple):
     """How a push ended."""
 
     push_id: UUID
@@ -64,27 +65,28 @@ class End:
 
 
 # A push that was sent is folded into the profiles like an event (type 11, push_sent): fatigue and exposure.
-_CLOSE = text("""
+# What was deleted carries what it ended as: joined a second time, the two would be compared each with each.
+_CLOSE = text(f"""
     WITH ending AS (
         SELECT * FROM jsonb_to_recordset(CAST(:ends AS jsonb)) AS e (
             push_id uuid, fence bigint, state text, at timestamptz, reason text, local_day date, counts boolean,
             scopes text[], provider_id text, detail text, variant text)
     ), gone AS (
         DELETE FROM pushes p USING ending e
-        WHERE p.id = e.push_id AND p.fence = e.fence AND p.state = ANY(:states)
-        RETURNING p.*
+        WHERE p.id = e.push_id AND p.fence = e.fence AND {STATE} = ANY(:states)
+        RETURNING p.id, p.slot, p.occurrence_id, p.campaign_id, p.user_id, p.item_id, p.gateway, p.attempts, p.send_at,
+                  e.state, e.at, e.reason, e.local_day, e.counts, e.scopes, e.provider_id, e.detail, e.variant
     ), sent AS (
         INSERT INTO unfolded_events (key, slot, user_id, item_id, event_type, occurred_at)
-        SELECT p.id, p.slot, p.user_id, p.item_id, 11, e.at FROM gone p JOIN ending e ON e.push_id = p.id
-        WHERE e.state = 'accepted'
+        SELECT id, slot, user_id, item_id, 11, at FROM gone WHERE state = 'accepted'
+    ), told AS (
+        INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id,
+                                gateway, attempts, send_at, local_day, counts, scopes, provider_id, detail, variant)
+        SELECT (at AT TIME ZONE 'UTC')::date, id, id, state, reason, at, occurrence_id, campaign_id, user_id, item_id,
+               gateway, attempts, send_at, local_day, counts, scopes, provider_id, detail, variant
+        FROM gone
     )
-    INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, local_day, counts, scopes, provider_id, detail, variant)
-    SELECT (e.at AT TIME ZONE 'UTC')::date, p.id, p.id, e.state, e.reason, e.at, p.occurrence_id, p.campaign_id,
-           p.user_id, p.item_id, p.gateway, p.attempts, p.send_at, e.local_day, e.counts, e.scopes, e.provider_id,
-           e.detail, e.variant
-    FROM gone p JOIN ending e ON e.push_id = p.id
-    RETURNING push_id
+    SELECT push_id FROM ending EXCEPT SELECT id FROM gone
 """)
 
 # Pushes that nobody holds and that were never in doubt, closed in one statement. Row locks of a claim under way
@@ -121,26 +123,12 @@ _EXPIRE, _CANCEL = (
 
 
 def close(connection: Connection, ends: Sequence[End], states: Collection[str]) -> set[UUID]:
-    """Write the deliveries of pushes held by us in one of `states` and delete their rows; the ids that were ours."""
+    """Write the deliveries of pushes held by us in one of `states` and delete their rows; the ids that were not ours
+    any more."""
     if not ends:
         return set()
-    rows = [
-        {
-            "push_id": str(end.push_id),
-            "fence": end.fence,
-            "state": end.state,
-            "reason": end.reason,
-            "counts": end.counts,
-            "provider_id": end.provider_id,
-            "detail": end.detail,
-            "variant": end.variant,
-            "at": end.at.isoformat(),
-            "local_day": end.local_day.isoformat() if end.local_day else None,
-            "scopes": list(end.scopes),
-        }
-        for end in ends
-    ]
-    return set(connection.execute(_CLOSE, {"ends": json.dumps(rows), "states": list(states)}).scalars().all())
+    given = {"ends": to_json([end._asdict() for end in ends]).decode(), "states": list(states)}
+    return set(connection.execute(_CLOSE, given).scalars().all())
 
 
 def close_expired(connection: Connection, now: datetime, most: int, *, every: bool) -> int:

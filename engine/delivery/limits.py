@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -21,8 +21,7 @@ GAP = "gap"
 _MICROSECOND = timedelta(microseconds=1)
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """When and where a push is tried: from `at` for at most `deadline`, by the clock of a user in `tz`."""
 
     at: datetime
@@ -76,8 +75,7 @@ class Limits:
         return len(self.each)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """What counts toward caps: a push sent or under way."""
 
     push_id: UUID
@@ -87,8 +85,7 @@ class Entry:
     scopes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """A push that asks for its place under the caps of `user_id`; `counts` says whether it takes one."""
 
     user_id: int

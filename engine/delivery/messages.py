@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+"""Of what nothing is known."""
 
-@dataclass(frozen=True, slots=True)
-class Device:
+
+class Device(NamedTuple):
     """A live push token of a user."""
 
     id: int
-    token: str = field(repr=False)
+    token: str
     gateway: str = ""
     """What reaches it: one channel may have devices of several."""
     seen_at: datetime | None = None
     """Its latest registration, aware UTC."""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
+    attributes: Mapping[str, Any] = NOTHING
+
+    def __repr__(self) -> str:
+        return f"Device({self.id}, {self.gateway})"  # tokens stay out of logs
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One rendered push on its way to a provider. Ids of users and items are the shop's own."""
 
     push_id: UUID
@@ -44,8 +48,11 @@ class Outgoing:
     """Somebody waits for it (transactional)."""
     test: bool = False
     device: Device | None = None
-    callback_token: str = field(default="", repr=False)
+    callback_token: str = ""
     """By which callbacks about this push are authenticated; it goes into the payload as it is."""
+
+    def __repr__(self) -> str:
+        return f"Outgoing({self.push_id}, {self.campaign}, {self.user_id})"  # neither texts nor tokens
 
 
 class Kind(StrEnum):
@@ -66,8 +73,7 @@ class Kind(StrEnum):
     """It may have been taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one message, with what the provider said."""
 
     kind: Kind

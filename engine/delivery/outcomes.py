@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NamedTuple
 
 from engine.delivery.messages import Kind, Outcome
 from engine.delivery.retry import FIRST_WAIT, MOST_ATTEMPTS, backoff
 
 
-@dataclass(frozen=True, slots=True)
-class Tried:
+class Tried(NamedTuple):
     """What an outcome is judged by."""
 
     attempts: int
@@ -49,11 +49,14 @@ class Again:
     """Whether this attempt may have been received."""
 
 
+ACCEPTED = Ended("accepted")
 _FIRST = (Kind.ACCEPTED, Kind.UNKNOWN, Kind.RETRY, Kind.THROTTLED, Kind.CREDENTIALS_REFUSED, Kind.PAYLOAD_REFUSED)
 
 
 def combine(outcomes: Sequence[Outcome]) -> Outcome:
     """The outcome of a push sent to several devices: accepted if any was, in doubt if any may have been."""
+    if len(outcomes) == 1:
+        return outcomes[0]
     rank = {kind: number for number, kind in enumerate(_FIRST)}
     return min(outcomes, key=lambda outcome: rank.get(outcome.kind, len(rank)))
 
@@ -68,7 +71,7 @@ def settle(outcome: Outcome, tried: Tried, luck: float) -> Ended | Again:
     """What becomes of a push after `outcome`; `luck` in [0, 1) spreads the waiting."""
     kind = outcome.kind
     if kind is Kind.ACCEPTED:
-        return Ended("accepted")
+        return ACCEPTED
     if stops_channel(kind, needs_device=tried.needs_device):
         return Again(FIRST_WAIT, tried=False)
     doubt = tried.in_doubt or kind is Kind.UNKNOWN

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from random import Random
 from time import sleep
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import text
@@ -31,7 +32,7 @@ from engine.delivery.ledger import End, close
 from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.moving import find, move
-from engine.delivery.outcomes import Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
+from engine.delivery.outcomes import ACCEPTED, Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
 from engine.delivery.overflow import REASONS
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
 from engine.delivery.switches import stop_channel
@@ -60,7 +61,7 @@ KEPT = ("accepted", "unknown")
 class Pace:
     """Sizes and times of dispatch; the defaults are for production, tests shorten them."""
 
-    batch: int = 500
+    batch: int = 1_000
     """Pushes claimed at once."""
     group: int = 100
     """Pushes per intent: with `in_flight`, the bound on what one kill leaves in doubt and `stop` cannot hold back."""
@@ -111,8 +112,7 @@ class Desk:
         self.counts[ended.state if ended.reason is None else f"{ended.state}.{ended.reason}"] += number
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """A push that may leave, rendered, with what it asks of the caps."""
 
     facts: Facts
@@ -173,6 +173,7 @@ def prepare_group(desk: Desk, gateway: Gateway, group: Sequence[Facts], epoch: E
 
 def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime) -> list[Ready]:
     ready, ends, backs = [], list[tuple[Facts, Ended, str | None]](), list[Back]()
+    sign = desk.book.signer(now)
     for facts in group:
         if facts.held:
             backs.append(Back(facts.push, HELD, tried=False))
@@ -185,7 +186,7 @@ def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime
             backs.append(Back(facts.push, timedelta(0), tried=False, send_at=verdict.send_at))
         else:
             try:
-                ready.append(_rendered(desk, gateway, facts, now))
+                ready.append(_rendered(desk, gateway, facts, now, sign))
             except BadInput as error:
                 ends.append((facts, Ended("rejected", "template"), str(error)))
     desk.counts["later"] += sum(back.send_at is not None for back in backs)
@@ -193,7 +194,7 @@ def _checked(desk: Desk, gateway: Gateway, group: Sequence[Facts], now: datetime
     return ready
 
 
-def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Ready:
+def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime, sign: Callable[[UUID], str]) -> Ready:
     push, campaign, user = facts.push, facts.terms.campaign, facts.user
     if user is None or user.tz is None:
         raise ValueError("only users who passed the check are rendered")
@@ -206,7 +207,7 @@ def _rendered(desk: Desk, gateway: Gateway, facts: Facts, now: datetime) -> Read
         campaign={"name": campaign.name},
         push={"id": str(push.id)},
     )
-    token = desk.book.callback_token(push.id, now)
+    token = sign(push.id)
     outgoing = [
         Outgoing(
             push_id=push.id,
@@ -264,11 +265,12 @@ def _intended(desk: Desk, ready: Sequence[Ready], epoch: Epoch) -> list[Ready]:
     """Those that may now be sent: their intent is committed. The others go back, untried, or are no longer ours."""
     if not ready:
         return []
-    with desk.database.begin() as connection:
-        held = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
-    stopped = [one.push for one in ready if one.push.id not in held]
-    go_back(desk, stopped, "stopped", epoch)
-    return [one for one in ready if one.push.id in held]
+    with desk.database.apart() as connection:
+        kept = commit_intent(connection, [one.push for one in ready], epoch, desk.pace.lease)
+    if not kept:
+        return list(ready)
+    go_back(desk, [one.push for one in ready if one.push.id in kept], "stopped", epoch)
+    return [one for one in ready if one.push.id not in kept]
 
 
 def why_back(error: EpochLost | RedisUnavailable) -> str:
@@ -297,7 +299,12 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
     for leaving, outcomes in landed:
         for one, answers in zip(leaving.held, outcomes, strict=True):
             outcome = combine(answers)
-            result = settle(outcome, _tried(desk, leaving.gateway, one, now), desk.rng.random())
+            luck = desk.rng.random()
+            result = (
+                ACCEPTED
+                if outcome.kind is Kind.ACCEPTED
+                else settle(outcome, _tried(desk, leaving.gateway, one, now), luck)
+            )
             desk.health.heard(leaving.gateway.name, answers, first=one.push.attempts == 1)
             if isinstance(result, Again):
                 backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
@@ -310,32 +317,34 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
             if not (one.push.in_doubt or (result.in_doubt if isinstance(result, Again) else result.state in KEPT)):
                 free.append((leaving.epoch, one.push))
         _bury(desk, leaving.held, outcomes)
-    recorded = _written(desk, ends, backs)
+    lost = _written(desk, ends, backs)
     desk.at("after_commit")
-    desk.counts["lease_lost"] += len(ends) + len(backs) - len(recorded)
+    desk.counts["lease_lost"] += len(lost)
     for leaving, outcomes in landed:
-        _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id in recorded])
+        _release(desk, leaving.epoch, [push for epoch, push in free if epoch is leaving.epoch and push.id not in lost])
         free = [(epoch, push) for epoch, push in free if epoch is not leaving.epoch]
         _stop_if_refused(desk, leaving.gateway, [outcome for answers in outcomes for outcome in answers])
     desk.counts.update(desk.health.flush(desk.database, now))
 
 
 def _written(desk: Desk, ends: Sequence[End], backs: Sequence[Back]) -> set[UUID]:
-    """Close and put back what was sent; the ids that were still ours.
+    """Close and put back what was sent; the ids that were not ours any more.
 
     A connection that was lost is taken anew: what happened at the provider is known, and would else be in doubt.
     """
     for attempt in range(RECORD_TRIES):
         try:
             with desk.database.begin() as connection:
-                ours = close(connection, ends, ("sending",)) | (put_back(connection, backs) if backs else set[UUID]())
+                lost = close(connection, ends, ("sending",))
+                if backs:
+                    lost |= {back.push.id for back in backs} - put_back(connection, backs)
                 desk.at("after_record")
         except StoreUnavailable:
             if attempt == RECORD_TRIES - 1:
                 raise
             sleep(0.2 * 4**attempt)
         else:
-            return ours
+            return lost
     raise AssertionError("a loop that returns or raises")
 
 
@@ -405,8 +414,9 @@ def _finish(desk: Desk, ends: Sequence[tuple[Facts, Ended, str | None]], backs: 
         rows.append(end_of(facts, ended, now, detail=detail))
         desk.count(ended)
     with desk.database.begin() as connection:
-        ours = close(connection, rows, ("claimed",)) | (put_back(connection, backs) if backs else set[UUID]())
-    desk.counts["lease_lost"] += len(rows) + len(backs) - len(ours)
+        lost = len(close(connection, rows, ("claimed",)))
+        lost += len(backs) - (len(put_back(connection, backs)) if backs else 0)
+    desk.counts["lease_lost"] += lost
 
 
 def end_of(

@@ -21,7 +21,7 @@ from engine.campaigns.store import Stored
 from engine.campaigns.template import Message, arm_spec, compile_message, render
 from engine.delivery.callback_keys import signing_key
 from engine.delivery.callback_token import CallbackKey
-from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, chosen_devices, item_of, reach_of, user_of
+from engine.delivery.facts import ITEM_COLUMNS, USER_COLUMNS, Item, User, chosen_devices, reach_of, user_of
 from engine.delivery.gateways import Device, Gateway
 from engine.delivery.ledger import REASONS
 from engine.delivery.messages import Kind, Outcome, Outgoing
@@ -182,7 +182,7 @@ def _find_user(connection: Connection, external_id: str) -> tuple[int, User]:
     row = connection.execute(query, {"id": external_id}).one_or_none()
     if row is None:
         raise UnknownName(f"there is no user {external_id!r}", hint="users come from: horae ingest users FILE")
-    return int(row.u_id), user_of(row, current_policy(connection)[1])
+    return int(row.id), user_of(row, current_policy(connection)[1])
 
 
 def _find_item(connection: Connection, external_id: str) -> int:
@@ -194,9 +194,8 @@ def _find_item(connection: Connection, external_id: str) -> int:
 
 
 def _read_item(connection: Connection, item_id: int) -> Item:
-    return item_of(
-        connection.execute(text(f"SELECT {ITEM_COLUMNS} FROM items i WHERE i.id = :id"), {"id": item_id}).one()
-    )
+    query = text(f"SELECT {ITEM_COLUMNS} FROM items i WHERE i.id = :id")
+    return Item._make(connection.execute(query, {"id": item_id}).one())
 
 
 def _devices(connection: Connection, user_id: int, gateway: Gateway) -> tuple[Device, ...]:

@@ -27,6 +27,10 @@ class Transactions(Protocol):
     def begin(self) -> AbstractContextManager[Connection]:
         """A transaction that commits at its end and rolls back on any exception."""
 
+    def apart(self) -> AbstractContextManager[Connection]:
+        """A connection whose statements are a transaction each, committed when `execute` returns: where nothing more is
+        needed, that is one round trip instead of three."""
+
 
 class Database:
     """One PostgreSQL database.
@@ -62,6 +66,12 @@ class Database:
         """Return if the server answers; raises StoreUnavailable where it does not."""
         with self.begin() as connection:
             connection.execute(text("SELECT 1"))
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """Statements that are a transaction each; see Transactions.apart."""
+        with self.hold() as held, held.apart() as connection:
+            yield connection
 
     @contextmanager
     def hold(self) -> Iterator[Held]:
@@ -128,6 +138,18 @@ class Held:
             except BaseException:
                 self.close()
                 raise
+
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """Statements that are a transaction each; see Transactions.apart."""
+        with self.begin() as connection:
+            driver: Any = connection.connection.driver_connection
+            driver.autocommit = True
+            try:
+                yield connection
+            finally:
+                if not driver.closed:
+                    driver.autocommit = False
 
     def close(self) -> None:
         """Give the connection back."""

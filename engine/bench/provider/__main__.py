@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +21,45 @@ from engine.bench.provider.authority import make_files
 from engine.bench.provider.desk import Desk
 from engine.bench.provider.protocols import World
 from engine.bench.provider.rough import rough_protocol
+from engine.runtime import spare_collector
+
+TICK = 0.002
+"""Seconds: requests that are due within one are answered together, at its end."""
+
+
+class Ticks:
+    """Waits that end at whole ticks: one timer for all that end together. `before` is called at each end."""
+
+    def __init__(self, before: Callable[[], None]) -> None:
+        self._before = before
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    def wait(self, seconds: float) -> asyncio.Future[None]:
+        """Ends at the first tick at which `seconds` have passed."""
+        loop = asyncio.get_running_loop()
+        tick = math.ceil((loop.time() + seconds) / TICK)
+        if (found := self._waiting.get(tick)) is None:
+            found = self._waiting[tick] = loop.create_future()
+            loop.call_at(tick * TICK, self._end, tick)
+        return found
+
+    def _end(self, tick: int) -> None:
+        self._before()
+        self._waiting.pop(tick).set_result(None)
 
 
 def application(desk: Desk) -> Any:
     """The provider as an RSGI application."""
+    ticks = Ticks(desk.flush)
 
     async def serve(scope: Any, protocol: Any) -> None:
-        body = await protocol()
-        fault = desk.fault(scope.path, body)
-        delay = desk.latency(scope.path, fault)
-        if delay:
-            await asyncio.sleep(delay)
-        reply = desk.answer(scope.path, scope.headers, body, fault)
+        path, body = scope.path, await protocol()
+        fault = desk.fault(path, body)
+        reply = desk.answer(path, scope.headers, body, fault)
+        if delay := desk.latency(path, fault):
+            await ticks.wait(delay)
+        else:
+            desk.flush()
         protocol.response_bytes(reply.status, list(reply.headers), reply.body)
 
     return serve
@@ -39,6 +68,7 @@ def application(desk: Desk) -> Any:
 async def serve(folder: Path, port: int, rough_port: int) -> None:
     """Serve until standard input ends: whoever started this process has gone, or asks for it."""
     files = make_files(folder, port, clock.machine_now())
+    spare_collector()
     world = World(files, f"https://localhost:{port}", lambda: clock.machine_now().timestamp())
     desk = Desk(world, folder / "journal.jsonl")
     server = Server(

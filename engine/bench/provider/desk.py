@@ -8,13 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import to_json
+
 from engine.bench.provider.protocols import Apns, Fcm, Headers, Reply, WebPush, World
 
 LATENCY = 0.03
 """Seconds until an answer: a push service far away."""
-
-
-_ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,12 @@ class Fault:
 
 class Desk:
     """Answers requests; `journal` gets one JSON line for each, with `told` where the answer was a fault's own: then the
-    message was not taken."""
+    message was not taken. Lines are written by `flush`, many at once: before any of their answers leaves."""
 
     def __init__(self, world: World, journal: Path, latency: float = LATENCY) -> None:
         self._world = world
         self._journal: BinaryIO = journal.open("ab", buffering=0)
+        self._lines: list[bytes] = []
         self._latency = latency
         self._faults: dict[str, Fault] = {}
         self._fcm, self._apns, self._web = Fcm(world), Apns(world), WebPush(world)
@@ -69,12 +69,17 @@ class Desk:
         if path == "/control":
             return self._control(json.loads(body))
         reply, vendor = self._reply(path, headers, body, fault)
-        line = {"vendor": vendor, "status": reply.status, "at": self._world.now(), **reply.got}
-        text = _ENCODE(line).encode()
+        text = to_json({"vendor": vendor, "status": reply.status, "at": self._world.now(), **reply.got})
         if reply.raw:
             text = text[:-1] + b',"request":' + reply.raw.replace(b"\n", b" ") + b"}"
-        self._journal.write(text + b"\n")
+        self._lines.append(text)
         return reply
+
+    def flush(self) -> None:
+        """Journal what was answered."""
+        if self._lines:
+            lines, self._lines = self._lines, []
+            self._journal.write(b"\n".join(lines) + b"\n")
 
     def _reply(self, path: str, headers: Headers, body: bytes, fault: Fault | None) -> tuple[Reply, str]:
         vendor, answer = self._route(path)

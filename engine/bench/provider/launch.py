@@ -56,6 +56,11 @@ class Provider:
             self._process.kill()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def tell(self, **what: Any) -> None:
         """Tell it what to do: see `desk.Desk`."""
         request = Request(f"{self.origin}/control", {}, json.dumps(what).encode())

@@ -69,6 +69,7 @@ class RoughProtocol(asyncio.Protocol):
             return
         self._looked_at = max(self._looked_at, stream)
         reply = self._desk.answer(path, headers, body, fault)
+        self._desk.flush()
         if fault is not None and fault.wire:
             later(delay, self._break, stream, fault.wire)
             return

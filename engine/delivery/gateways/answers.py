@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
+
+from pydantic_core import from_json
 
 from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
 from engine.delivery.gateways.retry_after import read_retry_after
@@ -28,7 +29,7 @@ def refused_for_now(answer: Answer, now: datetime, detail: str) -> Outcome:
 def parse_object(body: str) -> dict[str, Any] | None:
     """A JSON object, or None where the text is none."""
     try:
-        found = json.loads(body)
+        found = from_json(body)
     except ValueError:
         return None
     return found if isinstance(found, dict) else None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 NO_TIME = "no time left before the lease ends"
 """Why a request was not even begun: not the provider's failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A POST: where, with which headers, what."""
 
     url: str
@@ -18,8 +18,7 @@ class Request:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The provider answered. `body` is its beginning; of the headers those are kept that a gateway reads."""
 
     status: int

@@ -7,13 +7,14 @@ Sources: firebase.google.com/docs/reference/fcm/rest/v1/projects.messages and â€
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_json
 
 from engine import clock
 from engine.config import Settings
@@ -22,7 +23,7 @@ from engine.delivery.gateways.access import AccessTokens
 from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, refused_for_now
 from engine.delivery.gateways.credentials import ServiceAccount, read_service_account
 from engine.delivery.gateways.exchange import Answer, Request, Result
-from engine.delivery.gateways.transport import Transport, Wire
+from engine.delivery.gateways.lines import Lines
 
 MOST_BYTES = 4096
 LONGEST_TTL = timedelta(days=28)
@@ -51,12 +52,10 @@ class FcmGateway:
 
     def __init__(self, account: ServiceAccount, options: FcmOptions = FcmOptions()) -> None:
         self.timeout = options.timeout
-        self._account = account
         self._options = options
         self._url = f"{options.url.rstrip('/')}/v1/projects/{account.project}/messages:send"
-        self._wire = Wire(options.timeout, concurrency=800, http2=True, connections=4, authority=options.authority)
-        self._transport = Transport(self._wire)
-        self._access = AccessTokens(account, SCOPE, self._transport)
+        self._lines = Lines(options.timeout, options.authority)
+        self._access = AccessTokens(account, SCOPE, self._lines)
 
     def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
         """Send each message to its device; see Gateway.send_many."""
@@ -82,13 +81,11 @@ class FcmGateway:
 
     def close(self) -> None:
         """Close the connections."""
-        self._transport.close()
-        self._transport = Transport(self._wire)
-        self._access = AccessTokens(self._account, SCOPE, self._transport)
+        self._lines.close()
 
     def _post(self, bodies: Sequence[bytes], token: str, start_by: float) -> list[Result]:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        return self._transport.post_many([Request(self._url, headers, body) for body in bodies], start_by)
+        return self._lines.post_many([Request(self._url, headers, body) for body in bodies], start_by)
 
 
 def build(settings: Settings) -> FcmGateway | None:
@@ -109,8 +106,6 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
     notification = {"title": message.title, "body": message.body}
     data = {key: str(value) for key, value in message.data.items()}
     data |= {"push_id": str(message.push_id), "callback_token": message.callback_token}
-    if len(_compact({"notification": notification, "data": data})) > MOST_BYTES:
-        return None
     ttl = int(min(message.ttl, LONGEST_TTL).total_seconds())
     expires = int((now + message.ttl).timestamp())
     content: dict[str, Any] = {
@@ -138,7 +133,11 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
             }
         },
     }
-    return _compact({"message": content, **({"validate_only": True} if validate_only else {})})
+    body = to_json({"message": content, "validate_only": True} if validate_only else {"message": content})
+    # What the phone gets is a part of it: mostly the whole is short enough, and the part need not be looked at.
+    if len(body) > MOST_BYTES and len(to_json({"notification": notification, "data": data})) > MOST_BYTES:
+        return None
+    return body
 
 
 def classify(result: Result, now: datetime) -> Outcome:
@@ -191,7 +190,3 @@ def _text(value: object) -> str | None:
 def _expired(result: Result) -> bool:
     """Whether the access token was refused: a code of FCM's own would mean something else (THIRD_PARTY_AUTH_ERROR)."""
     return isinstance(result, Answer) and result.status == 401 and _error(result)[0] in (None, "UNAUTHENTICATED")
-
-
-def _compact(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 
 from engine.delivery.gateways import PUSH, Gateway, Kind, Outcome, Outgoing
@@ -40,7 +39,7 @@ class PushGateway:
         with ThreadPoolExecutor(max(len(by_member), 1)) as pool:
             for name, found in zip(by_member, pool.map(send, by_member), strict=True):
                 for place, outcome in zip(by_member[name], found, strict=True):
-                    outcomes[place] = replace(outcome, gateway=name)
+                    outcomes[place] = outcome._replace(gateway=name)
         return outcomes
 
     def close(self) -> None:
