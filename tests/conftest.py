@@ -53,10 +53,8 @@ LONGEST = (
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """As many workers as cores for the whole suite; none for whoever chose tests: they should not wait for workers."""
-    chosen = any(
-        argument.startswith(("-k", "-m")) or Path(argument.partition("::")[0]).is_file()
-        for argument in config.invocation_params.args
-    )
+    files = any(Path(argument.partition("::")[0]).is_file() for argument in config.args)
+    chosen = files or any(argument.startswith(("-k", "-m")) for argument in config.invocation_params.args)
     return 0 if chosen else min(os.cpu_count() or 1, MOST_WORKERS)
 
 

@@ -42,7 +42,7 @@ def shop(runtime: Runtime) -> Runtime:
     return shop
 
 
-def through(shop: Runtime, name: str, page: int, **chosen: str) -> list[tuple[object, ...]]:
+def through(shop: Runtime, name: str, page: int, **chosen: str) -> list[tuple[str, ...]]:
     """All rows of a table, so many at a time."""
     rows, after = [], None
     with shop.database.begin() as connection:
