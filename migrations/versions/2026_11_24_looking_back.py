@@ -1,7 +1,7 @@
 """For looking back: revised decisions are found by an index, the latest backtests are kept.
 
 Revision ID: 2026_11_24_looking_back
-Revises: 2026_11_24_console
+Revises: 2026_11_24_approvals
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
 revision = "2026_11_24_looking_back"
-down_revision = "2026_11_24_console"
+down_revision = "2026_11_24_approvals"
 branch_labels = None
 depends_on = None
 
