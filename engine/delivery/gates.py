@@ -245,7 +245,8 @@ class Gates:
 
     def _wants(self, one: Facts) -> Mapping[str, int]:
         """How many of each bucket a push takes; most pushes of a batch take the same."""
-        push, gateways = one.push, (one.push.gateway,)
+        push = one.push
+        gateways: tuple[str, ...] = (push.gateway,)
         if push.gateway in self._needs_device:
             gateways = tuple([device.gateway for device in one.chosen])
         key = (gateways, push.campaign_id, push.attempts > 1)

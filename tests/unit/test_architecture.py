@@ -37,7 +37,6 @@ ROOMS = (
 """The rooms of engine/, each importing only rooms before it."""
 
 PURE_LIBRARIES = {"numpy", "pandas", "scipy", "pyarrow", "pydantic", "pydantic_core", "cronsim", "liquid", "yaml"}
-PURE_LIBRARIES |= {"hpack"}  # bytes to headers
 PURE_LIBRARIES |= {"cryptography"}  # signing is deterministic; what draws keys or salts is not in a pure module
 IMPURE_STANDARD = {"os", "socket", "subprocess", "threading", "asyncio", "time", "logging", "random", "secrets"}
 ALWAYS_PURE = ("engine/localtime.py", "engine/features/")

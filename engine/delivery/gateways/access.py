@@ -15,7 +15,7 @@ from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, re
 from engine.delivery.gateways.credentials import ServiceAccount
 from engine.delivery.gateways.exchange import Answer, Request
 from engine.delivery.gateways.jose import sign_token
-from engine.delivery.gateways.lines import Lines
+from engine.delivery.gateways.transport import Transport
 from engine.delivery.messages import Kind, Outcome
 
 LIFE = timedelta(hours=1)
@@ -26,10 +26,10 @@ GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 class AccessTokens:
     """The access token of one account and scope."""
 
-    def __init__(self, account: ServiceAccount, scope: str, lines: Lines) -> None:
+    def __init__(self, account: ServiceAccount, scope: str, transport: Transport) -> None:
         self._account = account
         self._scope = scope
-        self._lines = lines
+        self._transport = transport
         self._lock = Lock()
         self._token: str | None = None
         self._until = -math.inf
@@ -56,7 +56,7 @@ class AccessTokens:
         body = urlencode({"grant_type": GRANT, "assertion": assertion}).encode()
         headers = {"content-type": "application/x-www-form-urlencoded"}
         asked = clock.monotonic()
-        answer = self._lines.post_many([Request(self._account.token_url, headers, body)], start_by)[0]
+        answer = self._transport.post_many([Request(self._account.token_url, headers, body)], start_by)[0]
         if not isinstance(answer, Answer):
             return Outcome(Kind.RETRY, detail=f"no access token: {no_answer(answer).detail}")
         found = parse_object(answer.body) or {}

@@ -28,7 +28,7 @@ from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, re
 from engine.delivery.gateways.credentials import read_p256_key
 from engine.delivery.gateways.exchange import Answer, Request, Result
 from engine.delivery.gateways.jose import sign_token
-from engine.delivery.gateways.lines import Lines
+from engine.delivery.gateways.transport import Transport, Wire
 from engine.errors import BadInput
 
 MOST_BYTES = 4096
@@ -66,7 +66,8 @@ class ApnsGateway:
         self.timeout = timeout
         self._account = account
         self._url = url.rstrip("/")
-        self._lines = Lines(timeout, authority)
+        self._wire = Wire(timeout, concurrency=800, http2=True, connections=2, authority=authority)
+        self._transport = Transport(self._wire)
         self._lock = Lock()
         self._token: tuple[int, str] = (0, "")
 
@@ -83,13 +84,14 @@ class ApnsGateway:
             if refusal is None:
                 places.append(len(outcomes) - 1)
                 requests.append(self._request(message, body or b"", now))
-        for place, result in zip(places, self._lines.post_many(requests, start_by), strict=True):
+        for place, result in zip(places, self._transport.post_many(requests, start_by), strict=True):
             outcomes[place] = classify(result, now, messages[place].device)
         return [outcome for outcome in outcomes if outcome is not None]
 
     def close(self) -> None:
         """Close the connections."""
-        self._lines.close()
+        self._transport.close()
+        self._transport = Transport(self._wire)
 
     def _request(self, message: Outgoing, body: bytes, now: datetime) -> Request:
         headers = {"authorization": f"bearer {self._provider_token(now)}", **headers_of(message, now)}

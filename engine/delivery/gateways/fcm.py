@@ -23,7 +23,7 @@ from engine.delivery.gateways.access import AccessTokens
 from engine.delivery.gateways.answers import DETAIL, no_answer, parse_object, refused_for_now
 from engine.delivery.gateways.credentials import ServiceAccount, read_service_account
 from engine.delivery.gateways.exchange import Answer, Request, Result
-from engine.delivery.gateways.lines import Lines
+from engine.delivery.gateways.transport import Transport, Wire
 
 MOST_BYTES = 4096
 LONGEST_TTL = timedelta(days=28)
@@ -52,10 +52,12 @@ class FcmGateway:
 
     def __init__(self, account: ServiceAccount, options: FcmOptions = FcmOptions()) -> None:
         self.timeout = options.timeout
+        self._account = account
         self._options = options
         self._url = f"{options.url.rstrip('/')}/v1/projects/{account.project}/messages:send"
-        self._lines = Lines(options.timeout, options.authority)
-        self._access = AccessTokens(account, SCOPE, self._lines)
+        self._wire = Wire(options.timeout, concurrency=800, http2=True, connections=4, authority=options.authority)
+        self._transport = Transport(self._wire)
+        self._access = AccessTokens(account, SCOPE, self._transport)
 
     def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
         """Send each message to its device; see Gateway.send_many."""
@@ -81,11 +83,13 @@ class FcmGateway:
 
     def close(self) -> None:
         """Close the connections."""
-        self._lines.close()
+        self._transport.close()
+        self._transport = Transport(self._wire)
+        self._access = AccessTokens(self._account, SCOPE, self._transport)
 
     def _post(self, bodies: Sequence[bytes], token: str, start_by: float) -> list[Result]:
         headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
-        return self._lines.post_many([Request(self._url, headers, body) for body in bodies], start_by)
+        return self._transport.post_many([Request(self._url, headers, body) for body in bodies], start_by)
 
 
 def build(settings: Settings) -> FcmGateway | None:
