@@ -19,13 +19,14 @@ from engine.planning.pricelist import price_list
 from engine.planning.progress import count_run, list_runs
 from engine.planning.rebound import rebound
 from engine.planning.refresh import refresh
+from engine.planning.wake import ignore
 from engine.privacy.finding import find_users
 from engine.privacy.profile import read_profile, top_items
 from engine.privacy.timeline import read_timeline
 from engine.privacy.week import by_week
 from engine.runtime import Runtime
 from engine.web.console.meanings import MEANINGS
-from tests.integration.test_planning_refresh import LATER, happen, ignore, loose
+from tests.integration.test_planning_refresh import LATER, happen, loose
 from tests.models import small_model
 from tests.planning_shop import NOW, Workers, create, daily, fill_shop
 
