@@ -19,6 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from engine.access.keys import SCOPES
 from tests.api_server import Api, make_key, module_runtime, serving
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -52,7 +53,7 @@ def test_every_request_is_answered_as_the_document_says_and_none_breaks_the_serv
             operation = found.ok()
             for mode, number in EXAMPLES.items():
                 # Of its own: one of the requests may take a key away.
-                key = make_key(api.runtime.database, "admin", "read", "write", role="admin", rate=1_000_000)
+                key = make_key(api.runtime.database, *SCOPES, rate=1_000_000)
                 headers = {"Authorization": f"Bearer {key}"}
 
                 @hypothesis.settings(max_examples=number, suppress_health_check=list(hypothesis.HealthCheck))
