@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,10 @@ LARGEST = 500_000
 
 DEEPEST = 32
 """Objects and lists inside each other."""
+
+DISCARDED = 4 * LARGEST
+"""Bytes up to which a body that is too large is still taken off the line: a client that is cut off while it sends sees a
+broken pipe, and not the answer that says why."""
 
 SLOWEST_SECONDS = 10.0
 """A body that has not arrived by then is not waited for."""
@@ -56,6 +61,8 @@ async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
         raise Refusal(415, f"content-encoding {encoding[:20]} is not understood", hint="gzip, or none")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > largest:
+        if int(length) <= DISCARDED:
+            await _discard(request)
         raise _too_large(largest)
     body = _Gzipped(largest) if encoding == "gzip" else _Plain(largest)
     try:
@@ -69,6 +76,13 @@ async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
     except zlib.error:
         raise Refusal(400, "the body is not gzip, as its content-encoding says") from None
     return body.end()
+
+
+async def _discard(request: Request) -> None:
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(SLOWEST_SECONDS):
+            async for _ in request.stream():
+                pass
 
 
 def too_deep(value: object, deepest: int = DEEPEST) -> bool:

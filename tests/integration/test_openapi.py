@@ -19,7 +19,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from engine.access.keys import SCOPES
+from engine.access.roles import SCOPES
 from tests.api_server import Api, make_key, module_runtime, serving
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
