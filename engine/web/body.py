@@ -21,8 +21,8 @@ DEEPEST = 32
 """Objects and lists inside each other."""
 
 DISCARDED = 4 * LARGEST
-"""Bytes up to which a body that is too large is still taken off the line: a client that is cut off while it sends sees a
-broken pipe, and not the answer that says why."""
+"""Bytes up to which a body that is too large is still taken off the line: a client that is cut off while it sends sees
+a broken pipe, and not the answer that says why."""
 
 SLOWEST_SECONDS = 10.0
 """A body that has not arrived by then is not waited for."""
