@@ -69,8 +69,18 @@ _Handler = Callable[..., Any]
 
 def _add(router: APIRouter, path: str, summary: str, handler: _Handler, schema: dict[str, Any]) -> None:
     body = {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    answers: dict[int | str, dict[str, Any]] = {}
+    if path in (*KINDS, "batch", "import"):
+        answers[202] = {"description": "Committed; in profiles a moment later.", "content": {"application/json": {}}}
+        answers[200] = {"description": "The same, for clients that take any other status for a failure."}
     router.add_api_route(
-        f"/{path}", handler, methods=["POST"], summary=summary, openapi_extra=body, response_model=None
+        f"/{path}",
+        handler,
+        methods=["POST"],
+        summary=summary,
+        openapi_extra=body,
+        response_model=None,
+        responses=answers,
     )
 
 

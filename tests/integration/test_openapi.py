@@ -23,7 +23,7 @@ from engine.access.roles import SCOPES
 from tests.api_server import Api, make_key, module_runtime, serving
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = {GenerationMode.POSITIVE: 12, GenerationMode.NEGATIVE: 8}
+EXAMPLES = {GenerationMode.POSITIVE: 6, GenerationMode.NEGATIVE: 4}
 """Requests of each operation: such as the document allows, and such as it does not."""
 
 
