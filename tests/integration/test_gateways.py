@@ -188,7 +188,7 @@ def _write_batches(path: Path, user: str) -> None:
 
 
 def test_processes_that_share_a_journal_never_interleave(log: LogGateway) -> None:
-    spawn = multiprocessing.get_context("fork")
+    spawn = multiprocessing.get_context("spawn")  # a forked one would inherit, and close, connections of other tests
     writers = [spawn.Process(target=_write_batches, args=(log.path, f"u{n}")) for n in range(4)]
     for writer in writers:
         writer.start()
