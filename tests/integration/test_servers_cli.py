@@ -171,8 +171,10 @@ def test_the_api_is_open_to_this_machine_until_there_is_a_key_and_says_so(home, 
         with database.begin() as connection:
             return bool(connection.execute(query).scalar_one())
 
-    wait_for(folded, "folding what the API took")
-    database.dispose()
+    try:
+        wait_for(folded, "folding what the API took", 240)
+    finally:
+        database.dispose()
     assert run(*HORAE, "admin", "create-key", "shop", home=home).returncode == 0
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(track, timeout=30)
