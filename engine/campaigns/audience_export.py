@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +18,7 @@ from engine.campaigns.filters import Filter
 from engine.campaigns.policy_store import current_policy
 from engine.errors import BadInput, did_you_mean
 from engine.store.database import Database
+from engine.store.files import written_whole
 from engine.store.slots import shard_ranges
 from engine.store.tables import users
 
@@ -49,15 +49,8 @@ def export(
     if kind not in _KINDS:
         raise BadInput(f"{file} must end in .csv or .parquet", hint="the name says what is written")
     columns = [users.c.external_id.label("user_id"), *(_column(name) for name in dict.fromkeys(fields))]
-    part = file.with_name(f".{file.name}.part-{os.getpid()}")
-    try:
-        rows = _write(database, (rules, now), columns, (kind, part), progress)
-        part.replace(file)
-    except OSError as error:
-        raise BadInput(f"{file} cannot be written: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return rows
+    with written_whole(file) as part:
+        return _write(database, (rules, now), columns, (kind, part), progress)
 
 
 def _write(

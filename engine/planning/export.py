@@ -6,7 +6,6 @@ or not at all. One row is one revision of a decision; `last` marks the one that 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date
@@ -24,6 +23,7 @@ from engine.errors import BadInput
 from engine.features.logged import ROW, VERSION
 from engine.planning import receipt
 from engine.store.database import Database, Snapshot
+from engine.store.files import written_whole
 from engine.store.slots import shard_ranges
 from engine.store.tables import ARMS, DECISION_REASONS, EVENT_TYPES
 
@@ -100,15 +100,8 @@ def export_decisions(database: Database, file: Path, wanted: Wanted, progress: P
         dates = _dates(snapshot, wanted)
         if not dates:
             raise BadInput("there are no decisions in that time", hint="see what was planned: horae runs list")
-        part = file.with_name(f".{file.name}.part-{os.getpid()}")
-        try:
-            rows = _write(snapshot, part, dates, campaign, progress)
-            part.replace(file)
-        except OSError as error:
-            raise BadInput(f"{file} cannot be written: {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
-    return rows
+        with written_whole(file) as part:
+            return _write(snapshot, part, dates, campaign, progress)
 
 
 def _dates(snapshot: Snapshot, wanted: Wanted) -> list[date]:
