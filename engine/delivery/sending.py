@@ -27,6 +27,7 @@ from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
 from engine.delivery.gates import Gates
 from engine.delivery.gateways import Gateway
+from engine.delivery.gateways.exchange import NO_TIME
 from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
 from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
@@ -305,9 +306,10 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
                 if outcome.kind is Kind.ACCEPTED
                 else settle(outcome, _tried(desk, leaving.gateway, one, now), luck)
             )
-            desk.health.heard(leaving.gateway.name, answers, first=one.push.attempts == 1)
+            desk.health.heard(leaving.gateway.name, answers, first=not one.push.failed_before)
             if isinstance(result, Again):
-                backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
+                failed = result.tried and outcome.detail != NO_TIME
+                backs.append(Back(one.push, result.wait, result.tried, result.in_doubt, failed=failed))
                 desk.counts[outcome.kind.value] += 1
             else:
                 ends.append(end_of(one.facts, result, now, outcome))

@@ -21,11 +21,6 @@ from engine.store.partitions import ensure_partitions
 from tests.delivery_store import NOON, DeliveryShop, journal, received
 
 
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
 def daily(limit: int, scope: str = "all") -> Cap:
     return Cap(id=f"daily-{scope}-{limit}", scope=scope, limit=limit, window="local_day")
 
