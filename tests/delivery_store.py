@@ -127,7 +127,7 @@ class DeliveryShop:
             stored = store.get(connection, campaign)
         item_id = self.item(item) if item else None
         when = {"send_at": send_at, "window_end": window_end}
-        values = self._planned(stored, user, self.user(user), item_id=item_id, **when, **columns)
+        values = self._planned(stored, user, self.user(user), **when, **{"item_id": item_id, **columns})
         self._insert("pushes", values)
         return uuid.UUID(str(values["id"]))
 
@@ -135,7 +135,7 @@ class DeliveryShop:
         self,
         stored: store.Stored,
         user: str,
-        user_id: int,
+        whose: int,
         *,
         send_at: datetime | None = None,
         window_end: datetime | None = None,
@@ -149,7 +149,7 @@ class DeliveryShop:
             "occurrence_id": self.occurrences[stored.name],
             "campaign_id": stored.id,
             "run_id": self.run_id,
-            "user_id": user_id,
+            "user_id": whose,
             "slot": slot_of(user),
             "revision": 0,
             "gateway": stored.definition.gateway,
@@ -177,7 +177,7 @@ class DeliveryShop:
             given = {"names": list(users), "slots": [slot_of(user) for user in users]}
             ids = {row.external_id: row.id for row in connection.execute(added, given)}
             item_id = self.item(item) if item else None
-            rows = [self._planned(stored, user, ids[user], item_id=item_id, **columns) for user in users]
+            rows = [self._planned(stored, user, ids[user], **{"item_id": item_id, **columns}) for user in users]
             names = list(rows[0])
             places = ", ".join(f":{name}" for name in names)
             connection.execute(text(f"INSERT INTO pushes ({', '.join(names)}) VALUES ({places})"), rows)

@@ -30,7 +30,7 @@ from engine.delivery.gateways import Gateway
 from engine.delivery.gateways.exchange import NO_TIME
 from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
-from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
+from engine.delivery.limits import GAP, OVERTAKING, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.moving import find, move
 from engine.delivery.outcomes import ACCEPTED, Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
@@ -238,7 +238,7 @@ def _asking(facts: Facts, attempt: Attempt) -> Reservation:
 
 
 def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -> list[Ready]:
-    """Those whose places under the caps were granted; the others end as suppressed."""
+    """Those whose places under the caps were granted; the others end as suppressed, or wait for their turn."""
     asking = [one for one in ready if one.reservation.limits or one.reservation.counts]
     refusals: list[Limit | None] = []
     if asking:
@@ -246,12 +246,19 @@ def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -
         ledger = partial(_ledger, desk, attempts, now - epoch.horizon)
         refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger)
     refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
-    ends = []
+    ends, backs, later = [], list[Back](), now + desk.pace.deadline
     for one in ready:
-        if (limit := refused.get(one.push.id)) is not None:
+        if (limit := refused.get(one.push.id)) is None:
+            continue
+        if limit.rule == OVERTAKING and later + desk.pace.deadline < one.push.end:
+            backs.append(Back(one.push, timedelta(0), tried=False, send_at=later))
+        elif limit.rule == OVERTAKING:
+            ends.append((one.facts, Ended("expired", "expired"), None))
+        else:
             reason = "gap" if limit.rule == GAP else "capped"
             ends.append((one.facts, Ended("suppressed", reason), limit.rule))
-    _finish(desk, ends, [], now)
+    desk.counts["later"] += len(backs)
+    _finish(desk, ends, backs, now)
     return [one for one in ready if one.push.id not in refused]
 
 
