@@ -26,7 +26,7 @@ from engine.delivery.claim import Back, Claimed, commit_intent, put_back
 from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
 from engine.delivery.gates import Gates
-from engine.delivery.gateways import Gateway
+from engine.delivery.gateways import ATTEMPT, Gateway
 from engine.delivery.gateways.exchange import NO_TIME
 from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
@@ -69,7 +69,7 @@ class Pace:
     lease: timedelta = timedelta(seconds=60)
     in_flight: int = 4
     """Groups under way at once: while some are answered, the next ones are prepared."""
-    deadline: timedelta = timedelta(seconds=30)
+    deadline: timedelta = ATTEMPT
     """δ: from the reservation to the last moment at which the provider may receive it."""
     longest: timedelta = timedelta(seconds=60)
     """Machine time after which a pass ends, though more is due: the next one goes on."""
@@ -246,7 +246,7 @@ def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -
         ledger = partial(_ledger, desk, attempts, now - epoch.horizon)
         refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger)
     refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
-    ends, backs, later = [], list[Back](), now + desk.pace.deadline
+    ends, backs, later = list[tuple[Facts, Ended, str | None]](), list[Back](), now + desk.pace.deadline
     for one in ready:
         if (limit := refused.get(one.push.id)) is None:
             continue
