@@ -19,7 +19,6 @@ from sqlalchemy import Connection, text
 from engine import clock, embedded
 from engine.campaigns import store as campaigns
 from engine.config import QUEUES, Settings
-from engine.delivery import health
 from engine.delivery.gateways import try_gateways
 from engine.errors import HoraeError, SchemaMismatch
 from engine.metrics.figures import Model, read_figures
@@ -248,7 +247,7 @@ def _store(connection: Connection) -> StoreStatus:
         due_by_gateway=dict(figures.due),
         stopped_by_horae=dict(figures.stopped_by_horae),
         paused_by_horae=campaigns.paused_by_horae(connection),
-        providers=[asdict(one) for one in health.gateways(connection)],
+        providers=[asdict(one) for one in figures.providers],
         leases_expired=figures.leases_expired,
         lost=dict(figures.counters.get("lost", {})),
         ticks=dict(figures.ticks),

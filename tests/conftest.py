@@ -21,6 +21,7 @@ from engine.ingest.replay import require_current_profiles
 from engine.runtime import Runtime
 from engine.store import schema
 from engine.store.database import Database
+from tests.delivery_store import DeliveryShop
 
 _numbers = itertools.count()
 
@@ -141,6 +142,12 @@ def runtime(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Runt
     yield opened
     for gateway in opened.__dict__.get("gateways", {}).values():
         gateway.close()
+
+
+@pytest.fixture
+def shop(runtime: Runtime) -> DeliveryShop:
+    """A shop with planned pushes, for tests of delivery; others have shops of their own."""
+    return DeliveryShop(runtime.database)
 
 
 @pytest.fixture(scope="session")

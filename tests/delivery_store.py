@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -20,6 +21,7 @@ from engine.campaigns import store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy import Cap, Policy
 from engine.campaigns.policy_store import save_policy
+from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Gateway, Kind, Outcome, Outgoing
 from engine.runtime import Runtime
 from engine.store.database import Database
@@ -121,20 +123,34 @@ class DeliveryShop:
         **columns: Any,
     ) -> uuid.UUID:
         """A planned push, due now unless told otherwise, in a window that ends in two hours."""
-        push_id = uuid.uuid4()
         with self._together() as connection:
             stored = store.get(connection, campaign)
+        item_id = self.item(item) if item else None
+        when = {"send_at": send_at, "window_end": window_end}
+        values = self._planned(stored, user, self.user(user), **when, **{"item_id": item_id, **columns})
+        self._insert("pushes", values)
+        return uuid.UUID(str(values["id"]))
+
+    def _planned(
+        self,
+        stored: store.Stored,
+        user: str,
+        whose: int,
+        *,
+        send_at: datetime | None = None,
+        window_end: datetime | None = None,
+        **columns: Any,
+    ) -> dict[str, Any]:
         send_at = send_at or self.now
-        values = {
-            "id": push_id,
+        return {
+            "id": uuid.uuid4(),
             "state": "planned",
             "date": self.now.date(),
-            "occurrence_id": self.occurrences[campaign],
+            "occurrence_id": self.occurrences[stored.name],
             "campaign_id": stored.id,
             "run_id": self.run_id,
-            "user_id": self.user(user),
+            "user_id": whose,
             "slot": slot_of(user),
-            "item_id": self.item(item) if item else None,
             "revision": 0,
             "gateway": stored.definition.gateway,
             "window_start": send_at - timedelta(hours=1),
@@ -145,13 +161,27 @@ class DeliveryShop:
             "price": 0.0,
             **columns,
         }
-        self._insert("pushes", values)
-        return push_id
 
-    def pushes(self, users: Sequence[str], campaign: str = "bread", **columns: Any) -> list[uuid.UUID]:
+    def pushes(
+        self, users: Sequence[str], campaign: str = "bread", *, item: str | None = None, **columns: Any
+    ) -> list[uuid.UUID]:
         """A planned push for each of `users`."""
-        with self._together():
-            return [self.push(user, campaign, **columns) for user in users]
+        with self._together() as connection:
+            stored = store.get(connection, campaign)
+            added = text(
+                "INSERT INTO users (external_id, slot, timezone, consent)"
+                " SELECT name, slot, 'UTC', true"
+                " FROM unnest(CAST(:names AS text[]), CAST(:slots AS int[])) AS u (name, slot)"
+                " ON CONFLICT (external_id) DO UPDATE SET external_id = excluded.external_id RETURNING external_id, id"
+            )
+            given = {"names": list(users), "slots": [slot_of(user) for user in users]}
+            ids = {row.external_id: row.id for row in connection.execute(added, given)}
+            item_id = self.item(item) if item else None
+            rows = [self._planned(stored, user, ids[user], **{"item_id": item_id, **columns}) for user in users]
+            names = list(rows[0])
+            places = ", ".join(f":{name}" for name in names)
+            connection.execute(text(f"INSERT INTO pushes ({', '.join(names)}) VALUES ({places})"), rows)
+        return [row["id"] for row in rows]
 
     def purchase(self, user: str, item: str, at: datetime, received: datetime | None = None) -> None:
         """A purchase event."""
@@ -186,6 +216,11 @@ class DeliveryShop:
         """The push rows that are left."""
         with self.database.begin() as connection:
             return [dict(row._mapping) for row in connection.execute(text("SELECT * FROM pushes ORDER BY send_at, id"))]
+
+    def left(self) -> int:
+        """How many push rows are left."""
+        with self.database.begin() as connection:
+            return int(connection.execute(text("SELECT count(*) FROM pushes")).scalar_one())
 
     def sql(self, statement: str, **parameters: Any) -> None:
         """Run a statement."""
@@ -250,6 +285,16 @@ def with_gateway(runtime: Runtime, gateway: Gateway) -> Runtime:
     opened = Runtime(runtime.settings, runtime.database, runtime.redis_url, runtime.broker_url, runtime.caps_url)
     opened.__dict__["gateways"] = {**runtime.gateways, gateway.name: gateway}  # where cached_property keeps it
     return opened
+
+
+def dispatch(runtime: Runtime, gateway: Gateway, now: datetime = NOON, **options: Any) -> dict[str, int]:
+    """One pass with one more gateway, with the same chance each time."""
+    return dispatch_due(with_gateway(runtime, gateway), now, rng=Random(1), **options)
+
+
+def users(number: int, name: str = "u") -> list[str]:
+    """Names of users."""
+    return [f"{name}{n}" for n in range(number)]
 
 
 def journal(path: Path) -> list[dict[str, Any]]:

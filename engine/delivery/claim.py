@@ -52,6 +52,8 @@ class Claimed(NamedTuple):
     not_after: datetime
     in_doubt: bool
     """Whether an earlier attempt may have been received."""
+    failed_before: bool
+    """Whether its provider failed it, so that this attempt is a repeat; not where a worker died with it."""
 
     @property
     def end(self) -> datetime:
@@ -115,10 +117,10 @@ _PUT_BACK = text(f"""
     UPDATE pushes p
     SET state = 'planned', lease_until = NULL, not_before = clock_timestamp() + mine.wait,
         attempts = p.attempts - mine.untried, in_doubt = p.in_doubt OR mine.in_doubt,
-        send_at = COALESCE(mine.send_at, p.send_at)
+        failed_before = p.failed_before OR mine.failed, send_at = COALESCE(mine.send_at, p.send_at)
     FROM unnest(CAST(:ids AS uuid[]), CAST(:fences AS bigint[]), CAST(:waits AS interval[]), CAST(:untried AS int[]),
-                CAST(:in_doubt AS boolean[]), CAST(:send_at AS timestamptz[]))
-         AS mine (id, fence, wait, untried, in_doubt, send_at)
+                CAST(:in_doubt AS boolean[]), CAST(:failed AS boolean[]), CAST(:send_at AS timestamptz[]))
+         AS mine (id, fence, wait, untried, in_doubt, failed, send_at)
     WHERE p.id = mine.id AND p.fence = mine.fence AND {STATE} IN ('claimed', 'sending')
     RETURNING p.id
 """)
@@ -167,6 +169,8 @@ class Back(NamedTuple):
     """Whether this attempt may have been received after all."""
     send_at: datetime | None = None
     """A later due instant (business time), where it has to wait for one."""
+    failed: bool = False
+    """Whether its provider failed it: the next attempt is a repeat, and taken from the retry budget."""
 
 
 def put_back(connection: Connection, rows: Sequence[Back]) -> set[UUID]:
@@ -176,6 +180,7 @@ def put_back(connection: Connection, rows: Sequence[Back]) -> set[UUID]:
         "waits": [row.wait for row in rows],
         "untried": [0 if row.tried else 1 for row in rows],
         "in_doubt": [row.in_doubt for row in rows],
+        "failed": [row.failed for row in rows],
         "send_at": [row.send_at for row in rows],
     }
     return set(connection.execute(_PUT_BACK, parameters).scalars().all())

@@ -61,7 +61,8 @@ class Terms:
         """How caps see a push about an item of `category`; equal limits are one object, which is compiled once."""
         if category not in self._standings:
             scopes = scopes_of(self.campaign, category)
-            limits = limits_of(self.rules.caps, self.rules.policy.min_gap, scopes)
+            unasked = self.campaign.counts_toward_caps and not self.campaign.obeys_caps and not self.transactional
+            limits = limits_of(self.rules.caps, self.rules.policy.min_gap, scopes, unasked=unasked)
             self._standings[category] = Standing(tuple(sorted(scopes)), self._limits.setdefault(limits.each, limits))
         return self._standings[category]
 

@@ -190,7 +190,7 @@ class Gates:
             bool(self._campaigns)
             or not members.isdisjoint(self._ways)
             or any(gateway_key(name) in self._rates or gateway_key(name) in self._paused for name in members)
-            or any(one.push.attempts > 1 for one in facts)
+            or any(one.push.failed_before for one in facts)
         )
 
     def _took_probes(self, probed: Mapping[UUID, list[str]], passed: Collection[UUID]) -> None:
@@ -249,7 +249,7 @@ class Gates:
         gateways: tuple[str, ...] = (push.gateway,)
         if push.gateway in self._needs_device:
             gateways = tuple([device.gateway for device in one.chosen])
-        key = (gateways, push.campaign_id, push.attempts > 1)
+        key = (gateways, push.campaign_id, push.failed_before)
         if (known := self._known_wants.get(key)) is None:
             known = self._known_wants[key] = self._wanted(*key)
         return known

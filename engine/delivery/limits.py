@@ -3,6 +3,12 @@
 A reservation at t stands for a receipt anywhere in [t, t + δ], δ being the attempt deadline: rolling windows and the
 gap look back by δ more, and a push carries the calendar day of t + δ, so that within δ of midnight it counts for both
 days (entries of a day *or a later one* count). With δ = 0 this is `campaigns.policy.admits`.
+
+What counts and does not obey takes its place unasked. It waits until whatever of its user was admitted before it, and
+counts, has certainly arrived or never will: else it could be received first, and push that one over its limit. So the
+invariant holds at receipts too, in the order in which a provider sees them, with two exceptions within δ: a push that
+obeys and does *not* count is held by what was there when it was admitted, and leaves no trace that a later one could
+wait for; and a transactional push, should it count, waits for nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +24,9 @@ from engine.campaigns.policy import Cap
 from engine.localtime import local_day
 
 GAP = "gap"
+OVERTAKING = "overtaking"
+"""The rule of what counts and does not obey: not while another may be under way. Who is refused by it waits for δ."""
+
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -97,8 +106,9 @@ class Reservation(NamedTuple):
     counts: bool = True
 
 
-def limits_of(caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str]) -> Limits:
-    """The limits of a push with `scopes` that obeys `caps` and `gap`, in the order in which `admits` looks at them."""
+def limits_of(caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str], *, unasked: bool = False) -> Limits:
+    """The limits of a push with `scopes` that obeys `caps` and `gap`, in the order in which `admits` looks at them.
+    `unasked`: it obeys nothing but the quotas of providers, and counts all the same."""
     limits = [
         Limit(cap.id or str(cap), cap.limit, _window(cap), None if cap.scope == "all" else cap.scope)
         for cap in caps
@@ -106,6 +116,8 @@ def limits_of(caps: Iterable[Cap], gap: timedelta | None, scopes: frozenset[str]
     ]
     if gap is not None:
         limits.append(Limit(GAP, 1, gap - _MICROSECOND))
+    if unasked:
+        limits.append(Limit(OVERTAKING, 1, -_MICROSECOND))
     return Limits(tuple(limits))
 
 

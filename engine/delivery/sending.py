@@ -26,10 +26,11 @@ from engine.delivery.claim import Back, Claimed, commit_intent, put_back
 from engine.delivery.counted import ledger_entries
 from engine.delivery.facts import Book, Facts
 from engine.delivery.gates import Gates
-from engine.delivery.gateways import Gateway
+from engine.delivery.gateways import ATTEMPT, Gateway
+from engine.delivery.gateways.exchange import NO_TIME
 from engine.delivery.health import Health
 from engine.delivery.ledger import End, close
-from engine.delivery.limits import GAP, Attempt, Entry, Limit, Reservation
+from engine.delivery.limits import GAP, OVERTAKING, Attempt, Entry, Limit, Reservation
 from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.moving import find, move
 from engine.delivery.outcomes import ACCEPTED, Again, Ended, Tried, combine, end_in_doubt, settle, stops_channel
@@ -68,7 +69,7 @@ class Pace:
     lease: timedelta = timedelta(seconds=60)
     in_flight: int = 4
     """Groups under way at once: while some are answered, the next ones are prepared."""
-    deadline: timedelta = timedelta(seconds=30)
+    deadline: timedelta = ATTEMPT
     """δ: from the reservation to the last moment at which the provider may receive it."""
     longest: timedelta = timedelta(seconds=60)
     """Machine time after which a pass ends, though more is due: the next one goes on."""
@@ -237,7 +238,7 @@ def _asking(facts: Facts, attempt: Attempt) -> Reservation:
 
 
 def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -> list[Ready]:
-    """Those whose places under the caps were granted; the others end as suppressed."""
+    """Those whose places under the caps were granted; the others end as suppressed, or wait for their turn."""
     asking = [one for one in ready if one.reservation.limits or one.reservation.counts]
     refusals: list[Limit | None] = []
     if asking:
@@ -245,12 +246,19 @@ def _reserved(desk: Desk, ready: Sequence[Ready], epoch: Epoch, now: datetime) -
         ledger = partial(_ledger, desk, attempts, now - epoch.horizon)
         refusals = desk.caps.reserve(epoch, [one.reservation for one in asking], ledger)
     refused = {one.push.id: limit for one, limit in zip(asking, refusals, strict=True) if limit is not None}
-    ends = []
+    ends, backs, later = list[tuple[Facts, Ended, str | None]](), list[Back](), now + desk.pace.deadline
     for one in ready:
-        if (limit := refused.get(one.push.id)) is not None:
+        if (limit := refused.get(one.push.id)) is None:
+            continue
+        if limit.rule == OVERTAKING and later + desk.pace.deadline < one.push.end:
+            backs.append(Back(one.push, timedelta(0), tried=False, send_at=later))
+        elif limit.rule == OVERTAKING:
+            ends.append((one.facts, Ended("expired", "expired"), None))
+        else:
             reason = "gap" if limit.rule == GAP else "capped"
             ends.append((one.facts, Ended("suppressed", reason), limit.rule))
-    _finish(desk, ends, [], now)
+    desk.counts["later"] += len(backs)
+    _finish(desk, ends, backs, now)
     return [one for one in ready if one.push.id not in refused]
 
 
@@ -305,9 +313,10 @@ def record(desk: Desk, landed: Sequence[tuple[Leaving, Sequence[Sequence[Outcome
                 if outcome.kind is Kind.ACCEPTED
                 else settle(outcome, _tried(desk, leaving.gateway, one, now), luck)
             )
-            desk.health.heard(leaving.gateway.name, answers, first=one.push.attempts == 1)
+            desk.health.heard(leaving.gateway.name, answers, first=not one.push.failed_before)
             if isinstance(result, Again):
-                backs.append(Back(one.push, result.wait, result.tried, result.in_doubt))
+                failed = result.tried and outcome.detail != NO_TIME
+                backs.append(Back(one.push, result.wait, result.tried, result.in_doubt, failed=failed))
                 desk.counts[outcome.kind.value] += 1
             else:
                 ends.append(end_of(one.facts, result, now, outcome))

@@ -109,7 +109,7 @@ def _standing(figures: Figures) -> Iterator[Metric]:
     yield _gauge("horae_runs", "Planning runs in progress", ("state",), figures.runs)
     off = {(scope, str(scope in figures.stopped_by_horae).lower()): 1 for scope in figures.stopped}
     yield _gauge("horae_stopped", "Stop switches that are on", ("scope", "by_horae"), off)
-    standing = dict.fromkeys(figures.breakers.items(), 1)
+    standing = {(one.gateway, one.state): 1 for one in figures.providers}
     yield _gauge("horae_breaker", "The circuit breaker of a gateway is in this state", ("gateway", "state"), standing)
     if figures.model is not None:
         age = (figures.now - figures.model.as_of).total_seconds()

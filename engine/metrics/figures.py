@@ -9,14 +9,15 @@ events that wait      unfolded_events, at most MOST of it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from engine.delivery import metering
+from engine.delivery import health, metering
+from engine.delivery.health import GatewayHealth
 from engine.delivery.metering import Totals
 from engine.delivery.switches import HORAE, stopped
 from engine.store import counters
@@ -44,9 +45,9 @@ class Figures:
     those, whose worker is late or dead · totals: of pushes that ended, since the store exists · unknown_last_day ·
     events_unfolded: at most MOST; unfolded_age: of one of the oldest, machine time · changed_users: waiting for a
     refresh, at most MOST · runs: in progress, by state · stopped: switch to why ("" where no reason was given) ·
-    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · breakers: state of each
-    gateway's circuit breaker · ticks: seconds since each of beat's tasks last ended well, machine time · counters: see
-    store.counters.
+    stopped_by_horae: those of these that Horae itself turned off · campaigns: by state · providers: how
+    each gateway's does, with its circuit breaker · ticks: seconds since each of beat's tasks last ended well, machine
+    time · counters: see store.counters.
     """
 
     now: datetime
@@ -64,7 +65,7 @@ class Figures:
     stopped: Mapping[str, str]
     stopped_by_horae: Mapping[str, str]
     campaigns: Mapping[str, int]
-    breakers: Mapping[str, str]
+    providers: Sequence[GatewayHealth]
     ticks: Mapping[str, float]
     counters: Mapping[str, Mapping[str, int]]
     model: Model | None
@@ -88,7 +89,6 @@ _UNFOLDED = text(f"""
 _CHANGED = text(f"SELECT count(*) FROM (SELECT 1 FROM changed_users LIMIT {MOST}) x")
 _RUNS = text("SELECT state, count(*) FROM runs WHERE state IN ('planning', 'settling') GROUP BY 1 ORDER BY 1")
 _CAMPAIGNS = text("SELECT state, count(*) FROM campaigns GROUP BY 1 ORDER BY 1")
-_BREAKERS = text("SELECT gateway, state FROM breakers ORDER BY gateway")
 _TICKS = text("""
     SELECT task, extract(epoch FROM clock_timestamp() - done_at)::float8 FROM tick_marks ORDER BY task
 """)
@@ -121,7 +121,7 @@ def read_figures(connection: Connection, now: datetime) -> Figures:
         stopped={switch.scope: switch.why or "" for switch in off},
         stopped_by_horae={switch.scope: switch.why or "no reason given" for switch in off if switch.author == HORAE},
         campaigns=_pairs(connection, _CAMPAIGNS),
-        breakers=_pairs(connection, _BREAKERS),
+        providers=health.gateways(connection),
         ticks=_pairs(connection, _TICKS),
         counters=stored,
         model=None if model is None else Model(*model),

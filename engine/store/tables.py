@@ -774,6 +774,13 @@ pushes = Table(
         server_default=text("false"),
         comment="an earlier attempt may have been received (transactional pushes are sent again)",
     ),
+    Column(
+        "failed_before",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="its provider failed it: the next attempt is taken from the retry budget",
+    ),
     Column("explored", Boolean, nullable=False, server_default=text("false"), comment="drawn; never displaced"),
     _instant(
         "planned_at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time of the last plan"

@@ -6,8 +6,6 @@ import signal
 from collections import Counter
 from dataclasses import replace
 
-import pytest
-
 from engine.campaigns.policy import Cap
 from engine.runtime import Runtime
 from tests.chaos.books import broken_rules, counters
@@ -23,11 +21,6 @@ POINTS = {
     "after_commit": 0,
 }
 """The crash points, and how many pushes a kill there leaves in doubt at least; at most, all groups in flight."""
-
-
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
 
 
 def test_a_kill_at_any_point_loses_nothing_and_sends_nothing_twice(

@@ -28,11 +28,6 @@ LATER = NOON + timedelta(minutes=20)
 
 
 @pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-@pytest.fixture
 def payload(runtime: Runtime, shop: DeliveryShop) -> dict[str, str]:
     """What a phone has of a push to ada about bread that was delivered at NOON."""
     return sent(runtime, shop, "ada", item="bread")

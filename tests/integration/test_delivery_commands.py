@@ -19,11 +19,6 @@ from engine.runtime import Runtime
 from tests.delivery_store import NOON, DeliveryShop, journal
 
 
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
 class Console:
     """The command line on this test's servers."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -12,23 +12,14 @@ from engine import clock
 from engine.campaigns.policy import Cap
 from engine.delivery import switches
 from engine.delivery.dispatch import dispatch_due
-from engine.delivery.gateways import Gateway, Kind, Outcome
+from engine.delivery.gateways import Kind, Outcome
 from engine.delivery.upkeep import upkeep
 from engine.errors import UnknownName
 from engine.runtime import Runtime
-from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, dispatch, with_gateway
 
 DAILY = Cap(id="daily", limit=1, window="local_day")
 TRANSACTIONAL = {"class": "transactional"}
-
-
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-def dispatch(runtime: Runtime, gateway: Gateway, now: datetime = NOON) -> dict[str, int]:
-    return dispatch_due(with_gateway(runtime, gateway), now, rng=Random(1))
 
 
 def no_waiting(shop: DeliveryShop) -> None:

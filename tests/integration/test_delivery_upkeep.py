@@ -22,11 +22,6 @@ class KilledError(Exception):
     """Stands for the death of the process: nothing after it runs."""
 
 
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
 def die_at(runtime: Runtime, point: str) -> None:
     def crash(here: str) -> None:
         if here == point:

@@ -43,11 +43,6 @@ class Accepting:
 
 
 @pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-@pytest.fixture
 def register(runtime: Runtime, shop: DeliveryShop, tmp_path: Path) -> Register:
     """Ingest registrations, given as dictionaries."""
 

@@ -21,11 +21,6 @@ from engine.store.partitions import ensure_partitions
 from tests.delivery_store import NOON, DeliveryShop, journal, received
 
 
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
 def daily(limit: int, scope: str = "all") -> Cap:
     return Cap(id=f"daily-{scope}-{limit}", scope=scope, limit=limit, window="local_day")
 
@@ -427,3 +422,27 @@ def test_a_zombie_that_had_sent_records_nothing_either(runtime: Runtime, shop: D
 
     assert dispatch(runtime, at=overtaken)["lease_lost"] == 1
     assert shop.deliveries() == []
+
+
+def test_what_counts_and_obeys_nothing_does_not_overtake_what_was_admitted_before_it(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    shop.policy(Cap(id="daily", limit=1, window="local_day"))
+    shop.campaign("held")
+    shop.campaign("free", obeys_caps=False)
+    shop.campaign("code", **{"class": "transactional"})
+    for number, name in enumerate(("held", "free", "code")):
+        shop.push("u1", name, send_at=NOON - timedelta(seconds=3 - number))
+    shop.push("u2", "free")
+
+    assert dispatch(runtime) == {"accepted": 3, "later": 1}
+    [waiting] = shop.hot()
+    assert (waiting["send_at"], waiting["attempts"]) == (NOON + timedelta(seconds=30), 0)
+    assert dispatch(runtime, NOON + timedelta(seconds=29)) == {}
+    assert dispatch(runtime, NOON + timedelta(seconds=30)) == {"accepted": 1}
+
+    shop.another_occurrence("free", "again")
+    shop.push("u2", "free", window_end=NOON + timedelta(seconds=45))
+    shop.push("u3", "free", send_at=NOON - timedelta(seconds=1))
+    shop.push("u3", "held")
+    assert dispatch(runtime) == {"accepted": 1, "expired.expired": 1, "suppressed.capped": 1}

@@ -6,7 +6,6 @@ import json
 from datetime import timedelta
 from typing import Any
 
-import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
@@ -21,11 +20,6 @@ from engine.metrics import exposition
 from engine.runtime import Runtime
 from engine.store import counters, ticks
 from tests.delivery_store import NOON, DeliveryShop
-
-
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
 
 
 def scraped(runtime: Runtime, now: Any = NOON) -> dict[tuple[str, ...], float]:

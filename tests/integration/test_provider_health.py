@@ -7,7 +7,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from random import Random
-from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -21,24 +20,12 @@ from engine.delivery.dispatch import dispatch_due
 from engine.delivery.gateways import Kind, Outcome
 from engine.delivery.gateways.push import PushGateway
 from engine.delivery.sending import Pace
+from engine.delivery.upkeep import upkeep
 from engine.runtime import Runtime
 from engine.status import gather
-from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, dispatch, users, with_gateway
 
 DOWN = Outcome(Kind.RETRY, detail="HTTP 503")
-
-
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-def dispatch(runtime: Runtime, gateway: Any, **options: Any) -> dict[str, int]:
-    return dispatch_due(with_gateway(runtime, gateway), NOON, rng=Random(1), **options)
-
-
-def users(number: int, name: str = "u") -> list[str]:
-    return [f"{name}{n}" for n in range(number)]
 
 
 def states(runtime: Runtime) -> dict[str, str]:
@@ -318,6 +305,31 @@ def test_repeats_are_a_small_part_of_what_a_provider_gets(runtime: Runtime, shop
     shop.sql("UPDATE buckets SET at = at - interval '2 minutes'")
     shop.waited()
     assert dispatch(runtime, pigeon)["accepted"] == 67 - counts["accepted"]
+
+
+def test_what_dead_workers_held_is_no_repeat_and_leaves_as_soon_as_it_is_found(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    class DiedError(Exception):
+        """Stands for a kill."""
+
+    def die(point: str) -> None:
+        if point == "after_claim":
+            raise DiedError
+
+    shop.campaign(gateway="pigeon")
+    shop.pushes(users(200))
+    for _ in range(2):
+        with pytest.raises(DiedError):
+            dispatch(runtime, Pigeon(), at=die)
+        shop.sql("UPDATE pushes SET lease_until = clock_timestamp()")
+        upkeep(runtime, NOON)
+        shop.waited()
+    assert {row["attempts"] for row in shop.hot()} == {2}
+
+    assert dispatch(runtime, Pigeon()) == {
+        "accepted": 200
+    }  # the retry budget would have let ten leave, then one a second
 
 
 # --- for people -------------------------------------------------------------------------------------------------------

@@ -310,11 +310,6 @@ def test_a_provider_that_is_too_slow_leaves_doubt(
 
 
 @pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-@pytest.fixture
 def sending(runtime: Runtime, provider: Provider) -> Iterator[Callable[..., Runtime]]:
     """The test's deployment with the provider's settings, some of them changed."""
     opened = []

@@ -30,11 +30,6 @@ from tests.delivery_store import NOON, DeliveryShop
 KINDS = ("view", "purchase", "app_open", "push_open")
 
 
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
 def happened(database: Database, *when: datetime, fold: bool = True) -> None:
     """Events of a few users, of all kinds, around each of these instants."""
     n = 24 * len(when)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from random import Random
-from typing import Any
 
-import pytest
 from sqlalchemy import text
 
 from engine.campaigns import store
@@ -15,20 +12,7 @@ from engine.delivery.gateways import Kind, Outcome
 from engine.delivery.sending import Pace
 from engine.delivery.upkeep import upkeep
 from engine.runtime import Runtime
-from tests.delivery_store import NOON, DeliveryShop, Pigeon, with_gateway
-
-
-@pytest.fixture
-def shop(runtime: Runtime) -> DeliveryShop:
-    return DeliveryShop(runtime.database)
-
-
-def dispatch(runtime: Runtime, gateway: Any, **options: Any) -> dict[str, int]:
-    return dispatch_due(with_gateway(runtime, gateway), NOON, rng=Random(1), **options)
-
-
-def users(number: int, name: str = "u") -> list[str]:
-    return [f"{name}{n}" for n in range(number)]
+from tests.delivery_store import NOON, DeliveryShop, Pigeon, dispatch, users, with_gateway
 
 
 def test_a_campaign_that_a_provider_refuses_is_paused_and_can_be_resumed(runtime: Runtime, shop: DeliveryShop) -> None:

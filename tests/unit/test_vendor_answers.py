@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 import uuid
 from base64 import urlsafe_b64decode
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jwt
@@ -17,12 +19,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from engine.bench.provider.authority import make_files, pem_of
 from engine.campaigns.template import PAYLOAD_BYTES, Message, payload_size
 from engine.config import read_settings
+from engine.delivery import gateways
 from engine.delivery.callback_token import TOKEN_LENGTH, CallbackKey
 from engine.delivery.gateways import Device, Kind, Outgoing, apns, build_gateways, fcm, try_gateways, webpush
 from engine.delivery.gateways.credentials import read_service_account
 from engine.delivery.gateways.exchange import Answer, NotSent, Uncertain
 from engine.delivery.gateways.jose import sign_token
+from engine.delivery.sending import Pace
 from engine.errors import BadInput
+from tests.delivery_store import Pigeon
 
 NOW = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 TOKEN = CallbackKey(1, b"k" * 32).sign(uuid.UUID(int=7), NOW)
@@ -379,3 +384,22 @@ def test_keys_and_tokens_are_not_shown_where_objects_are_printed(tmp_path: Path)
 
     assert "key=" not in repr(account).replace("key_id=", "")
     assert "a-secret-token" not in repr(device)
+
+
+def test_a_gateway_whose_requests_might_outlast_an_attempt_is_refused_at_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Sloth(Pigeon):
+        name = "sloth"
+        timeout = Pace().deadline
+
+    module = ModuleType("sloth")
+    monkeypatch.setattr(module, "build", lambda settings: Sloth(), raising=False)
+    monkeypatch.setitem(sys.modules, "sloth", module)
+    monkeypatch.setitem(gateways._MODULES, "sloth", "sloth")
+
+    built = try_gateways(read_settings(home=tmp_path))
+
+    assert "gives a request 30 s, and an attempt is over after 30 s" in str(built.problems["sloth"])
+    assert set(built.gateways) == {"log"}
+    assert Pace().deadline <= Pace().lease

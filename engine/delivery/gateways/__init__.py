@@ -53,10 +53,13 @@ from engine.config import Settings
 from engine.delivery.messages import Device, Kind, Outcome, Outgoing
 from engine.errors import BadInput
 
-__all__ = ["Built", "Device", "Gateway", "Kind", "Outcome", "Outgoing", "build_gateways", "device_gateways"]
+__all__ = ["ATTEMPT", "Built", "Device", "Gateway", "Kind", "Outcome", "Outgoing", "build_gateways", "device_gateways"]
 __all__ += ["known_gateways", "register_gateway", "try_gateways"]
 
 PUSH = ANY_DEVICE
+
+ATTEMPT = timedelta(seconds=30)
+"""δ: within this time of its reservation an attempt is over. A request that might last longer would never begin."""
 
 
 class Gateway(Protocol):
@@ -72,7 +75,7 @@ class Gateway(Protocol):
 
     @property
     def timeout(self) -> timedelta:
-        """The longest time from the start of a request to its outcome."""
+        """The longest time from the start of a request to its outcome; shorter than ATTEMPT."""
 
     def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
         """Send `messages`; outcomes in their order.
@@ -114,6 +117,8 @@ def try_gateways(settings: Settings) -> Built:
     for name, module in _MODULES.items():
         try:
             gateway: Gateway | None = import_module(module).build(settings)
+            if gateway is not None:
+                _require_time(gateway)
         except BadInput as error:
             problems[name] = error
             continue
@@ -125,6 +130,17 @@ def try_gateways(settings: Settings) -> Built:
 
         made[PUSH] = PushGateway(members)
     return Built(made, problems)
+
+
+def _require_time(gateway: Gateway) -> None:
+    """Raise BadInput for a gateway whose requests might outlast an attempt: none of them would ever begin."""
+    if gateway.timeout >= ATTEMPT:
+        most, given = ATTEMPT.total_seconds(), gateway.timeout.total_seconds()
+        gateway.close()
+        raise BadInput(
+            f"the gateway {gateway.name} gives a request {given:g} s, and an attempt is over after {most:g} s",
+            hint="a shorter timeout: what is prepared before the request takes some of that time too",
+        )
 
 
 def build_gateways(settings: Settings) -> dict[str, Gateway]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from engine.clock import monotonic
 from engine.config import Settings
 from engine.delivery.gateways import Kind, Outcome, Outgoing
+from engine.delivery.gateways.exchange import NO_TIME
 
 
 class LogGateway:
@@ -32,7 +33,7 @@ class LogGateway:
     def send_many(self, messages: Sequence[Outgoing], start_by: float = math.inf) -> list[Outcome]:
         """Append `messages` as one write; accepted once they are on disk. A full disk takes none of them."""
         if monotonic() > start_by:
-            return [Outcome(Kind.RETRY, detail="no time left before the lease ends")] * len(messages)
+            return [Outcome(Kind.RETRY, detail=NO_TIME)] * len(messages)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_APPEND | os.O_CREAT | os.O_RDWR, 0o640)

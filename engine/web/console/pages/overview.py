@@ -16,8 +16,7 @@ from starlette.responses import Response
 
 from engine.campaigns import store
 from engine.campaigns.schedule import Due, described, upcoming
-from engine.delivery import health, switches
-from engine.delivery.health import GatewayHealth
+from engine.delivery import switches
 from engine.delivery.switches import Switch
 from engine.errors import BadInput
 from engine.metrics.figures import Figures, read_figures
@@ -68,7 +67,6 @@ class Standing:
     stops: list[Switch]
     campaigns: dict[str, str]
     """Names of campaigns by the scope of their switch."""
-    providers: list[GatewayHealth]
     coming: list[Occasion]
     runs: list[RunState]
 
@@ -189,7 +187,6 @@ def _standing(connection: Connection, now: datetime) -> Standing:
         figures=read_figures(connection, now),
         stops=stops,
         campaigns=named,
-        providers=health.gateways(connection),
         coming=sorted(coming, key=lambda one: (one.due.starts_at, one.campaign))[:NEXT],
         runs=list_runs(connection, RUNS),
     )
