@@ -48,7 +48,7 @@ class SendAsked(Asked):
     """What is to be sent. users: the shop's ids; absent: the campaign's audience."""
 
     at_once: bool = Field(False, description="Now, or not at all, instead of in each user's best window.")
-    users: list[str] | None = Field(None, min_length=1, description="Only these users.")
+    users: list[str] | None = Field(None, min_length=1, fail_fast=True, description="Only these users.")
     data: dict[str, Any] = Field({}, description="For the template.")
 
 
