@@ -19,6 +19,12 @@ M = TypeVar("M", bound=BaseModel)
 _FILTERS = (("audience",), ("rules",), ("items", "where"), ("trigger", "where"))
 """Where definitions hold filters."""
 
+MOST_VALUES = 20_000
+"""Of a definition, in its lists and mappings together: each may have a fault that is looked for and kept."""
+
+MOST_FAULTS = 100
+"""What is told at once: nobody reads more, and telling takes time for each."""
+
 _KINDS = {
     "string_type": "must be text: put it in quotes",
     "int_type": "must be a whole number",
@@ -62,14 +68,22 @@ def load_as(model: type[M], path: Path, schema: str) -> M:
         raise BadInput(f"{path} is empty", hint=f"what a definition holds: {schema}")
     if not isinstance(document.value, dict):
         raise BadInput(f"{path} is not a mapping of fields to values", hint=f"what it holds: {schema}")
+    if _large(document.value):
+        raise BadInput(f"{path} holds more than {MOST_VALUES:,} values")
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
         raise _refusal(path, document, error, schema) from error
 
 
-def build(model: type[M], values: dict[str, Any]) -> M:
-    """`model` from values that a person gave as options, or that came as JSON. Raises Faulty with every fault."""
+def build(model: type[M], values: dict[str, Any], *, lists: bool = False) -> M:
+    """`model` from values that a person gave as options, or that came as JSON. Raises Faulty with its faults.
+
+    lists: it may hold any number of values, and its lists end at their first fault.
+    """
+    if not lists and _large(values):
+        said = f"it holds more than {MOST_VALUES:,} values"
+        raise Faulty(said, [((), said)])
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -77,10 +91,23 @@ def build(model: type[M], values: dict[str, Any]) -> M:
         raise Faulty("; ".join(sentence for _, sentence in found), found) from error
 
 
+def _large(value: Any) -> bool:
+    """Whether lists and mappings hold more than MOST_VALUES values together."""
+    waiting, number = [value], 0
+    while waiting:
+        each = waiting.pop()
+        held = each.values() if isinstance(each, dict) else each if isinstance(each, list) else ()
+        number += len(held)
+        if number > MOST_VALUES:
+            return True
+        waiting.extend(held)
+    return False
+
+
 def faults(error: ValidationError, value: Any) -> list[tuple[yamlfile.Path, str]]:
-    """(path, sentence) of each fault of a definition `value`, in the order of its fields."""
+    """(path, sentence) of the first MOST_FAULTS faults of a definition `value`, in the order of its fields."""
     by_path: dict[yamlfile.Path, list[ErrorDetails]] = {}
-    for detail in error.errors():
+    for detail in error.errors(include_url=False)[:MOST_FAULTS]:
         by_path.setdefault(_path(detail["loc"], value), []).append(detail)
     found: dict[tuple[yamlfile.Path, str], None] = {}
     for path, details in by_path.items():

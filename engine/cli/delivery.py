@@ -49,7 +49,7 @@ def send_test(
 
         with runtime.database.begin() as connection:
             now = business_now(connection)
-        sent = trial.send_test(runtime, now, name, user, item, given, variant)
+        sent = trial.send_test(runtime, now, name, trial.Wanted(user, item, given, variant), AUTHOR)
     if as_json:
         _print_json(asdict(sent))
     else:

@@ -37,7 +37,7 @@ def export(
     from engine.privacy.export import export_user
 
     with opened() as runtime:
-        found = export_user(runtime.database, user)
+        found = export_user(runtime.database, user, AUTHOR)
     written = json.dumps(found, indent=2, ensure_ascii=False, default=str)
     if out is None:
         typer.echo(written)

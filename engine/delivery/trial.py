@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Connection, text
 
+from engine import audit
 from engine.campaigns import store
 from engine.campaigns.audience import CONSENTLESS, as_sql, items_select
 from engine.campaigns.experiment import split_of
@@ -28,6 +29,7 @@ from engine.delivery.messages import Kind, Outcome, Outgoing
 from engine.delivery.outcomes import combine
 from engine.delivery.switches import stopped
 from engine.errors import BadInput, UnknownName
+from engine.ingest.erased import audit_subject
 from engine.learning.scoring import load_scorer
 from engine.planning.offers import pool
 from engine.planning.runspec import secret_of
@@ -45,6 +47,17 @@ _RECORD = text("""
     VALUES (:day, :id, :id, :state, :reason, :now, :campaign, :user, :item, :gateway, 1,
             :now, false, '{}', true, :provider_id, :detail)
 """)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a test shows. user: who gets it, by the shop's id · item: what it is about, None: their best · data: for the
+    template · variant: the arm of a message under test, None: their own."""
+
+    user: str
+    item: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,13 +97,10 @@ def send_test(
     runtime: Runtime,
     now: datetime,
     campaign: str,
-    user: str,
-    item: str | None = None,
-    data: Mapping[str, Any] | None = None,
-    variant: str | None = None,
+    wanted: Wanted,
+    author: str | None = None,
 ) -> Trial:
-    """Send `user` (the shop's id) one push of `campaign`, rendered for them and their best item, or for `item`;
-    of a message under test in the arm `variant`, else in their own.
+    """Send one push of `campaign` as `wanted`. The audit log says that `author` did.
 
     Raises UnknownName for a campaign, user, item or variant that is not there; BadInput where the gateway is not
     configured or is stopped, the user has not consented or has no device, no item can be found, or the message cannot
@@ -99,10 +109,10 @@ def send_test(
     with runtime.database.begin() as connection:
         stored = store.get(connection, campaign)
         gateway = _gateway(connection, runtime.gateways, stored)
-        user_id, person = _find_user(connection, user)
+        user_id, person = _find_user(connection, wanted.user)
         devices = chosen_devices(stored.definition, _devices(connection, user_id, gateway))
-        arm = _arm(connection, stored, user_id, variant)
-        item_id = _find_item(connection, item) if item is not None else None
+        arm = _arm(connection, stored, user_id, wanted.variant)
+        item_id = _find_item(connection, wanted.item) if wanted.item is not None else None
     _require_willing(person, gateway, devices)
     if item_id is None and stored.definition.items.kind != "none":
         item_id = best_item(runtime.database, stored, user_id, now)
@@ -111,10 +121,10 @@ def send_test(
         key = signing_key(connection)
     target = _Target(stored, user_id, person, item_id, thing, devices, key, arm)
     push_id = uuid.uuid4()
-    message = _render(target, push_id, data or {})
+    message = _render(target, push_id, wanted.data)
     outcome = combine(gateway.send_many(_outgoing(target, gateway, push_id, message, now)))
     state, reason = _state(outcome)
-    _record(runtime.database, target, push_id, now, (state, reason, outcome))
+    _record(runtime.database, target, push_id, now, (state, reason, outcome), author)
     return Trial(
         push_id=push_id,
         state=state,
@@ -264,7 +274,12 @@ def _state(outcome: Outcome) -> tuple[str, str | None]:
 
 
 def _record(
-    database: Database, target: _Target, push_id: uuid.UUID, now: datetime, end: tuple[str, str | None, Outcome]
+    database: Database,
+    target: _Target,
+    push_id: uuid.UUID,
+    now: datetime,
+    end: tuple[str, str | None, Outcome],
+    author: str | None,
 ) -> None:
     state, reason, outcome = end
     day = now.astimezone(UTC).date()
@@ -284,3 +299,6 @@ def _record(
     }
     with database.begin() as connection:
         connection.execute(_RECORD, row)
+        # Not the user's id: the audit log forgets nothing.
+        after = {"push": push_id, "user": audit_subject(connection, target.user.external_id), "state": state}
+        audit.record(connection, author, "campaign.test", f"campaign:{target.stored.name}", None, after)

@@ -13,7 +13,7 @@ from engine.campaigns import store
 from engine.campaigns.policy import Policy
 from engine.campaigns.policy_store import policy_version
 from engine.campaigns.rules import own_hours, scopes_of, workspace_caps
-from engine.errors import BadInput, UnknownName, did_you_mean
+from engine.errors import BadInput, UnknownName, UserErased, did_you_mean
 from engine.ingest.erased import erased_among
 from engine.localtime import Hours, local_days
 from engine.planning import arms, receipt, remembered
@@ -114,14 +114,15 @@ class Case:
 def read_case(connection: Connection, name: str, campaign: str | None, run_id: int | None) -> Case:
     """The decisions about user `name` in the latest run (of `campaign`, or `run_id`).
 
-    Raises UnknownName for a user, campaign or run that does not exist, BadInput where nothing was decided.
+    Raises UnknownName for a user, campaign or run that does not exist, UserErased, and BadInput where nothing was
+    decided.
     """
     if campaign is not None:
         store.get(connection, campaign)  # that there is such a campaign
     row = connection.execute(text("SELECT * FROM users WHERE external_id = :name"), {"name": name}).one_or_none()
     if row is None:
         if erased_among(connection, [name]):
-            raise UnknownName(
+            raise UserErased(
                 f"user {name!r} was erased",
                 hint="what was decided about them is kept without a name or a receipt: it can be explained no more",
             )

@@ -11,18 +11,20 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, text
 
-from engine.errors import BadInput, UnknownName
-from engine.ingest.erased import erased_among
+from engine import audit
+from engine.errors import BadInput, UnknownName, UserErased
+from engine.ingest.erased import audit_subject, erased_among
 from engine.planning import receipt
 from engine.privacy.held import tables_of_users
 from engine.store.database import Database
 from engine.store.tables import ARMS, DECISION_REASONS, metadata
 
 
-def export_user(database: Database, name: str) -> dict[str, Any]:
+def export_user(database: Database, name: str, actor: str | None = None) -> dict[str, Any]:
     """Everything held about the user with the shop's id `name`: {"user": {…}, "rows": {table: [{…}, …]}}.
 
-    All of it as of one moment. Raises UnknownName where there is nobody of that name, saying so where they were erased.
+    All of it as of one moment; the audit log says that `actor` asked for it. Raises UnknownName where there is nobody
+    of that name, saying so where they were erased.
     """
     with database.snapshot() as snapshot:
         connection = snapshot.connection
@@ -30,15 +32,14 @@ def export_user(database: Database, name: str) -> dict[str, Any]:
             text("SELECT u.id, to_jsonb(u) AS held FROM users u WHERE external_id = :name"), {"name": name}
         ).one_or_none()
         if found is None:
-            raise UnknownName(f"there is no user {name!r}", hint=_why(connection, name))
+            if erased_among(connection, [name]):
+                said = "nothing is held about them, and nothing is taken in again"
+                raise UserErased(f"user {name!r} was erased", hint=said)
+            raise UnknownName(f"there is no user {name!r}", hint="the id as it was ingested, letter by letter")
         rows = {table: _rows(connection, table, columns, found.id) for table, columns in tables_of_users()}
-        return {"user": found.held, "rows": {table: each for table, each in rows.items() if each}}
-
-
-def _why(connection: Connection, name: str) -> str | None:
-    if erased_among(connection, [name]):
-        return "they were erased: nothing is held about them, and nothing is taken in again"
-    return None
+    with database.begin() as connection:
+        audit.record(connection, actor, "user.export", audit_subject(connection, name))
+    return {"user": found.held, "rows": {table: each for table, each in rows.items() if each}}
 
 
 def _rows(connection: Connection, table: str, columns: tuple[str, ...], user: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from engine.campaigns.loading import build
+from engine.web.gate import HELD, Held
 from engine.web.problems import Refusal
 
 LARGEST = 500_000
@@ -30,12 +32,14 @@ SLOWEST_SECONDS = 10.0
 
 async def read_json(request: Request, largest: int = LARGEST) -> Any:
     """The JSON value in a body, gzipped or not. Raises Refusal: 400, 408, 413 or 415."""
-    data = await read_bytes(request, largest)
+    return _parsed(await read_bytes(request, largest))
+
+
+def _parsed(data: bytes) -> Any:
     try:
-        value = from_json(data, allow_inf_nan=False)
+        return from_json(data, allow_inf_nan=False)
     except ValueError as error:
         raise Refusal(400, f"the body is not JSON: {str(error)[:200]}") from None
-    return value
 
 
 async def read_object(request: Request, largest: int = LARGEST) -> dict[str, Any]:
@@ -44,18 +48,19 @@ async def read_object(request: Request, largest: int = LARGEST) -> dict[str, Any
         "content-length" in request.headers or "transfer-encoding" in request.headers
     ):
         return {}
-    value = await read_json(request, largest)
+    data = await read_bytes(request, largest)
+    value = _parsed(data)
     if not isinstance(value, dict):
         raise Refusal(400, "the body is not a JSON object")
     if too_deep(value):
         raise Refusal(400, f"objects and lists lie more than {DEEPEST} deep in each other")
-    if _holds_nul(value):
+    if b"\\u0000" in data and _holds_nul(value):
         raise Refusal(400, "the body has a NUL character in a text")
     return value
 
 
 async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
-    """A body, unpacked. Raises Refusal."""
+    """A body, unpacked. Raises Refusal; 503 where others hold too much just now."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
         raise Refusal(415, f"content-encoding {encoding[:20]} is not understood", hint="gzip, or none")
@@ -64,7 +69,9 @@ async def read_bytes(request: Request, largest: int = LARGEST) -> bytes:
         if int(length) <= DISCARDED:
             await _discard(request)
         raise _too_large(largest)
-    body = _Gzipped(largest) if encoding == "gzip" else _Plain(largest)
+    held: Held | None = request.scope.get(HELD)
+    hold = held.take if held is not None else lambda _: None
+    body = _Gzipped(largest, hold) if encoding == "gzip" else _Plain(largest, hold)
     try:
         async with asyncio.timeout(SLOWEST_SECONDS):
             async for chunk in request.stream():
@@ -121,7 +128,7 @@ class Asked(BaseModel):
     @classmethod
     async def of(cls, request: Request, largest: int = LARGEST) -> Self:
         """The body of a request. Raises Refusal, and Faulty with every fault and its place."""
-        return build(cls, await read_object(request, largest))
+        return build(cls, await read_object(request, largest), lists=largest > LARGEST)
 
     @classmethod
     def told(cls, *, needed: bool = False) -> dict[str, Any]:
@@ -131,12 +138,13 @@ class Asked(BaseModel):
 
 
 class _Plain:
-    def __init__(self, largest: int) -> None:
-        self._data, self._largest = bytearray(), largest
+    def __init__(self, largest: int, hold: Callable[[int], None]) -> None:
+        self._data, self._largest, self._hold = bytearray(), largest, hold
 
     def add(self, chunk: bytes) -> None:
         if len(self._data) + len(chunk) > self._largest:
             raise _too_large(self._largest)
+        self._hold(len(chunk))
         self._data += chunk
 
     def end(self) -> bytes:
@@ -146,8 +154,8 @@ class _Plain:
 class _Gzipped(_Plain):
     """Unpacks as it comes, never more than fits: a small body may unpack to gigabytes."""
 
-    def __init__(self, largest: int) -> None:
-        super().__init__(largest)
+    def __init__(self, largest: int, hold: Callable[[int], None]) -> None:
+        super().__init__(largest, hold)
         self._unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
 
     def add(self, chunk: bytes) -> None:

@@ -27,6 +27,9 @@ from engine.web.body import read_json, too_deep
 from engine.web.desk import Desk
 from engine.web.problems import Refusal, problem
 
+MOST_ROWS = 20_000
+"""Messages, items or devices of one body: whatever means something takes 25 bytes and more, and each is answered."""
+
 LARGEST_CALLBACK = 10_000
 """Bytes: whoever has no key sends little."""
 
@@ -103,6 +106,7 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         body = await read_json(request)
         if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
             raise Refusal(400, "a batch is an object with a list `batch`")
+        _require_few(body["batch"])
         shared = {"context": body["context"]} if isinstance(body.get("context"), dict) else {}
         raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
         if too_deep(raws):  # seldom: then which
@@ -130,6 +134,11 @@ EXACTLY_200 = ("analytics-python/", "analytics-php/")
 def _accepted(request: Request) -> int:
     """The status of what is committed, and in profiles a moment later: 202."""
     return 200 if request.headers.get("user-agent", "").startswith(EXACTLY_200) else 202
+
+
+def _require_few(rows: Sequence[Any]) -> None:
+    if len(rows) > MOST_ROWS:
+        raise Refusal(413, f"{len(rows):,} in one body are more than {MOST_ROWS:,}", hint="send smaller batches")
 
 
 def _shallow(raw: Any) -> Any:
@@ -174,6 +183,7 @@ def _entities(desk: Desk, kind: Kind) -> _Handler:
         rows = body.get(kind, [body]) if isinstance(body, dict) else body
         if not isinstance(rows, list):
             raise Refusal(400, f"{kind} are an object, a list of objects, or an object with them as `{kind}`")
+        _require_few(rows)
         told = await desk.do(lambda: store(rows))
         await desk.do(lambda: desk.charge(grant, len(rows)))
         return JSONResponse(told)

@@ -1,4 +1,4 @@
-"""What Horae knows and decided about a user."""
+"""What Horae knows and decided about a user; all of it handed out, and erased."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from starlette.responses import Response
 from engine.access.roles import Grant
 from engine.planning.explain import explain, plain
 from engine.planning.recommending import MOST, MOST_REASONS, USUAL
+from engine.privacy.erase import erase_user
+from engine.privacy.export import export_user
 from engine.web.answers import answer
 from engine.web.desk import Desk
 from engine.web.problems import Refusal
@@ -57,5 +59,17 @@ def routes(desk: Desk) -> APIRouter:
             return [plain(one) for one in explain(runtime.database, runtime.gateways, user, campaign, run)]
 
         return answer(await desk.do(ask))
+
+    @router.get("/{user:path}/export", summary="Everything that is held about a user. Scope admin.")
+    async def exported(user: str, grant: Grant = desk.needs("admin")) -> Response:
+        return answer(await desk.do_long(lambda: export_user(desk.runtime.database, user, grant.actor)))
+
+    # After the others, whose paths would be ids to it.
+    @router.delete(
+        "/{user:path}", summary="Erase a user for good; what comes in about them later is refused. Scope admin."
+    )
+    async def erased(user: str, grant: Grant = desk.needs("admin")) -> Response:
+        done = await desk.do_long(lambda: erase_user(desk.runtime, user, desk.now(), grant.actor))
+        return answer({"erased": done.rows, "kept": done.kept, "caps": done.caps})
 
     return router

@@ -48,7 +48,7 @@ class SendAsked(Asked):
     """What is to be sent. users: the shop's ids; absent: the campaign's audience."""
 
     at_once: bool = Field(False, description="Now, or not at all, instead of in each user's best window.")
-    users: list[str] | None = Field(None, min_length=1, description="Only these users.")
+    users: list[str] | None = Field(None, min_length=1, fail_fast=True, description="Only these users.")
     data: dict[str, Any] = Field({}, description="For the template.")
 
 
@@ -64,6 +64,7 @@ class TestAsked(Asked):
 
     user: str = Field(description="Who gets it.")
     item: str | None = Field(None, description="About this item; absent: the user's best.")
+    variant: str | None = Field(None, description="An arm of the message's experiment; absent: the user's own.")
     data: dict[str, Any] = Field({}, description="For the template.")
 
 
@@ -105,13 +106,15 @@ def add(router: APIRouter, desk: Desk) -> None:
         summary="Send one marked push to one user, now; it counts nowhere. Scope operate.",
         openapi_extra=TestAsked.told(needed=True),
     )
-    async def tested(request: Request, name: Name, _grant: Grant = desk.needs("operate")) -> Response:
+    async def tested(request: Request, name: Name, grant: Grant = desk.needs("operate")) -> Response:
         from engine.delivery import trial  # noqa: PLC0415 - it imports XGBoost, which events do not need
 
         asked = await TestAsked.of(request)
 
         def work() -> dict[str, Any]:
-            return asdict(trial.send_test(desk.runtime, desk.now(), name, asked.user, asked.item, asked.data))
+            now = desk.now()
+            wanted = trial.Wanted(asked.user, asked.item, asked.data, asked.variant)
+            return asdict(trial.send_test(desk.runtime, now, name, wanted, grant.actor))
 
         return answer(await desk.do_long(work))
 

@@ -11,8 +11,8 @@ import uvicorn
 
 from engine.runtime import Runtime
 from engine.web.app import create_app
+from engine.web.connections import Bounded
 
-MOST_CONNECTIONS = 1_000
 IDLE_SECONDS = 30
 GRACE_SECONDS = 30
 """For requests under way when the server is asked to stop."""
@@ -30,13 +30,12 @@ def server(runtime: Runtime, host: str, port: int, *, development: bool = False)
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=Bounded,
         ws="none",
         log_level=runtime.settings.log_level.lower(),
         access_log=False,  # paths hold users' ids
         proxy_headers=False,  # who asks is whoever is connected: a header may say anything
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )

@@ -200,7 +200,7 @@ def test_a_test_push_answers_and_counts_nowhere(runtime: Runtime, shop: Delivery
 
     shop.campaign(items={"kind": "none"})
     shop.user("ada")
-    trial.send_test(runtime, NOON, "bread", "ada")
+    trial.send_test(runtime, NOON, "bread", trial.Wanted("ada"))
     line = journal(runtime.settings.journal_path)[-1]
 
     callback = {"push_id": line["push_id"], "callback_token": line["callback_token"], "event": "opened"}

@@ -300,6 +300,10 @@ def test_a_test_push_is_sent_to_one_user(api: Api, keys: dict[str, str]) -> None
     assert unknown.status == 404
     with api.runtime.settings.journal_path.open() as journal:
         assert json.loads(journal.readlines()[-1])["test"] is True
+    noted = [one for one in api.ask("/v1/audit?subject=campaign:tried", key=keys["viewer"]).json if one["after"]]
+    assert (noted[0]["action"], noted[0]["actor"]) == ("campaign.test", f"key:{keys['operator'].split('_')[1]}")
+    assert (noted[0]["after"]["push"], noted[0]["after"]["state"]) == (sent.json["push_id"], "accepted")
+    assert noted[0]["after"]["user"] != "user:u1", "the log forgets nothing, so it names nobody"
 
 
 def test_sending_is_stopped_and_let_go_on(api: Api, keys: dict[str, str]) -> None:

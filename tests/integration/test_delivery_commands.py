@@ -67,6 +67,8 @@ def test_a_test_push_is_marked_and_counts_nowhere(runtime: Runtime, shop: Delive
         None,
         NOON,
     )
+    noted = horae.json("audit", "--subject", "campaign:bread")[0]
+    assert (noted["actor"], noted["action"], noted["after"]["push"]) == (os_user(), "campaign.test", line["push_id"])
     shop.policy(Cap(id="daily", limit=1, window="local_day"))
     shop.campaign("other")
     shop.push("ada", "other")
@@ -135,7 +137,7 @@ def test_a_stopped_channel_sends_no_test_either(runtime: Runtime, shop: Delivery
     horae("stop", "--gateway", "log", "--why", "wrong price")
 
     with pytest.raises(BadInput, match="gateway:log is stopped: wrong price"):
-        trial.send_test(runtime, NOON, "bread", "ada")
+        trial.send_test(runtime, NOON, "bread", trial.Wanted("ada"))
 
 
 # --- stop and start --------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import re
 import stat
 from contextlib import nullcontext
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -23,7 +24,7 @@ from engine.cli.app import app
 from engine.delivery.check import consents
 from engine.delivery.dispatch import dispatch_due
 from engine.delivery.facts import User
-from engine.errors import UnknownName
+from engine.errors import UnknownName, UserErased
 from engine.ingest.preferences import change_preferences
 from engine.ingest.replay import replay
 from engine.ingest.run import ingest_devices, ingest_events, ingest_users
@@ -33,6 +34,7 @@ from engine.privacy.erase import erase_user
 from engine.privacy.export import export_user
 from engine.privacy.held import tables_of_users
 from engine.runtime import Runtime
+from tests.api_server import make_key, serving
 from tests.integration.test_triggers import CART, HOUR, MINUTE, NOON, at, define, happen, pushed, tick
 from tests.planning_shop import fill_shop, reasons, rows
 
@@ -138,11 +140,10 @@ def test_what_can_be_explained_no_more_says_that_the_user_was_erased(shop):
     with_history(shop)
     erase_user(shop, "u1", NOON)
 
-    with pytest.raises(UnknownName, match="was erased"):
+    with pytest.raises(UserErased, match="was erased"):
         explain(shop.database, shop.gateways, "u1")
-    with pytest.raises(UnknownName) as refused:
+    with pytest.raises(UserErased, match="was erased"):
         export_user(shop.database, "u1")
-    assert "erased" in (refused.value.hint or "")
 
 
 def test_late_rows_about_an_erased_user_are_refused_from_every_file_and_counted(shop, tmp_path):
@@ -283,7 +284,34 @@ def test_the_commands_export_to_a_file_of_the_owner_alone_erase_and_say_who_did_
     assert stat.S_IMODE((tmp_path / "u1.json").stat().st_mode) == 0o600
     assert {"kind": "topic", "name": "deals", "allowed": False} in json.loads(changed.stdout)
     assert json.loads(erased.stdout)["erased"]["users"] == 1
-    assert [one["action"] for one in json.loads(log.stdout)] == ["user.erase", "user.preferences"]
+    assert [one["action"] for one in json.loads(log.stdout)] == ["user.erase", "user.preferences", "user.export"]
+
+
+def test_the_api_hands_out_and_erases_as_the_commands_do_and_only_for_admins(shop):
+    with_history(shop)
+    with shop.database.begin() as connection:
+        connection.execute(text("UPDATE users SET external_id = 'a/b ü' WHERE external_id = 'u1'"))
+    admin = make_key(shop.database, "admin")
+    others = [make_key(shop.database, scope) for scope in ("read", "write", "operate")]
+    path = f"/v1/users/{quote('a/b ü', safe='')}"
+    with serving(shop) as api:
+        for key in [None, *others]:
+            for asked in (api.ask(f"{path}/export", key=key), api.ask(path, key=key, method="DELETE")):
+                assert asked.status == (401 if key is None else 403)
+        handed = api.ask(f"{path}/export", key=admin)
+        erased = api.ask(path, key=admin, method="DELETE")
+        again = api.ask(path, key=admin, method="DELETE")
+        gone = api.ask(f"{path}/export", key=admin)
+        nobody = api.ask("/v1/users/nobody", key=admin, method="DELETE")
+
+    assert (handed.status, handed.json["user"]["external_id"]) == (200, "a/b ü")
+    assert len(handed.json["rows"]["devices"]) == 1
+    assert (erased.json["erased"]["users"], erased.json["caps"]) == (1, True)
+    assert (again.status, again.json["erased"]) == (200, {})
+    assert (gone.status, nobody.status) == (410, 404)
+    actor = f"key:{admin.split('_')[1]}"
+    with shop.database.begin() as connection:
+        assert [one.action for one in audit.read(connection, actor=actor)] == ["user.erase", "user.export"]
 
 
 def test_drafts_wait_for_their_launch_and_every_move_is_in_the_audit_log(shop):

@@ -69,12 +69,12 @@ def test_a_test_push_shows_the_arm_asked_for_else_the_users_own(runtime: Runtime
     shop = DeliveryShop(runtime.database)
     shop.campaign(message=TESTED)
     shop.user("ada")
-    own = trial.send_test(runtime, NOON, "bread", "ada")
-    assert trial.send_test(runtime, NOON, "bread", "ada", variant="asking").title == "Asking ada?"
-    assert trial.send_test(runtime, NOON, "bread", "ada", variant="plain").title == "Plain"
+    own = trial.send_test(runtime, NOON, "bread", trial.Wanted("ada"))
+    assert trial.send_test(runtime, NOON, "bread", trial.Wanted("ada", variant="asking")).title == "Asking ada?"
+    assert trial.send_test(runtime, NOON, "bread", trial.Wanted("ada", variant="plain")).title == "Plain"
     assert own.title == {"plain": "Plain", "asking": "Asking ada?"}[own.variant or ""]
     with pytest.raises(UnknownName, match="no variant 'aksing'"):
-        trial.send_test(runtime, NOON, "bread", "ada", variant="aksing")
+        trial.send_test(runtime, NOON, "bread", trial.Wanted("ada", variant="aksing"))
 
 
 def test_every_arm_is_tried_on_users_when_the_campaign_is_saved(runtime: Runtime) -> None:

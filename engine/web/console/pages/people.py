@@ -17,8 +17,6 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine import audit
-from engine.ingest.erased import audit_subject
 from engine.planning.explain import explain
 from engine.privacy.erase import erase_user
 from engine.privacy.export import export_user
@@ -112,13 +110,8 @@ async def _explanation(
 
 
 async def _export(console: Console, visit: Visit, name: str) -> Response:
-    def held() -> dict[str, Any]:
-        found = export_user(console.runtime.database, name)
-        with console.runtime.database.begin() as connection:
-            audit.record(connection, visit.actor, "user.export", audit_subject(connection, name))
-        return found
-
-    written = json.dumps(await console.desk.do_long(held), indent=2, ensure_ascii=False, default=str)
+    held = await console.desk.do_long(lambda: export_user(console.runtime.database, name, visit.actor))
+    written = json.dumps(held, indent=2, ensure_ascii=False, default=str)
     headers = {
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}.json",
         "Cache-Control": "no-store",

@@ -81,7 +81,8 @@ def _add_test(router: APIRouter, console: Console) -> None:
         try:
             data = _data(visit, form)
             runtime, now = console.runtime, console.desk.now
-            sent = await console.desk.do_long(lambda: trial.send_test(runtime, now(), name, user, item, data))
+            wanted, actor = trial.Wanted(user, item, data), visit.actor
+            sent = await console.desk.do_long(lambda: trial.send_test(runtime, now(), name, wanted, actor))
         except BadInput as error:
             return visit.page("sends/test.html", status=422, **{**values, "fault": str(error)})
         return visit.page("sends/test.html", **{**values, "sent": sent})
