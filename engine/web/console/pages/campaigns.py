@@ -24,10 +24,14 @@ from engine.report.campaign import report
 from engine.report.page import uplift_words
 from engine.web.console.editing import plain, to_yaml
 from engine.web.console.links import Link
+from engine.web.console.paging import page_of
 from engine.web.console.reception import Console
 from engine.web.console.words import word
 
 LINKS = (Link("/console/campaigns", word("Campaigns"), also=("/console/editor", "/console/sends")),)
+
+MOST = 50
+"""Campaigns on a page of the list."""
 
 MOVES: dict[str, tuple[State, str]] = {
     "pause": ("paused", word("%(name)s is paused: nothing of it leaves.")),
@@ -65,9 +69,10 @@ def routes(console: Console) -> APIRouter:
 
 def _add_reading(router: APIRouter, console: Console) -> None:
     @router.get("")
-    async def index(request: Request) -> Response:
+    async def index(request: Request, after: str | None = None) -> Response:
         visit = await console.enter(request)
-        return visit.page("campaigns/index.html", rows=await console.desk.transact(_rows))
+        found = await console.desk.transact(lambda connection, now: _rows(connection, now, after))
+        return visit.page("campaigns/index.html", page=page_of(found, MOST, lambda row: row.stored.name, after))
 
     @router.get("/{name}")
     async def show(request: Request, name: str) -> Response:
@@ -152,7 +157,7 @@ def _add_moving(router: APIRouter, console: Console) -> None:
         return visit.go(f"/console/campaigns/{name}", visit.say(said, name=name))
 
 
-def _rows(connection: Connection, now: datetime) -> list[Row]:
+def _rows(connection: Connection, now: datetime, after: str | None) -> list[Row]:
     return [
         Row(
             stored,
@@ -160,7 +165,7 @@ def _rows(connection: Connection, now: datetime) -> list[Row]:
             described(stored.definition),
             next(iter(due_next(stored, now)), None),
         )
-        for stored in store.get_all(connection)
+        for stored in store.get_page(connection, MOST + 1, after)
     ]
 
 
