@@ -19,12 +19,14 @@ START_SECONDS = 60.0
 
 
 @contextmanager
-def served(database_url: str, redis: str) -> Iterator[int]:
-    """A server process on this database and Redis, and its port. Raises Unavailable where it does not start."""
+def served(database_url: str, redis: str, broker: str = "memory://") -> Iterator[int]:
+    """A server process on this database and Redis, and its port. broker: unless told, the wake-ups stay in the process'
+    memory, as nobody is to be woken. Raises Unavailable where it does not start."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(database_url, redis, port), daemon=True)
+    given = (database_url, redis, broker, port)
+    process = multiprocessing.get_context("spawn").Process(target=_serve, args=given, daemon=True)
     process.start()
     try:
         until = monotonic() + START_SECONDS
@@ -38,10 +40,9 @@ def served(database_url: str, redis: str) -> Iterator[int]:
         process.join(30)
 
 
-def _serve(database_url: str, redis: str, port: int) -> None:
+def _serve(database_url: str, redis: str, broker: str, port: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # as `horae api` does
-    # The wake-ups stay in the process' memory: nobody is to be woken.
-    settings = read_settings(database_url=database_url, redis_url=redis, broker_url="memory://", log_level="WARNING")
+    settings = read_settings(database_url=database_url, redis_url=redis, broker_url=broker, log_level="WARNING")
     runtime = open_runtime(settings, migrate=False)
     try:
         serve(runtime, "127.0.0.1", port)

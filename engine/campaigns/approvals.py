@@ -41,6 +41,12 @@ def words(connection: Connection, campaign_id: int) -> list[Word]:
     return [Word(*row) for row in connection.execute(query.order_by(kept.id))]
 
 
+def asked_for(connection: Connection) -> frozenset[int]:
+    """The campaigns of which somebody once asked for a version to be approved; the last word may be another since."""
+    query = select(campaign_approvals.c.campaign_id).distinct().where(campaign_approvals.c.state == "requested")
+    return frozenset(connection.execute(query).scalars())
+
+
 def last_word(connection: Connection, campaign_id: int, version: int) -> Word | None:
     """The last word about a version, None where nobody said anything."""
     return next((word for word in reversed(words(connection, campaign_id)) if word.version == version), None)

@@ -45,7 +45,8 @@ def standing(connection: Connection, name: str) -> Standing:
 
 def waiting(connection: Connection) -> list[Standing]:
     """Campaigns of which a version was asked to be approved, by name."""
-    stored = store.get_all(connection, ("draft", "running", "paused"))
+    asked = approvals.asked_for(connection)
+    stored = [each for each in store.get_all(connection, ("draft", "running", "paused")) if each.id in asked]
     return [one for one in (_standing(connection, each) for each in stored) if one.state == "requested"]
 
 

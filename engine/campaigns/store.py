@@ -126,6 +126,13 @@ def get_all(connection: Connection, states: tuple[State, ...] | None = None) -> 
     return [_stored(row) for row in rows]
 
 
+def get_page(connection: Connection, most: int, after: str | None = None) -> list[Stored]:
+    """The first `most` campaigns by name, of those after the name `after` where given."""
+    query = _latest().order_by(campaigns.c.name).limit(most)
+    rows = connection.execute(query if after is None else query.where(campaigns.c.name > after))
+    return [_stored(row) for row in rows]
+
+
 def get_version(connection: Connection, campaign_id: int, version: int) -> Campaign:
     """A campaign's definition as it was in `version`. Raises UnknownName."""
     query = select(campaign_versions.c.definition).where(

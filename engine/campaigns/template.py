@@ -167,7 +167,7 @@ def render(
     `user`, `item` and `about` (campaign=…, push=…) are what `user_fields` and `item_fields` make. Raises BadInput where
     a field is missing, a limit is reached, title or body come out blank, or the payload exceeds PAYLOAD_BYTES.
     """
-    title, body, pairs = compiled.variants[_nearest(locale, compiled.variants)]
+    title, body, pairs = compiled.variants[nearest(locale, compiled.variants)]
     context = {"user": user, "data": data, **about}
     if item is not None:
         context["item"] = item
@@ -185,6 +185,14 @@ def render(
     if size > PAYLOAD_BYTES:
         raise TooLong(f"the message is {size} bytes, more than the {PAYLOAD_BYTES} that providers take")
     return message
+
+
+def nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
+    """Which of the locales of `variants` ("" is the default) a user of `locale` reads."""
+    wanted = plain_locale(locale or "")
+    while wanted not in variants:
+        wanted = wanted.rpartition("-")[0]
+    return wanted
 
 
 def payload_size(message: Message) -> int:
@@ -398,13 +406,6 @@ def _unknown(segments: list[Any], *, with_item: bool) -> str | None:
         own = f"attributes are written {root}.attributes.{rest[0]}" if "attributes" in fields else None
         return f"unknown field {path!r}; " + (hint or own or f"known are {', '.join(fields)}")
     return None
-
-
-def _nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
-    wanted = plain_locale(locale or "")
-    while wanted not in variants:
-        wanted = wanted.rpartition("-")[0]
-    return wanted
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:

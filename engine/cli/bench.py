@@ -20,6 +20,7 @@ BENCHES = {
     "caps": "reservations of caps a second, beside scripts that do nothing",
     "dispatch": "due pushes to recorded deliveries over HTTP/2, beside firebase-admin; how late they leave under load",
     "api": "events a second that one API process accepts durably, beside a bare COPY; how long an answer takes",
+    "console": "how long each page of the console takes, in a shop with a past, over HTTP",
     "plan": "a planning run, from the database to published pushes, beside the model alone",
 }
 """Modules of engine.bench, and what they measure."""

@@ -67,6 +67,10 @@ COLUMNS: dict[str, tuple[pa.DataType, str]] = {
     "outcome": (pa.string(), "state in which the push ended, or its state now; null: there was no push"),
     "outcome_reason": (pa.string(), "why, of an outcome other than accepted"),
     "outcome_at": (_STAMP, "business time of the outcome"),
+    "variant": (
+        pa.string(),
+        "EXPERIMENT:ARM of the message that was sent; null: nothing was under test, or nothing left",
+    ),
     "opened": (pa.bool_(), "an event push_open or push_click names the push; null: it was not accepted"),
     "clicked": (pa.bool_(), "an event push_click names the push"),
     "dismissed": (pa.bool_(), "an event push_dismiss or unsubscribe names the push"),
@@ -135,7 +139,7 @@ SELECT d.date, c.name AS campaign, o.version AS campaign_version, o.label AS occ
        d.revision = max(d.revision) OVER (PARTITION BY d.occurrence_id, d.user_id) AS last,
        d.arm, d.reason, d.propensity, i.external_id AS item, d.item_id, d.window_start, d.send_at, d.score, d.value,
        d.price, {head} AS head, p.state AS hot, e.state AS ended, e.reason AS why,
-       e.at AS outcome_at, f.opened, f.clicked, f.dismissed, f.purchase_value
+       e.at AS outcome_at, e.variant, f.opened, f.clicked, f.dismissed, f.purchase_value
 FROM users u JOIN decisions d ON d.user_id = u.id
 JOIN occurrences o ON o.id = d.occurrence_id JOIN campaigns c ON c.id = o.campaign_id
 LEFT JOIN items i ON i.id = d.item_id LEFT JOIN pushes p ON p.id = d.push_id

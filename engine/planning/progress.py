@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -61,21 +62,31 @@ _RUNS = """
 
 _MINE = "WITH mine AS (SELECT id, date, campaign_id FROM occurrences WHERE run_id = :run)"
 
-# A decision's rows less those that a later revision replaced: no sorting of a million users, as DISTINCT ON would.
-_DECIDED = text(f"""
+_FIRST = """
+    SELECT d.reason, d.arm, false AS revised, count(*) AS n
+    FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date WHERE d.revision = 0 GROUP BY 1, 2
+"""
+
+# Later revisions less those that they replaced: an index finds them, and nothing is sorted, as DISTINCT ON would.
+_LATER = """
+    SELECT d.reason, d.arm, true AS revised, count(*) AS n
+    FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date WHERE d.revision > 0 GROUP BY 1, 2
+    UNION ALL
+    SELECT p.reason, p.arm, p.revision > 0, -count(*)
+    FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date
+    CROSS JOIN LATERAL (
+        SELECT reason, arm, revision FROM decisions
+        WHERE date = d.date AND occurrence_id = d.occurrence_id AND user_id = d.user_id AND revision < d.revision
+        ORDER BY revision DESC LIMIT 1
+    ) p WHERE d.revision > 0 GROUP BY 1, 2, 3
+"""
+
+# What a shard decided was counted by whoever planned it, while the decisions are kept.
+_COUNTED = text(f"""
     {_MINE}
-    SELECT reason, arm, revised, sum(n)::bigint AS n FROM (
-        SELECT d.reason, d.arm, d.revision > 0 AS revised, count(*) AS n
-        FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date GROUP BY 1, 2, 3
-        UNION ALL
-        SELECT p.reason, p.arm, p.revision > 0, -count(*)
-        FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date
-        CROSS JOIN LATERAL (
-            SELECT reason, arm, revision FROM decisions
-            WHERE date = d.date AND occurrence_id = d.occurrence_id AND user_id = d.user_id AND revision < d.revision
-            ORDER BY revision DESC LIMIT 1
-        ) p WHERE d.revision > 0 GROUP BY 1, 2, 3
-    ) counted GROUP BY 1, 2, 3
+    SELECT counts FROM shards WHERE run_id = :run AND state = 'done' AND EXISTS (
+        SELECT FROM mine o CROSS JOIN LATERAL (
+            SELECT FROM decisions d WHERE d.date = o.date AND d.occurrence_id = o.id LIMIT 1) kept)
 """)
 
 _PUSHES = text(f"""
@@ -118,23 +129,43 @@ def get_run(connection: Connection, run_id: int) -> RunState:
 
 
 def count_run(connection: Connection, run_id: int, *, zones: bool = True) -> Counts:
-    """What a run decided and where its pushes are. zones: count users without one too, which takes as long again."""
+    """What a run decided and where its pushes are. zones: count users without one too, which reads every decision.
+
+    Of a user who was erased since, the count is by what was decided first.
+    """
     given = {"run": run_id}
-    decided = connection.execute(_DECIDED, given).all()
     pushes = dict.fromkeys((*PUSH_STATES, *OUTCOMES), 0)
     for row in connection.execute(_PUSHES, given):
         pushes[row.state] += row.n
     reasons, arms = dict.fromkeys(DECISION_REASONS, 0), dict.fromkeys(ARMS, 0)
-    for row in decided:
-        reasons[DECISION_REASONS[row.reason]] += row.n
-        arms[ARMS[row.arm]] += row.n
+    decided, revised = _decided(connection, run_id)
+    for (reason, arm), n in decided.items():
+        reasons[reason] += n
+        arms[arm] += n
     return Counts(
         reasons={name: count for name, count in reasons.items() if count},
         arms={name: count for name, count in arms.items() if count},
-        revised=sum(row.n for row in decided if row.revised),
+        revised=revised,
         pushes={name: count for name, count in pushes.items() if count},
         without_zone=int(connection.execute(_WITHOUT_ZONE, given).scalar_one()) if zones else 0,
     )
+
+
+def _decided(connection: Connection, run_id: int) -> tuple[Counter[tuple[str, str]], int]:
+    """How many decisions hold, by reason and arm; and how many of them are not the first of their user."""
+    given = {"run": run_id}
+    stored = connection.execute(_COUNTED, given).scalars().all()
+    known = bool(stored) and all(counts is not None for counts in stored)
+    found = Counter[tuple[str, str]]()
+    for counts in stored if known else ():
+        for reason, arm, n in counts:
+            found[reason, arm] += n
+    revised = 0
+    rest = _LATER if known else f"{_FIRST} UNION ALL {_LATER}"
+    for row in connection.execute(text(f"{_MINE} {rest}"), given):
+        found[DECISION_REASONS[row.reason], ARMS[row.arm]] += row.n
+        revised += row.n if row.revised else 0
+    return found, revised
 
 
 def _run(row: Any) -> RunState:

@@ -6,6 +6,7 @@ travel by binary COPY into temporary tables, as conflicts are possible wherever 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from engine.planning.occasions import Occasion
 from engine.planning.record import Decided
 from engine.planning.scene import Block
 from engine.store.bulk import copy_rows
+from engine.store.tables import ARMS, DECISION_REASONS
 
 _STAGE = """
 CREATE TEMP TABLE new_decisions (LIKE decisions) ON COMMIT DROP;
@@ -34,13 +36,13 @@ _COLUMNS = (
 _INSERT = f"""
 WITH decided AS (
     INSERT INTO decisions ({_COLUMNS}) SELECT {_COLUMNS} FROM new_decisions
-    ON CONFLICT DO NOTHING RETURNING occurrence_id, user_id
+    ON CONFLICT DO NOTHING RETURNING occurrence_id, user_id, reason, arm
 ), proposed AS (
     INSERT INTO pushes SELECT p.* FROM new_pushes p JOIN decided USING (occurrence_id, user_id)
 ), displacing AS (
     INSERT INTO displacements SELECT n.* FROM new_displacements n JOIN decided USING (occurrence_id, user_id)
 )
-SELECT count(*) FROM decided
+SELECT reason, arm, count(*) AS n FROM decided GROUP BY 1, 2
 """
 
 
@@ -59,8 +61,9 @@ def stage(connection: Connection) -> None:
     connection.execute(text(_STAGE))
 
 
-def write(connection: Connection, shelf: Shelf, block: Block) -> int:
-    """Write the decisions of a block, what they propose and whose places they would take; how many were new."""
+def write(connection: Connection, shelf: Shelf, block: Block) -> Counter[tuple[str, str]]:
+    """Write the decisions of a block, what they propose and whose places they would take; how many were new, by reason
+    and arm."""
     decided, slots, features = block.decided, block.roster.slot, block.features
     ids = np.array([occasion.occurrence_id for occasion in shelf.occasions], np.int64)[decided.occurrence]
     dates = np.array([occasion.date for occasion in shelf.occasions], "datetime64[D]")[decided.occurrence]
@@ -88,7 +91,7 @@ def write(connection: Connection, shelf: Shelf, block: Block) -> int:
     )
     _write_pushes(connection, shelf, decided, (ids, dates, push_ids, slots))
     _write_displacements(connection, shelf, block.displaced)
-    new: int = connection.execute(text(_INSERT)).scalar_one()
+    new = Counter({(DECISION_REASONS[row.reason], ARMS[row.arm]): row.n for row in connection.execute(text(_INSERT))})
     connection.execute(text("TRUNCATE new_decisions, new_pushes, new_displacements"))
     return new
 

@@ -9,6 +9,8 @@ Leases are measured by the database's clock, one for all hosts.
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -148,11 +150,12 @@ def _plan(runtime: Runtime, connection: Connection, claim: Claim) -> tuple[dict[
     with runtime.database.snapshot() as snapshot:
         scene = _scene(runtime, snapshot, claim.run_id)
         shelf = Shelf(claim.run_id, claim.shard, scene.terms.secret, scene.occasions)
-        users, decided = _blocks(runtime.database, connection, claim, scene, shelf)
+        users, counts = _blocks(runtime.database, connection, claim, scene, shelf)
     if scene.refused is not None:
         refused = text("UPDATE runs SET error = :why WHERE id = :run")
         connection.execute(refused, {"why": f"nobody was planned: {scene.refused}"[:1000], "run": claim.run_id})
-    return {"users": users, "decisions": decided}, _finish(connection, claim, users, scene.as_of)
+    done = {"users": users, "decisions": counts.total()}
+    return done, _finish(connection, claim, users, counts, scene.as_of)
 
 
 _kept: dict[tuple[str, int, int], tuple[float, Scene]] = {}
@@ -178,27 +181,40 @@ def _scene(runtime: Runtime, snapshot: Snapshot, run_id: int) -> Scene:
     return scene
 
 
-def _blocks(database: Database, connection: Connection, claim: Claim, scene: Scene, shelf: Shelf) -> tuple[int, int]:
-    users = decided = 0
+def _blocks(
+    database: Database, connection: Connection, claim: Claim, scene: Scene, shelf: Shelf
+) -> tuple[int, Counter[tuple[str, str]]]:
+    """Plan block by block; how many users, and how many decisions by reason and arm."""
+    users, counts = 0, Counter[tuple[str, str]]()
     proposals.stage(connection)
     most = max(1, 2 * BLOCK_USERS // max(2, len(scene.occasions)))
     for first, until, count in blocks_of(scene.snapshot, claim.slots, most):
         block = plan_block(scene, (first, until)) if count else None
         if block is not None:
-            decided += proposals.write(connection, shelf, block)
+            counts += proposals.write(connection, shelf, block)
         users += count
         _renew(database, claim)
-    return users, decided
+    return users, counts
 
 
-def _finish(connection: Connection, claim: Claim, users: int, as_of: datetime) -> bool:
+def _finish(
+    connection: Connection, claim: Claim, users: int, counts: Counter[tuple[str, str]], as_of: datetime
+) -> bool:
     """Mark the shard done; whether it was the run's last. Raises LeaseLost."""
     marked = connection.execute(
         text(
             "UPDATE shards SET state = 'done', users = :users, as_of = :as_of, done_at = clock_timestamp(),"
-            " lease_until = NULL WHERE run_id = :run AND shard = :shard AND fence = :fence AND state = 'planning'"
+            " counts = CAST(:counts AS jsonb), lease_until = NULL"
+            " WHERE run_id = :run AND shard = :shard AND fence = :fence AND state = 'planning'"
         ),
-        {"users": users, "as_of": as_of, "run": claim.run_id, "shard": claim.shard, "fence": claim.fence},
+        {
+            "users": users,
+            "as_of": as_of,
+            "counts": json.dumps([[*what, n] for what, n in sorted(counts.items())]),
+            "run": claim.run_id,
+            "shard": claim.shard,
+            "fence": claim.fence,
+        },
     ).rowcount
     if marked != 1:
         raise LeaseLost(f"shard {claim.shard} of run {claim.run_id} was taken over by another worker")

@@ -138,7 +138,7 @@ def report(
         ended=ends.states,
         open_windows=int((sent.at > now.timestamp() - ATTRIBUTION.total_seconds()).sum()),
         arms=arms_of(sent),
-        variants=_variants(sent),
+        variants=variants_of(sent),
         hours=_hours(sent),
         uplift=_uplift(*groups, shares),
     )
@@ -174,7 +174,8 @@ def _rates(sent: Sent, of: np.ndarray) -> dict[str, Rate]:
     return {answer: clustered_rate(sent.user[of], getattr(sent, answer)[of]) for answer in ANSWERS}
 
 
-def _variants(sent: Sent) -> tuple[Variant, ...]:
+def variants_of(sent: Sent) -> tuple[Variant, ...]:
+    """The pushes by experiment and arm, each arm beside the first of its experiment."""
     found: list[Variant] = []
     first: dict[str, dict[str, Rate]] = {}
     for name in sorted(sent.variants):

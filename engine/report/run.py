@@ -11,7 +11,7 @@ from engine.campaigns.policy_store import current_policy
 from engine.errors import UnknownName
 from engine.learning.timeline import ATTRIBUTION
 from engine.report import reading
-from engine.report.campaign import Arm, arms_of, goal_of
+from engine.report.campaign import Arm, Variant, arms_of, goal_of, variants_of
 from engine.report.intervals import Difference, Rate, difference, rate_of
 from engine.report.reading import Asked
 from engine.store.database import Database
@@ -21,16 +21,18 @@ from engine.store.database import Database
 class RunReport:
     """What a run led to, seen at `now` (business time).
 
-    sent: pushes put to a provider · arms: accepted pushes by arm, and how they were answered · users, held_out: those
-    who were drawn for the run's campaigns, and those held out, by who reached the goal since, whether a push reached
-    them or not · difference: of these two rates; None where either is of nobody · open_windows: accepted pushes whose
-    attribution window is not over.
+    sent: pushes put to a provider · arms: accepted pushes by arm, and how they were answered; variants: the same by
+    arm of an experiment with the message · users, held_out: those who were drawn for
+    the run's campaigns, and those held out, by who reached the goal since, whether a push reached them or not ·
+    difference: of these two rates; None where either is of nobody · open_windows: accepted pushes whose attribution
+    window is not over.
     """
 
     goal: str
     now: datetime
     sent: int
     arms: tuple[Arm, ...]
+    variants: tuple[Variant, ...]
     users: Rate
     held_out: Rate
     difference: Difference | None
@@ -61,6 +63,7 @@ def report_run(database: Database, now: datetime, run_id: int, goal: str = "purc
         now=now,
         sent=ends.tried,
         arms=arms_of(sent),
+        variants=variants_of(sent),
         users=users,
         held_out=held_out,
         difference=difference(users, held_out),

@@ -574,6 +574,7 @@ shards = Table(
     Column("users", BigInteger),
     _instant("as_of", comment="business time of the snapshot it planned on"),
     _instant("done_at"),
+    Column("counts", JSONB(none_as_null=True), comment="its decisions at revision 0: [reason, arm, how many] …"),
     PrimaryKeyConstraint("run_id", "shard"),
     CheckConstraint("state IN ('waiting', 'planning', 'done')", name="known_state"),
 )

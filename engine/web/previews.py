@@ -57,6 +57,7 @@ class PreviewAsked(SendAsked):
 
     sample: int | None = Field(SAMPLE, ge=1, description="About so many users, chosen by hash; null: all.")
     definition: dict[str, Any] | None = Field(None, description="Plan by this one, which need not be stored.")
+    version: int | None = Field(None, ge=1, description="Plan by this version, such as one that waits for an approval.")
 
 
 class TestAsked(Asked):
@@ -129,7 +130,7 @@ def plan(desk: Desk, name: str, asked: PreviewAsked) -> Preview:
     database, gateways = desk.runtime.database, desk.runtime.gateways
     with database.begin() as connection:
         now = clock.business_now(connection)
-        definition = _definition(connection, now, name, asked.definition, gateways)
+        definition = _definition(connection, now, name, asked, gateways)
     until = clock.monotonic() + SECONDS
 
     def give_up(_seen: int, _total: int) -> None:
@@ -142,11 +143,17 @@ def plan(desk: Desk, name: str, asked: PreviewAsked) -> Preview:
 
 
 def _definition(
-    connection: Connection, now: datetime, name: str, given: dict[str, Any] | None, gateways: Mapping[str, Any]
+    connection: Connection, now: datetime, name: str, asked: PreviewAsked, gateways: Mapping[str, Any]
 ) -> Campaign | None:
-    """The definition to plan by, where it is not that of a running campaign: the one given, or a draft's."""
+    """The definition to plan by, where it is not that of a running campaign: the one given, a version's, or a
+    draft's."""
+    given = asked.definition
+    if given is not None and asked.version is not None:
+        raise Refusal(400, "definition and version both say what to plan by", hint="leave one of them out")
     if given is None:
         stored = store.get(connection, name)
+        if asked.version is not None:
+            return store.get_version(connection, stored.id, asked.version)
         return stored.definition if stored.state in ("draft", "paused") else None
     definition = build(Campaign, {"name": name, **given})
     if definition.name != name:

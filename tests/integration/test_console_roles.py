@@ -17,7 +17,7 @@ from engine.access.roles import ROLES
 from engine.clock import machine_now
 from engine.store.database import Database
 from engine.web.app import create_app
-from engine.web.console.visit import SESSION, _keyed
+from engine.web.console.visit import SESSION, csrf_of
 from tests.api_server import Api, module_runtime, serving
 
 OPEN = {"/console/login", "/console/logout", "/console/look", "/console/account/password"}
@@ -43,7 +43,7 @@ class Room:
             if form is None:
                 connection.request("GET", path, headers=headers)
             else:
-                given = {**form, **({"csrf": _keyed(session, "csrf")} if token else {})}
+                given = {**form, **({"csrf": csrf_of(session)} if token else {})}
                 connection.request("POST", path, urlencode(given), headers)
             return connection.getresponse().status
         finally:

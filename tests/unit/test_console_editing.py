@@ -44,6 +44,21 @@ DEFINITIONS = {
         misfire="skip",
         message={**MESSAGE, "data": {"link": "x"}, "locales": {"de": {"title": "Hallo", "body": "du"}}},
     ),
+    "saved audience": campaign(audience={"audience": "gold"}),
+    "deep conditions": campaign(audience={"all": [{"any": [{"all": [{"seen_within": "7d"}]}, {"seen_within": "1d"}]}]}),
+    "variants": campaign(
+        message={
+            **MESSAGE,
+            "locales": {"de": {"title": "Hallo", "body": "du"}},
+            "experiment": {
+                "name": "words",
+                "arms": {
+                    "plain": {"weight": 50},
+                    "other": {"weight": 12.5, "title": "Ho", "locales": {"de": {"title": "Ei"}}},
+                },
+            },
+        }
+    ),
     "topics": campaign(topics=["news", "garden"], tags=["spring"], description="zwei Wörter"),
 }
 
@@ -82,7 +97,14 @@ def test_line_ends_of_browsers_are_those_of_files():
         ({"when": "once", "once": "tomorrow"}, "once"),
         ({"holdout": "150"}, "holdout"),
         ({"priority": "much"}, "priority"),
-        ({"audience": "{field: planet, equals: Mars}"}, "audience"),
+        ({"for": "yaml", "audience": "{field: planet, equals: Mars}"}, "audience"),
+        ({"for": "rules", "g0.r0.kind": "field", "g0.r0.name": "planet", "g0.r0.value": "Mars"}, "audience"),
+        ({"for": "saved", "for.saved": ""}, "audience"),
+        ({"test.name": "t", "arm.0.name": "only", "arm.0.weight": "1"}, "test.name"),
+        (
+            {"test.name": "t", "arm.0.name": "a", "arm.0.weight": "1", "arm.1.name": "b", "arm.1.weight": "x"},
+            "test.name",
+        ),
         ({"items.kind": "fixed"}, "items.kind"),
         ({"name": "no spaces"}, "name"),
         ({"topics": "two words"}, "topics"),
@@ -101,7 +123,7 @@ def test_a_fault_is_told_at_its_field(changes: dict[str, str], field: str):
 def test_what_is_no_yaml_is_told_at_its_field_too():
     fields = editing.fields_of({})
 
-    assert "audience" in editing.read_form(form_of(fields, audience="{field: ")).faults
+    assert "audience" in editing.read_form(form_of(fields, **{"for": "yaml", "audience": "{field: "})).faults
     assert "yaml" in editing.read_yaml("a: [").faults
     assert "yaml" in editing.read_yaml("just text").faults
 

@@ -18,6 +18,7 @@ from engine.campaigns import yamlfile
 from engine.campaigns.definition import Campaign
 from engine.campaigns.fields import in_words
 from engine.errors import BadInput, Faulty
+from engine.web.console import rulebuilding, varying
 from engine.web.console.forms import Form
 
 Path = tuple[str | int, ...]
@@ -28,9 +29,12 @@ SHARES = ("holdout", "exploration")
 LISTS = ("topics", "tags")
 TREES = ("audience", "trigger")
 OWN = {*PLAIN, *NUMBERS, *SHARES, *LISTS, *TREES, "schedule", "items", "message"}
+OWN_TEXTS = ("title", "body", "data", "experiment")
 """Fields of a definition that the form has, whole or in part."""
 
 WHEN = ("manual", "once", "cron", "trigger")
+FOR = ("all", "saved", "rules", "yaml")
+"""How a form says whom a campaign is for: everybody, a saved audience, conditions, or a condition in YAML."""
 
 DEFAULTS: dict[str, Any] = {
     "class": "marketing",
@@ -72,8 +76,9 @@ def fields_of(definition: Mapping[str, Any]) -> dict[str, str]:
     found |= {name: _text(round(100 * float(definition.get(name) or 0), 6)) for name in SHARES}
     found |= {name: ", ".join(definition.get(name) or ()) for name in LISTS}
     found |= {name: _written(definition.get(name)) for name in TREES}
+    found |= _audience_fields(definition.get("audience")) | varying.fields_of(message.get("experiment"))
     kept = {name: value for name, value in definition.items() if name not in OWN}
-    inner = {name: value for name, value in message.items() if name not in ("title", "body", "data")}
+    inner = {name: value for name, value in message.items() if name not in OWN_TEXTS}
     return {**found, "kept": json.dumps({**kept, "message": inner} if inner else kept, ensure_ascii=False)}
 
 
@@ -90,13 +95,51 @@ def read_form(form: Form) -> Given:
             values[name] = round(number / 100, 9) if isinstance(number, int | float) else given
     values |= {name: _words(given) for name in LISTS if (given := form.text(name))}
     values |= _when(form, faults)
-    if (audience := _tree(form, "audience", faults)) is not None:
+    if audience := _audience(form, faults):
         values["audience"] = audience
     values["items"] = _items(form, faults)
-    message = {name: given for name in ("title", "body") if (given := form.lines(f"message.{name}"))}
+    message: dict[str, Any] = {name: given for name in ("title", "body") if (given := form.lines(f"message.{name}"))}
     if (data := _tree(form, "message.data", faults)) is not None:
         message["data"] = data
+    try:
+        if (experiment := varying.read(form)) is not None:
+            message["experiment"] = experiment
+    except BadInput as error:
+        faults[varying.NAME] = error.message
     return Given({**values, "message": {**inner, **message}}, faults)
+
+
+def moved(fields: Mapping[str, str], action: str) -> dict[str, str]:
+    """The fields with a condition, a group or a variant more or less."""
+    if action.partition(":")[0] in ("arm", "unarm"):
+        return varying.moved(fields, action)
+    groups = rulebuilding.moved(rulebuilding.read_groups(Form(tuple(fields.items()))), action)
+    rest = {name: value for name, value in fields.items() if not _OF_GROUPS.match(name)}
+    return rest | rulebuilding.fields_of(fields.get("top", "all"), groups)
+
+
+_OF_GROUPS = re.compile(r"g\d+\.")
+
+
+def _audience_fields(audience: Mapping[str, Any] | None) -> dict[str, str]:
+    """Conditions as a form has them, where it can show them; the YAML is told anyway."""
+    blank = {"for": "all", "for.saved": "", **rulebuilding.fields_of("all", [rulebuilding.Group()])}
+    if not audience:
+        return blank
+    if set(audience) == {"audience"}:
+        return {**blank, "for": "saved", "for.saved": str(audience["audience"])}
+    shown = rulebuilding.groups_of(audience)
+    return {**blank, "for": "yaml"} if shown is None else {**blank, "for": "rules", **rulebuilding.fields_of(*shown)}
+
+
+def _audience(form: Form, faults: dict[str, str]) -> Any:
+    """Whom a form says that it is for; None: everybody."""
+    how = form.text("for", "yaml")
+    if how == "yaml":
+        return _tree(form, "audience", faults)
+    if how == "saved":
+        return {"audience": form.text("for.saved")}
+    return rulebuilding.rules_of(rulebuilding.read_groups(form), form.text("top")) if how == "rules" else None
 
 
 def read_yaml(source: str) -> Given:
@@ -125,7 +168,7 @@ def by_field(error: Faulty, fields: Sequence[str]) -> dict[str, str]:
     """Sentences about a definition, by the field of the form that each belongs to; "" for none of them."""
     found: dict[str, list[str]] = {}
     for path, sentence in error.faults:
-        part = re.match(r"message: (title|body|data)\b", sentence)  # one sentence for all that does not parse
+        part = re.match(r"message: (title|body|data|experiment)\b", sentence)  # one for all that does not parse
         path = ("message", part[1]) if part else path  # noqa: PLW2901
         found.setdefault(_field(path, fields), []).append(sentence)
     return {name: "\n".join(sentences) for name, sentences in found.items()}
@@ -135,6 +178,8 @@ def _field(path: Path, fields: Sequence[str]) -> str:
     parts = [str(part) for part in path]
     if parts and parts[0] == "schedule":
         return {"once": "once", "zone": "zone"}.get(parts[1] if len(parts) > 1 else "", "cron")
+    if parts[:2] == ["message", "experiment"]:
+        return varying.NAME
     for length in range(len(parts), 0, -1):
         name = ".".join(parts[:length])
         if name in fields:

@@ -158,6 +158,7 @@ class Console:
         if not isinstance(error, Refusal | HoraeError | HTTPException):
             log_failure(error, request.method, request.url.path)
         status, title, hint = told_of(error)
+        title, hint = visit.words.sentence(title), hint and visit.words.sentence(hint)
         if visit.by_htmx:
             answer = visit.part("fault.html", status=status, title=title, hint=hint)
             answer.headers.update({"HX-Retarget": "#messages", "HX-Reswap": "innerHTML"})

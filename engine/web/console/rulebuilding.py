@@ -7,7 +7,7 @@ condition what a row has no field for, is told in YAML only, and `groups_of` say
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.web.console.forms import Form
@@ -48,6 +48,33 @@ def read_groups(form: Form) -> list[Group]:
         ]
         groups.append(Group(join, rows or [blank()]))
     return groups or [Group()]
+
+
+def fields_of(top: str, groups: Sequence[Group]) -> dict[str, str]:
+    """What a form sends of groups."""
+    found = {"top": top}
+    for n, group in enumerate(groups):
+        found[f"g{n}.join"] = group.join
+        found |= {f"g{n}.r{m}.{name}": row[name] for m, row in enumerate(group.rows) for name in _ROW}
+    return found
+
+
+def moved(groups: Sequence[Group], action: str) -> list[Group]:
+    """The groups with a condition more (`row:N`) or less (`remove:N.M`), or a group more (`group`)."""
+    kind, _, place = action.partition(":")
+    made = list(groups)
+    if kind == "group" and len(made) < MOST_GROUPS:
+        made.append(Group())
+    first, _, second = place.partition(".")
+    if first.isdecimal() and int(first) < len(made):
+        group = made[int(first)]
+        rows = list(group.rows)
+        if kind == "row" and len(rows) < MOST_ROWS:
+            made[int(first)] = replace(group, rows=[*rows, blank()])
+        if kind == "remove" and second.isdecimal() and int(second) < len(rows):
+            rows.pop(int(second))
+            made[int(first)] = replace(group, rows=rows)
+    return [one for one in made if one.rows] or [Group()]
 
 
 def rules_of(groups: Sequence[Group], top: str) -> dict[str, Any]:

@@ -30,11 +30,11 @@ def environment() -> Environment:
         extensions=["jinja2.ext.i18n", "jinja2.ext.loopcontrols"],
     )
     made.install_gettext_callables(_gettext, _ngettext, newstyle=True)  # type: ignore[attr-defined]
-    for name in ("number", "percent", "instant", "reading", "day", "span", "ago"):
+    for name in ("number", "percent", "instant", "reading", "day", "span", "ago", "sentence"):
         made.filters[name] = _filter(name)
     made.filters["term"] = _term
     made.filters["json"] = _as_json
-    made.globals |= {"static": static, "languages": LANGUAGES, "html_names": HTML_NAMES}
+    made.globals |= {"zip": zip, "static": static, "languages": LANGUAGES, "html_names": HTML_NAMES}
     return made
 
 

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from engine.access.roles import scopes_of
 from engine.access.sessions import LONGEST
 from engine.access.users import User
+from engine.errors import HoraeError
 from engine.web.console.words import Words
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Visit:
     @property
     def csrf(self) -> str:
         """What proves that a form was made for this very browser."""
-        return _keyed(self.token, "csrf")
+        return csrf_of(self.token)
 
     @property
     def theme(self) -> str:
@@ -131,6 +132,11 @@ class Visit:
     def say(self, text: str, **values: object) -> str:
         """`text` in their language."""
         return self.words.say(text, **values)
+
+    def told(self, error: HoraeError) -> str:
+        """What is wrong and what to do about it, in a line, in their language."""
+        said = self.words.sentence(error.message)
+        return f"{said} – {self.words.sentence(error.hint)}" if error.hint else said
 
     def page(self, template: str, *, status: int = 200, **values: Any) -> Response:
         """A whole page."""
@@ -197,6 +203,11 @@ def safe_path(path: str) -> str:
     """`path` where it leads to a page of the console, else the console's first."""
     inside = path == "/console" or path.startswith(("/console/", "/console?"))
     return path if inside and not path.startswith("/console/login") and path.isprintable() else "/console"
+
+
+def csrf_of(token: str) -> str:
+    """What proves that a form was made for the session of `token`."""
+    return _keyed(token, "csrf")
 
 
 def _keyed(token: str, what: str) -> str:

@@ -22,6 +22,11 @@ ENGLISH, CHINESE = "en", "zh_Hans"
 LANGUAGES = {ENGLISH: "English", CHINESE: "简体中文"}
 """The languages there are, each by its own name."""
 
+SENTENCES = "sentences.po"
+"""The file of the engine's own sentences, which are no strings of the console's."""
+
+PLACE = re.compile(r"%\((\w+)\)s")
+
 HTML_NAMES = {ENGLISH: "en", CHINESE: "zh-Hans"}
 
 
@@ -38,7 +43,10 @@ class Catalogue(NullTranslations):
         self._one: dict[str, str] = {}
         self._many: dict[str, tuple[str, ...]] = {}
         folder = HERE / "locale" / language
-        areas = sorted((file for file in folder.iterdir() if file.name.endswith(".po")), key=lambda file: file.name)
+        areas = sorted(
+            (file for file in folder.iterdir() if file.name.endswith(".po") and file.name != SENTENCES),
+            key=lambda file: file.name,
+        )
         for file in areas:
             with file.open("rb") as opened:
                 for message in read_po(opened, locale=language):
@@ -64,6 +72,48 @@ class Catalogue(NullTranslations):
 def catalogue(language: str) -> NullTranslations:
     """The translations into a language."""
     return NullTranslations() if language == ENGLISH else Catalogue(language)
+
+
+class Sentences:
+    """The engine's sentences in another language: texts with %(name)s in the place of what varies.
+
+    The engine says what is wrong in English, where it is found; here a sentence is known again by its words. What
+    varies is said as it is, or translated in its turn.
+    """
+
+    def __init__(self, language: str) -> None:
+        self._whole: dict[str, str] = {}
+        self._parts: list[tuple[re.Pattern[str], str]] = []
+        if language == ENGLISH:
+            return
+        with (HERE / "locale" / language / SENTENCES).open("rb") as opened:
+            for message in read_po(opened, locale=language):
+                if isinstance(message.id, str) and isinstance(message.string, str) and message.id and message.string:
+                    self._add(message.id, message.string)
+        self._parts.sort(key=lambda part: -len(part[0].pattern))  # the longest says most
+
+    def _add(self, source: str, target: str) -> None:
+        if not PLACE.search(source):
+            self._whole[source] = target
+            return
+        pieces = PLACE.split(source)
+        pattern = "".join(f"(?P<{piece}>.+?)" if n % 2 else re.escape(piece) for n, piece in enumerate(pieces))
+        self._parts.append((re.compile(pattern, re.DOTALL), target))
+
+    def said(self, sentence: str) -> str:
+        """`sentence` in this language; one that is not known as it is."""
+        if sentence in self._whole:
+            return self._whole[sentence]
+        for pattern, target in self._parts:
+            if found := pattern.fullmatch(sentence):
+                return target % {name: self.said(value) for name, value in found.groupdict().items()}
+        return sentence
+
+
+@cache
+def sentences(language: str) -> Sentences:
+    """The engine's sentences in a language."""
+    return Sentences(language)
 
 
 def chosen(header: str) -> str:
@@ -94,6 +144,10 @@ class Words:
         """`text` translated, with its %(name)s filled in."""
         said = catalogue(self.language).gettext(text)
         return said % values if values else said
+
+    def sentence(self, said: str) -> str:
+        """A sentence of the engine's own, which names things of the shop's, in this language where it is known."""
+        return sentences(self.language).said(said)
 
     def say_many(self, one: str, many: str, n: int, **values: object) -> str:
         """`one` or `many` by `n`, translated; %(n)s is the number, written as usual."""

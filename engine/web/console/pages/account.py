@@ -102,7 +102,7 @@ def _add_own(router: APIRouter, console: Console) -> None:
         try:
             token = await console.desk.transact(change)
         except BadInput as error:
-            return visit.page("account.html", status=422, faults={"new": str(error)})
+            return visit.page("account.html", status=422, faults={"new": visit.told(error)})
         if token is None:
             return visit.page("account.html", status=422, faults={"old": visit.say("This is not your password.")})
         said = visit.say("Your password is changed. You are logged out everywhere else.")

@@ -26,34 +26,11 @@ from engine.web.console.forms import Form
 from engine.web.console.links import Link
 from engine.web.console.reception import Console
 from engine.web.console.rulebuilding import Group
+from engine.web.console.rulewords import RULE_WORDS
 from engine.web.console.visit import Visit
 from engine.web.console.words import word
 
 LINKS = (Link("/console/audiences", word("Audiences")),)
-
-KIND_WORDS = {
-    "attribute": word("attribute"),
-    "field": word("user's field"),
-    "event": word("did"),
-    "seen_within": word("was seen within"),
-    "audience": word("is in the audience"),
-}
-COMPARISON_WORDS = {
-    "equals": word("is"),
-    "in": word("is one of"),
-    "gt": word("is more than"),
-    "gte": word("is at least"),
-    "lt": word("is less than"),
-    "lte": word("is at most"),
-    "starts_with": word("begins with"),
-    "exists": word("is there (true or false)"),
-}
-JOIN_WORDS = {
-    "all": word("all of these hold"),
-    "any": word("one of these holds"),
-    "none": word("none of these holds"),
-}
-COUNT_WORDS = {"at_least": word("at least"), "at_most": word("at most")}
 
 SAMPLE = 5
 UNNAMED = "unnamed"
@@ -112,7 +89,7 @@ def _add_editing(router: APIRouter, console: Console) -> None:
         try:
             saved = await console.desk.transact(store)
         except BadInput as error:
-            return await _editor(console, visit, replace(draft, fault=_told(error)), status=422)
+            return await _editor(console, visit, replace(draft, fault=visit.told(error)), status=422)
         said = visit.say("%(name)s is saved: version %(n)s.", name=saved.name, n=saved.version)
         return visit.go(f"/console/audiences/{saved.name}", said)
 
@@ -130,7 +107,7 @@ def _add_editing(router: APIRouter, console: Console) -> None:
         try:
             counted, people = await console.desk.transact(look)
         except BadInput as error:
-            return visit.part("audiences/unfit.html", why=_told(error))
+            return visit.part("audiences/unfit.html", why=visit.told(error))
         return visit.part("audiences/check.html", counted=counted, people=people)
 
 
@@ -243,36 +220,18 @@ def _definition(draft: Draft) -> dict[str, Any]:
 
 def _moved(visit: Visit, draft: Draft, action: str) -> Draft:
     """The draft with a row or group more or less, or on its other tab."""
-    kind, _, place = action.partition(":")
-    groups = list(draft.groups)
-    if kind == "to-yaml":
+    if action == "to-yaml":
         return replace(draft, tab="yaml", yaml=editing.to_yaml(_rules(draft)) if _rules(draft) else "")
-    if kind == "to-form":
+    if action == "to-form":
         try:
             rules = _rules(draft) if draft.yaml.strip() else {}
             shown = rulebuilding.groups_of(rules) if rules else ("all", [Group()])
         except BadInput as error:
-            return replace(draft, fault=_told(error))
+            return replace(draft, fault=visit.told(error))
         if shown is None:
             return replace(draft, fault=visit.say("These rules say more than the form can show: they stay in YAML."))
         return replace(draft, tab="form", top=shown[0], groups=shown[1])
-    if kind == "group" and len(groups) < rulebuilding.MOST_GROUPS:
-        groups.append(Group())
-    first, _, second = place.partition(".")
-    if first.isdecimal() and int(first) < len(groups):
-        group = groups[int(first)]
-        rows = list(group.rows)
-        if kind == "row" and len(rows) < rulebuilding.MOST_ROWS:
-            groups[int(first)] = replace(group, rows=[*rows, rulebuilding.blank()])
-        if kind == "remove" and second.isdecimal() and int(second) < len(rows):
-            rows.pop(int(second))
-            groups[int(first)] = replace(group, rows=rows)
-            groups = [one for one in groups if one.rows] or [Group()]
-    return replace(draft, groups=groups)
-
-
-def _told(error: BadInput) -> str:
-    return f"{error.message} – {error.hint}" if error.hint else error.message
+    return replace(draft, groups=rulebuilding.moved(draft.groups, action))
 
 
 async def _editor(console: Console, visit: Visit, draft: Draft, *, status: int = 200) -> Response:
@@ -282,9 +241,5 @@ async def _editor(console: Console, visit: Visit, draft: Draft, *, status: int =
         status=status,
         draft=draft,
         others=[one.name for one in others if one.name != draft.own],
-        kinds=KIND_WORDS,
-        comparisons=COMPARISON_WORDS,
-        joins=JOIN_WORDS,
-        counts=COUNT_WORDS,
-        bounds=(rulebuilding.MOST_GROUPS, rulebuilding.MOST_ROWS),
+        rules=RULE_WORDS,
     )

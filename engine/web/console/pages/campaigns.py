@@ -14,20 +14,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.campaigns import store
+from engine.campaigns.definition import Campaign
 from engine.campaigns.sampled import audience_size
 from engine.campaigns.schedule import described
 from engine.campaigns.store import State, Stored
 from engine.campaigns.telling import due_next, whole
 from engine.delivery import switches
 from engine.planning.progress import RunState, runs_of
-from engine.report.campaign import report
+from engine.report.campaign import ANSWERS, report
 from engine.report.page import uplift_words
 from engine.web.console.editing import plain, to_yaml
 from engine.web.console.links import Link
+from engine.web.console.paging import page_of
+from engine.web.console.planned import SAMPLE, plan_part
 from engine.web.console.reception import Console
 from engine.web.console.words import word
+from engine.web.previews import PreviewAsked
 
 LINKS = (Link("/console/campaigns", word("Campaigns"), also=("/console/editor", "/console/sends")),)
+
+MOST = 50
+"""Campaigns on a page of the list."""
 
 MOVES: dict[str, tuple[State, str]] = {
     "pause": ("paused", word("%(name)s is paused: nothing of it leaves.")),
@@ -58,6 +65,7 @@ def routes(console: Console) -> APIRouter:
     """The routes of this page."""
     router = console.router("/console/campaigns")
     _add_reading(router, console)
+    _add_plan(router, console)
     _add_report(router, console)
     _add_moving(router, console)
     return router
@@ -65,9 +73,10 @@ def routes(console: Console) -> APIRouter:
 
 def _add_reading(router: APIRouter, console: Console) -> None:
     @router.get("")
-    async def index(request: Request) -> Response:
+    async def index(request: Request, after: str | None = None) -> Response:
         visit = await console.enter(request)
-        return visit.page("campaigns/index.html", rows=await console.desk.transact(_rows))
+        found = await console.desk.transact(lambda connection, now: _rows(connection, now, after))
+        return visit.page("campaigns/index.html", page=page_of(found, MOST, lambda row: row.stored.name, after))
 
     @router.get("/{name}")
     async def show(request: Request, name: str) -> Response:
@@ -119,6 +128,18 @@ def _add_reading(router: APIRouter, console: Console) -> None:
         return visit.page("campaigns/version.html", **found, version=version)
 
 
+def _add_plan(router: APIRouter, console: Console) -> None:
+    @router.get("/{name}/versions/{version}/plan")
+    async def plan(request: Request, name: str, version: int) -> Response:
+        visit = await console.enter(request)
+
+        def look(connection: Connection, _: datetime) -> Campaign:
+            return store.get_version(connection, store.get(connection, name).id, version)
+
+        definition = await console.desk.transact(look)
+        return await plan_part(console, visit, name, definition, PreviewAsked(version=version, sample=SAMPLE))
+
+
 def _add_report(router: APIRouter, console: Console) -> None:
     @router.get("/{name}/report")
     async def reported(request: Request, name: str) -> Response:
@@ -134,7 +155,7 @@ def _add_report(router: APIRouter, console: Console) -> None:
         told = await console.desk.do_long(
             lambda: report(console.runtime.database, console.desk.now(), name, first, until, goal or "purchase")
         )
-        return visit.part("campaigns/found.html", told=told, uplift=uplift_words(told))
+        return visit.part("campaigns/found.html", told=told, answers=ANSWERS, uplift=uplift_words(told))
 
 
 def _add_moving(router: APIRouter, console: Console) -> None:
@@ -152,7 +173,7 @@ def _add_moving(router: APIRouter, console: Console) -> None:
         return visit.go(f"/console/campaigns/{name}", visit.say(said, name=name))
 
 
-def _rows(connection: Connection, now: datetime) -> list[Row]:
+def _rows(connection: Connection, now: datetime, after: str | None) -> list[Row]:
     return [
         Row(
             stored,
@@ -160,7 +181,7 @@ def _rows(connection: Connection, now: datetime) -> list[Row]:
             described(stored.definition),
             next(iter(due_next(stored, now)), None),
         )
-        for stored in store.get_all(connection)
+        for stored in store.get_page(connection, MOST + 1, after)
     ]
 
 

@@ -12,28 +12,26 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
-from engine.campaigns import store
+from engine.campaigns import audience_store, store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.loading import build
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.review import Defined, Review, define, review
-from engine.campaigns.sampled import AudienceSize, Said, audience_size, said_to, said_to_some
+from engine.campaigns.sampled import AudienceSize, Said, audience_size, said_to_some
 from engine.delivery.gateways import known_gateways
 from engine.errors import BadInput, Conflict, Faulty
-from engine.web import previews
-from engine.web.console import editing
+from engine.web.console import editing, rulebuilding, varying
 from engine.web.console.editing import Given
 from engine.web.console.forms import Form
+from engine.web.console.planned import MEND_FIRST, SAMPLE, plan_part
 from engine.web.console.reception import Console
+from engine.web.console.rulewords import RULE_WORDS
 from engine.web.console.visit import Visit
-from engine.web.console.words import word
 from engine.web.previews import PreviewAsked
 
-SAMPLE = 2_000
-"""Users of a plan that is made while somebody types."""
-
 UNNAMED = "unnamed"
-MEND_FIRST = word("It cannot be planned before what is wrong is mended.")
+MOVES = ("row", "group", "remove", "arm", "unarm")
+"""Buttons that give the form a row more or less."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,11 @@ def _add_editing(router: APIRouter, console: Console) -> None:
     async def save(request: Request) -> Response:
         visit, form = await console.act(request)
         given = _given(form)
-        if form.text("action") in ("to-form", "to-yaml"):
+        action = form.text("action")
+        if action in ("to-form", "to-yaml"):
             return await _page(console, visit, _switched(form, given))
+        if action.partition(":")[0] in MOVES:
+            return await _page(console, visit, _draft(form, "form", editing.moved(_typed(form), action), "", {}))
         if given.faults:
             return await _page(console, visit, _refused(form, given.faults), status=422)
         try:
@@ -88,7 +89,7 @@ def _add_editing(router: APIRouter, console: Console) -> None:
         except Faulty as error:
             return await _page(console, visit, _refused(form, editing.by_field(error, _names(form))), status=422)
         except BadInput as error:
-            return await _page(console, visit, _refused(form, {"": str(error)}), status=422)
+            return await _page(console, visit, _refused(form, {"": visit.told(error)}), status=422)
         return visit.go(f"/console/campaigns/{made.created.stored.name}", *_saved(visit, made))
 
 
@@ -108,7 +109,7 @@ def _add_previews(router: APIRouter, console: Console) -> None:
             gateways = console.runtime.gateways
             found = review(connection, definition, now, gateways)
             size = audience_size(connection, gateways, definition, now)
-            return found, size, said_to_some(connection, definition)
+            return found, size, said_to_some(connection, gateways, definition, now)
 
         found, size, said = await console.desk.transact(look)
         return visit.part("editor/check.html", found=found, size=size, said=said)
@@ -119,19 +120,14 @@ def _add_previews(router: APIRouter, console: Console) -> None:
         given = _given(form)
         values = _named(given.values)
         try:
-            if given.faults:
-                return visit.part("editor/unplanned.html", why=visit.say(MEND_FIRST))
             definition = build(Campaign, values)
-            asked = PreviewAsked(definition=values, sample=SAMPLE)
-            found = await console.desk.do_long(lambda: previews.plan(console.desk, str(values["name"]), asked))
         except Faulty:
             return visit.part("editor/unplanned.html", why=visit.say(MEND_FIRST))
-        except BadInput as error:
-            return visit.part("editor/unplanned.html", why=str(error))
-        pairs = [(one.user, one.item) for one in found.examples]
-        said = await console.desk.transact(lambda connection, _: said_to(connection, definition, pairs))
-        hours = [found.by_hour.get(hour, 0) for hour in range(24)]
-        return visit.part("editor/plan.html", found=found, hours=hours, said={one.user: one for one in said})
+        if given.faults:
+            return visit.part("editor/unplanned.html", why=visit.say(MEND_FIRST))
+        return await plan_part(
+            console, visit, str(values["name"]), definition, PreviewAsked(definition=values, sample=SAMPLE)
+        )
 
 
 def _given(form: Form) -> Given:
@@ -169,8 +165,12 @@ def _refused(form: Form, faults: Mapping[str, str]) -> Draft:
     """What was sent, with what is wrong about it."""
     if form.text("tab") == "yaml":
         return _draft(form, "yaml", {}, form.lines("yaml"), {"yaml": "\n".join(faults.values())})
-    fields = {name: form.lines(name) for name in editing.fields_of({})}
-    return _draft(form, "form", fields, "", faults)
+    return _draft(form, "form", _typed(form), "", faults)
+
+
+def _typed(form: Form) -> dict[str, str]:
+    """The fields of a form as they were typed."""
+    return {name: form.lines(name) for name in dict.fromkeys((*editing.fields_of({}), *_names(form)))}
 
 
 def _draft(form: Form, tab: str, fields: Mapping[str, str], source: str, faults: Mapping[str, str]) -> Draft:
@@ -209,9 +209,20 @@ def _saved(visit: Visit, made: Defined) -> tuple[str]:
 
 
 async def _page(console: Console, visit: Visit, draft: Draft, *, status: int = 200) -> Response:
-    def look(connection: Connection, _: datetime) -> str:
-        return current_policy(connection)[1].default_timezone
+    def look(connection: Connection, _: datetime) -> tuple[str, list[str]]:
+        saved = [one.name for one in audience_store.get_all(connection)]
+        return current_policy(connection)[1].default_timezone, saved
 
-    zones = dict.fromkeys(("local", "utc", await console.desk.transact(look), draft.fields.get("zone", "local")))
-    gateways = {name: name in console.runtime.gateways for name in known_gateways()}
-    return visit.page("editor/index.html", status=status, draft=draft, zones=list(zones), gateways=gateways)
+    zone, audiences = await console.desk.transact(look)
+    zones = dict.fromkeys(("local", "utc", zone, draft.fields.get("zone", "local")))
+    return visit.page(
+        "editor/index.html",
+        status=status,
+        draft=draft,
+        zones=list(zones),
+        gateways={name: name in console.runtime.gateways for name in known_gateways()},
+        audiences=list(dict.fromkeys((*audiences, *filter(None, [draft.fields.get("for.saved")])))),
+        groups=rulebuilding.read_groups(Form(tuple(draft.fields.items()))),
+        arms=varying.rows_of(draft.fields),
+        rules=RULE_WORDS,
+    )

@@ -70,7 +70,7 @@ def routes(console: Console) -> APIRouter:
         try:
             made, warning = await console.desk.transact(work)
         except BadInput as error:
-            return await _page(console, visit, status=422, faults={"cap": _told(error)}, form=form)
+            return await _page(console, visit, status=422, faults={"cap": visit.told(error)}, form=form)
         said = visit.say("%(id)s holds from now on.", id=made.id)
         kind = "done" if warning is None else "warning"
         return visit.go("/console/settings", f"{said} {warning or ''}".strip(), kind=kind)
@@ -92,7 +92,7 @@ def routes(console: Console) -> APIRouter:
         try:
             warnings = await console.desk.transact(work)
         except BadInput as error:
-            return await _page(console, visit, status=422, faults=_faults(error), form=form)
+            return await _page(console, visit, status=422, faults=_faults(visit, error), form=form)
         said = visit.say("The rules are changed. Plans that were made keep the old ones.")
         kind = "warning" if warnings else "done"
         return visit.go("/console/settings", "\n".join([said, *warnings]), kind=kind)
@@ -108,7 +108,7 @@ def routes(console: Console) -> APIRouter:
         try:
             await console.desk.transact(work)
         except BadInput as error:
-            return await _page(console, visit, status=422, faults={f"gateway {gateway}": _told(error)}, form=form)
+            return await _page(console, visit, status=422, faults={f"gateway {gateway}": visit.told(error)}, form=form)
         return visit.go("/console/settings", visit.say("The limits of %(name)s are changed.", name=gateway))
 
     return router
@@ -188,12 +188,8 @@ def _typed(form: Form) -> dict[str, Any]:
     return {"quiet": form.ticked("quiet"), **{name: form.text(name) for name in names}}
 
 
-def _faults(error: BadInput) -> dict[str, str]:
+def _faults(visit: Visit, error: BadInput) -> dict[str, str]:
     """What is wrong, by field of the form."""
     if not isinstance(error, Faulty):
-        return {"rules": _told(error)}
-    return {str(path[0]) if path else "rules": said for path, said in error.faults}
-
-
-def _told(error: BadInput) -> str:
-    return f"{error.message} – {error.hint}" if error.hint else error.message
+        return {"rules": visit.told(error)}
+    return {str(path[0]) if path else "rules": visit.words.sentence(said) for path, said in error.faults}

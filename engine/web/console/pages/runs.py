@@ -70,7 +70,7 @@ def routes(console: Console) -> APIRouter:
         try:
             found = await desk.do_long(lambda: report_run(desk.runtime.database, desk.now(), run))
         except UnknownName as error:
-            return visit.part("runs/none.html", said=str(error))
+            return visit.part("runs/none.html", said=visit.told(error))
         return visit.part("runs/answers.html", report=found, answers=ANSWERS)
 
     @router.get("/{run}/changes")

@@ -47,7 +47,7 @@ def _add_trigger(router: APIRouter, console: Console) -> None:
             database, now = console.runtime.database, console.desk.now
             expected = await console.desk.do_long(lambda: triggers.describe(database, now(), name, send))
         except BadInput as error:
-            return _trigger_page(visit, stored.definition, form, status=422, fault=str(error))
+            return _trigger_page(visit, stored.definition, form, status=422, fault=visit.told(error))
         return _trigger_page(visit, stored.definition, form, expected=expected, key=secrets.token_hex(16))
 
     @router.post("/{name}")
@@ -84,7 +84,7 @@ def _add_test(router: APIRouter, console: Console) -> None:
             wanted, actor = trial.Wanted(user, item, data), visit.actor
             sent = await console.desk.do_long(lambda: trial.send_test(runtime, now(), name, wanted, actor))
         except BadInput as error:
-            return visit.page("sends/test.html", status=422, **{**values, "fault": str(error)})
+            return visit.page("sends/test.html", status=422, **{**values, "fault": visit.told(error)})
         return visit.page("sends/test.html", **{**values, "sent": sent})
 
 
