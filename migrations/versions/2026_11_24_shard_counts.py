@@ -3,7 +3,7 @@
 Shards that were planned before have none; their runs are counted from the decisions, as all were.
 
 Revision ID: 2026_11_24_shard_counts
-Revises: 2026_11_24_looking_back
+Revises: 2026_11_24_repeats
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "2026_11_24_shard_counts"
-down_revision = "2026_11_24_looking_back"
+down_revision = "2026_11_24_repeats"
 branch_labels = None
 depends_on = None
 
