@@ -3,11 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import timedelta
 
 from sqlalchemy import Connection, text
 
 _SLOTS, _TICK, _PRICES, _SETTLEMENT, _TRIGGERS = 7_401, 7_402, 7_403, 7_404, 7_405
 """First keys of PostgreSQL's two-key advisory locks, this project's own."""
+
+SILENCE = timedelta(seconds=10)
+"""Machine time after which work that shows no sign of life and holds no lock is over: its process is gone. A lock goes
+with the connection of whoever held it, so a killed worker is known by it long before its lease ends."""
+
+
+def _held(key: int, number: str) -> str:
+    return (
+        f"EXISTS (SELECT FROM pg_locks l WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {key}"
+        f" AND l.objid = CAST(CAST({number} AS int) AS oid) AND l.objsubid = 2"
+        " AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))"
+    )
+
+
+SHARD_HELD = _held(_SLOTS, "s.slot_from")
+"""SQL: whether somebody holds the first slot of the shard `s`."""
+
+SETTLEMENT_HELD = _held(_SETTLEMENT, "0")
+"""SQL: whether some run is being settled."""
+
+
+def speak_or_end(connection: Connection, lease: timedelta) -> None:
+    """Let PostgreSQL end this transaction once it has heard nothing for as long as a lease: its worker may be behind a
+    connection that carries nothing any more, and would keep everybody from these users."""
+    most = int(lease.total_seconds() * 1000)
+    connection.execute(text(f"SET LOCAL idle_in_transaction_session_timeout = {most}"))
 
 
 def lock_slots(connection: Connection, slots: tuple[int, int]) -> None:

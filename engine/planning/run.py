@@ -22,8 +22,8 @@ from engine.learning import registry
 from engine.planning import locks
 from engine.planning.occasions import Occasion
 from engine.planning.runspec import secret_of, seed_of
-from engine.planning.settle import settle
-from engine.planning.shards import plan_shard
+from engine.planning.settle import ABANDONED_SETTLEMENT, settle
+from engine.planning.shards import ABANDONED_SHARD, plan_shard
 from engine.planning.wake import Wake
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
@@ -48,11 +48,17 @@ _FORGOTTEN_SHARDS = text(f"""
     ORDER BY 1, 2
 """)
 
+_ABANDONED_SHARDS = text(f"""
+    UPDATE shards s SET state = 'waiting', lease_until = NULL FROM runs r
+    WHERE r.id = s.run_id AND r.state = 'planning' AND s.state = 'planning' AND {ABANDONED_SHARD}
+    RETURNING s.run_id, s.shard
+""")
+
 _FORGOTTEN_RUNS = text(f"""
     SELECT r.id FROM runs r
     WHERE r.state = 'planning' AND r.shards_done = r.shards_total
           AND {_LAST_WORK} <= clock_timestamp() - CAST(:after AS interval)
-       OR r.state = 'settling' AND r.lease_until < clock_timestamp()
+       OR r.state = 'settling' AND {ABANDONED_SETTLEMENT}
     ORDER BY 1
 """)
 
@@ -125,18 +131,22 @@ def wake_shards(database: Database, run_id: int, wake: Wake) -> int:
 
 
 def wake_forgotten(database: Database, wake: Wake, after: timedelta = FORGOTTEN) -> int:
-    """Wake shards and settlements that nobody has worked on for `after` (machine time); how many.
+    """Wake shards and settlements that nobody has worked on for `after` (machine time), and those at once whose worker
+    has died; how many.
 
-    While some worker plans a run, its other shards are in the queue behind: waking them again would only fill it.
+    While some worker plans a run, its other shards are in the queue behind: waking them again would only fill it. What
+    the dead had begun is in no queue any more.
     """
+    given = {"after": after}
     with database.begin() as connection:
-        shards = connection.execute(_FORGOTTEN_SHARDS, {"after": after}).all()
-        runs = connection.execute(_FORGOTTEN_RUNS, {"after": after}).scalars().all()
-    for run_id, shard in shards:
+        waiting = {tuple(row) for row in connection.execute(_ABANDONED_SHARDS)}
+        waiting |= {tuple(row) for row in connection.execute(_FORGOTTEN_SHARDS, given)}
+        settling = connection.execute(_FORGOTTEN_RUNS, given).scalars().all()
+    for run_id, shard in sorted(waiting):
         wake("horae.plan_shard", run_id, shard)
-    for run_id in runs:
+    for run_id in settling:
         wake("horae.settle", run_id)
-    return len(shards) + len(runs)
+    return len(waiting) + len(settling)
 
 
 _PIN = text("UPDATE occurrences SET audiences = CAST(:pins AS jsonb) WHERE id = :id")

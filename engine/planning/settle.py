@@ -31,7 +31,13 @@ if TYPE_CHECKING:
     from engine.runtime import Runtime
 
 LEASE = timedelta(minutes=5)
-"""Long enough to publish a million pushes; a killed settlement is taken up again after it."""
+"""Long enough to publish a million pushes."""
+
+ABANDONED_SETTLEMENT = (
+    "(r.lease_until < clock_timestamp() OR r.lease_until < clock_timestamp()"
+    f" + interval '{(LEASE - locks.SILENCE).total_seconds()} s' AND NOT {locks.SETTLEMENT_HELD})"
+)
+"""SQL: whether nobody is at the settlement of the run `r` any more, which somebody claimed."""
 
 
 def settle(runtime: Runtime, run_id: int, wake: Wake) -> dict[str, int]:
@@ -47,6 +53,7 @@ def settle(runtime: Runtime, run_id: int, wake: Wake) -> dict[str, int]:
     ensure_partitions(runtime.database, "deliveries", today, today)  # for what is displaced
     with runtime.database.begin() as connection:
         locks.lock_settlement(connection)
+        locks.speak_or_end(connection, LEASE)
         spec = read_run(connection, run_id)
         changed = _allot(runtime.database, connection, spec)
         changed |= displacing.carry_out(connection, run_id, clock.business_now(connection))
@@ -59,9 +66,9 @@ def _claim(database: Database, run_id: int) -> int | None:
     with database.begin() as connection:
         fence: int | None = connection.execute(
             text(
-                "UPDATE runs SET state = 'settling', fence = fence + 1, lease_until = clock_timestamp() + :lease"
+                "UPDATE runs r SET state = 'settling', fence = fence + 1, lease_until = clock_timestamp() + :lease"
                 " WHERE id = :run AND (state = 'planning' AND shards_done = shards_total"
-                " OR state = 'settling' AND lease_until < clock_timestamp()) RETURNING fence"
+                f" OR state = 'settling' AND {ABANDONED_SETTLEMENT}) RETURNING fence"
             ),
             {"run": run_id, "lease": LEASE},
         ).scalar_one_or_none()

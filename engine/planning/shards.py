@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 LEASE = timedelta(seconds=90)
 """A shard's lease, renewed with every block of users."""
 
+ABANDONED_SHARD = (
+    "(s.lease_until < clock_timestamp() OR s.lease_until < clock_timestamp()"
+    f" + interval '{(LEASE - locks.SILENCE).total_seconds()} s' AND NOT {locks.SHARD_HELD})"
+)
+"""SQL: whether nobody plans the shard `s` any more, which somebody claimed."""
+
 SCENE_KEPT = timedelta(minutes=5)
 """How long a process plans a run's shards on the items as it first read them."""
 
@@ -62,6 +68,7 @@ def plan_shard(runtime: Runtime, run_id: int, shard: int, wake: Wake) -> dict[st
             connection.execute(text(f"SET LOCAL lock_timeout = '{PATIENCE}'"))
             locks.lock_slots(connection, claim.slots)
             connection.execute(text("SET LOCAL lock_timeout = 0"))
+            locks.speak_or_end(connection, LEASE)
             done, last = _plan(runtime, connection, claim)
     except OperationalError as error:
         if not isinstance(error.orig, LockNotAvailable):
@@ -94,7 +101,7 @@ def _claim(database: Database, run_id: int, shard: int) -> Claim | None:
             text(
                 "UPDATE shards s SET state = 'planning', fence = s.fence + 1, lease_until = clock_timestamp() + :lease"
                 " FROM runs r WHERE r.id = s.run_id AND r.state = 'planning' AND s.run_id = :run AND s.shard = :shard"
-                " AND (s.state = 'waiting' OR s.state = 'planning' AND s.lease_until < clock_timestamp())"
+                f" AND (s.state = 'waiting' OR s.state = 'planning' AND {ABANDONED_SHARD})"
                 " RETURNING s.fence, s.slot_from, s.slot_until"
             ),
             {"run": run_id, "shard": shard, "lease": LEASE},

@@ -118,6 +118,20 @@ _NEVER_FOR_EVER = {
 for ever."""
 
 
+_SESSION = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', false)"
+    for name, value in {
+        "timezone": "UTC",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "5",
+        "tcp_keepalives_count": "3",
+        "client_connection_check_interval": "10s",
+    }.items()
+)
+"""What the server is told of each connection. Its own way to notice that we are gone is two hours of silence by the
+usual settings of Linux, and as long it would keep the locks of a machine that lost its power."""
+
+
 class Held:
     """A connection that is kept between transactions; it is taken anew after an error."""
 
@@ -238,7 +252,7 @@ class _Readers:
 def _set_utc(dbapi_connection: Any, _record: Any) -> None:
     set_json_loads(from_json, context=dbapi_connection)  # half of json's time, which is much where rows hold JSON
     with dbapi_connection.cursor() as cursor:
-        cursor.execute("SET timezone TO 'UTC'")
+        cursor.execute(_SESSION)
     dbapi_connection.commit()
 
 

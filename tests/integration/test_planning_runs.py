@@ -16,7 +16,7 @@ from sqlalchemy import text
 from engine.campaigns import store
 from engine.campaigns.policy import Cap
 from engine.errors import BadInput, LeaseLost
-from engine.planning import locks, receipt, run, shards
+from engine.planning import locks, receipt, run, settle, shards
 from engine.planning import trigger as triggers
 from engine.planning.opening import at_prices, set_scene
 from engine.planning.preview import planned_blocks, preview
@@ -223,6 +223,40 @@ def test_shards_and_settlements_that_nobody_works_on_are_woken_again(shop):
 
 
 _HELD = "UPDATE shards SET state = 'planning', lease_until = clock_timestamp()"
+
+
+def test_what_a_dead_worker_had_begun_is_woken_by_the_next_tick_and_what_is_held_is_not(shop):
+    create(shop, daily())
+    opened = run.tick_campaigns(shop, NOW, ignore)["run"]
+    woken: list[tuple[str, tuple[int, ...]]] = []
+    quiet = "clock_timestamp() + CAST(:left AS interval) - CAST(:silent AS interval)"
+
+    def look() -> list[tuple[str, tuple[int, ...]]]:
+        woken.clear()
+        run.wake_forgotten(shop.database, lambda task, *ids: woken.append((task, ids)))
+        return woken
+
+    silent = 1.5 * locks.SILENCE
+    with shop.database.begin() as connection:
+        begun = text(f"UPDATE shards SET state = 'planning', lease_until = {quiet} WHERE shard < 2")
+        connection.execute(begun, {"left": shards.LEASE, "silent": silent})
+    with shop.database.begin() as planner:
+        locks.lock_slots(planner, (256, 512))  # of shard 1
+        assert look() == [("horae.plan_shard", (opened, 0))]
+    assert dict(rows(shop, "SELECT shard, state FROM shards WHERE shard < 2")) == {0: "waiting", 1: "planning"}
+    assert look() == [("horae.plan_shard", (opened, 1))]
+
+    Workers(shop).recover()
+    with shop.database.begin() as connection:
+        begun = text(f"UPDATE runs SET state = 'settling', lease_until = {quiet}")
+        connection.execute(begun, {"left": settle.LEASE, "silent": silent})
+    with shop.database.begin() as settler:
+        locks.lock_settlement(settler)
+        assert look() == []
+        assert run.settle(shop, opened, ignore) == {}
+    assert look() == [("horae.settle", (opened,))]
+    run.settle(shop, opened, ignore)
+    assert rows(shop, "SELECT state FROM runs") == [("published",)]
 
 
 def test_a_shard_that_fails_again_and_again_ends_its_run_with_the_reason(shop):
