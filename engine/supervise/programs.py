@@ -42,14 +42,14 @@ def plan_programs(settings: Settings) -> Plan:
     """
     programs = [_worker(settings, name) for name in WORKERS]
     programs.append(_celery(settings, "beat", "beat", "-l", settings.log_level))
+    port = _free_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT") if settings.flower_port else 0
     api_url = None
     if settings.api_port:
         api_port = _free_port(settings.api_port, "the API", "HORAE_API_PORT")
         api_url = f"http://127.0.0.1:{api_port}"
-        programs.append(_api(settings, api_port))
-    if settings.flower_port == 0:
+        programs.append(_api(settings, api_port, port))
+    if not port:
         return Plan(tuple(programs), api_url, None, None)
-    port = _free_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT")
     given = settings.flower_password
     file = None if given else settings.home / "flower-password"
     password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
@@ -80,11 +80,13 @@ def _flower(settings: Settings, port: int, password: str) -> Program:
     )
 
 
-def _api(settings: Settings, port: int) -> Program:
+def _api(settings: Settings, port: int, flower_port: int) -> Program:
     # On loopback, whatever HORAE_API_HOST says: while there is no key it is open to this machine.
     listening = ("--host", "127.0.0.1", "--port", str(port), "--development")
     command = (sys.executable, "-m", "engine.cli", "api", *listening)
-    return Program("api", command, settings.home, _environment(settings))
+    # The console's link leads to the port that Flower got, which may be another than the one that was wished for.
+    told = {**_environment(settings), "HORAE_FLOWER_PORT": str(flower_port)}
+    return Program("api", command, settings.home, told)
 
 
 def _celery(settings: Settings, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:
