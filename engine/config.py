@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     flower_password: SecretStr | None = Field(None, description="Flower's password (user: horae).")
     flower_read_only: bool = Field(True, description="Whether Flower shows everything and changes nothing.")
     flower_url_prefix: str = Field("", description="The path under which a proxy serves Flower, such as flower.")
+    flower_url: str | None = Field(
+        None, pattern="^https?://", description="Where browsers find Flower, where that is another host than the API's."
+    )
 
     api_host: str = Field("127.0.0.1", description="Where the API listens.")
     api_port: int = Field(8000, ge=0, le=65535, description="The API's port; under `horae up` 0: no API.")

@@ -48,18 +48,18 @@ def plan_programs(settings: Settings) -> Plan:
     programs = [_worker(settings, name) for name in WORKERS]
     programs.append(_celery(settings, "beat", "beat", "-l", settings.log_level))
     ports: list[Port] = []
-    api_url = flower_url = file = None
-    if settings.api_port:
-        ports.append(claim_port(settings.api_port, "the API", "HORAE_API_PORT"))
-        api_url = f"http://{HOST}:{ports[-1].number}"
-        programs.append(_api(settings, ports[-1].number))
+    api_url = flower_url = file = flower = None
     if settings.flower_port:
-        ports.append(claim_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT"))
-        flower_url = f"http://{HOST}:{ports[-1].number}"
+        ports.append(flower := claim_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT"))
+        flower_url = f"http://{HOST}:{flower.number}"
         given = settings.flower_password
         file = None if given else settings.home / "flower-password"
         password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
-        programs.append(_flower(settings, ports[-1].number, password))
+        programs.append(_flower(settings, flower.number, password))
+    if settings.api_port:
+        ports.append(api := claim_port(settings.api_port, "the API", "HORAE_API_PORT"))
+        api_url = f"http://{HOST}:{api.number}"
+        programs.append(_api(settings, api.number, flower.number if flower else 0))
     return Plan(tuple(programs), api_url, flower_url, file, tuple(ports))
 
 
@@ -86,11 +86,13 @@ def _flower(settings: Settings, port: int, password: str) -> Program:
     )
 
 
-def _api(settings: Settings, port: int) -> Program:
+def _api(settings: Settings, port: int, flower_port: int) -> Program:
     # On loopback, whatever HORAE_API_HOST says: while there is no key it is open to this machine.
     listening = ("--host", HOST, "--port", str(port), "--development")
     command = (sys.executable, "-m", "engine.cli", "api", *listening)
-    return Program("api", command, settings.home, _environment(settings))
+    # The console's link leads to the port that Flower got, which may be another than the one that was wished for.
+    told = {**_environment(settings), "HORAE_FLOWER_PORT": str(flower_port)}
+    return Program("api", command, settings.home, told)
 
 
 def _celery(settings: Settings, name: str, *arguments: str, environment: dict[str, str] | None = None) -> Program:

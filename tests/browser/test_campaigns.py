@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import text
 
-from engine.campaigns import store
+from engine.campaigns import policy_store, store
 from tests.browser.conftest import PASSWORD, Shop, log_in, visiting
 from tests.planning_shop import NOW, daily
 
@@ -74,6 +74,63 @@ def test_a_campaign_is_written_previewed_launched_triggered_and_watched(operator
         authors = connection.execute(text("SELECT DISTINCT actor FROM audit_log WHERE subject = 'campaign:autumn'"))
         assert planned > 100
         assert authors.scalars().all() == ["user:operator"]
+
+
+def test_variants_and_conditions_are_written_in_the_form_and_shown_as_they_would_arrive(operator: Page, shop: Shop):
+    page = operator
+    with shop.runtime.database.begin() as connection:
+        connection.execute(
+            text("UPDATE users SET locale = CASE WHEN id % 2 = 0 THEN 'de' ELSE 'en' END, country = 'DE'")
+        )
+        connection.execute(text("UPDATE users SET country = 'FR' WHERE id % 4 = 0"))
+    page.goto("/console/editor")
+    page.fill("#f-name", "tested")
+    page.fill("#f-message-title", "Hello")
+    page.fill("#f-message-body", "Have a look")
+    page.get_by_role("button", name="Test variants of the text").click()
+    page.fill("#f-test-name", "greeting")
+    page.fill("#f-arm-1-title", "Good morning")
+    page.get_by_role("button", name="Add a variant").click()
+    page.fill("#f-arm-2-name", "short")
+    page.fill("#f-arm-2-title", "Hi")
+    page.select_option("#f-for", "rules")
+    page.select_option("[name='g0.r0.kind']", "field")
+    page.fill("[name='g0.r0.name']", "country")
+    page.fill("[name='g0.r0.value']", "FR")
+
+    expect(page.locator("#check .figure")).to_contain_text("100 users in the audience")
+    shown = page.locator("#check .phone")
+    for title in ("Hello", "Good morning", "Hi"):
+        expect(shown.filter(has_text=title).first).to_be_visible()
+    expect(page.locator("#plan .phone").first).to_contain_text("variant")
+
+    page.get_by_role("button", name="Save as draft").click()
+    with shop.runtime.database.begin() as connection:
+        stored = store.get(connection, "tested").definition
+    assert stored.message.experiment is not None
+    assert set(stored.message.experiment.arms) == {"plain", "other", "short"}
+    assert stored.model_dump(mode="json", exclude_none=True)["audience"] == {"field": "country", "equals": "FR"}
+
+    page.get_by_role("link", name="Edit").click()
+    expect(page.locator("[name='g0.r0.value']")).to_have_value("FR")
+    expect(page.locator("#f-arm-2-title")).to_have_value("Hi")
+
+
+def test_a_version_that_waits_is_planned_before_it_is_approved(operator: Page, shop: Shop):
+    page = operator
+    add(shop, "waits")
+    with shop.runtime.database.begin() as connection:
+        policy_store.change_rules(connection, {"approvals": "required"}, "tests")
+        changed = daily(name="waits", schedule=None, message={"title": "Changed", "body": "{{ item.title }}"})
+        assert store.create(connection, changed, NOW, "another").pending == 2
+    try:
+        page.goto("/console/campaigns/waits")
+        page.get_by_role("link", name="see what changed").click()
+        page.get_by_role("button", name="Plan a sample").click()
+        expect(page.locator("#plan .phone-title").first).to_have_text("Changed")
+    finally:
+        with shop.runtime.database.begin() as connection:
+            policy_store.change_rules(connection, {"approvals": "off"}, "tests")
 
 
 def test_what_is_wrong_is_told_at_its_field_and_nothing_typed_is_lost(operator: Page):

@@ -9,10 +9,11 @@ from playwright.sync_api import Page, expect
 from sqlalchemy import text
 
 from engine.learning import registry
-from engine.planning.progress import list_runs
+from engine.planning import run as planning
+from engine.planning.progress import get_run, list_runs
 from tests.browser.conftest import Shop, visiting
 from tests.models import small_model
-from tests.planning_shop import Workers, create, daily
+from tests.planning_shop import NOW, Workers, create, daily
 
 pytestmark = pytest.mark.browser
 
@@ -107,3 +108,29 @@ def test_an_admin_erases_a_user_only_by_typing_the_id(chromium, planned: Shop) -
             expect(page.locator("#messages")).to_contain_text(said)
         page.goto("/console/users/u9")
         expect(page.locator("h1")).to_contain_text("was erased")
+
+
+def test_a_run_is_seen_to_grow_without_loading_the_page_again(viewer: Page, planned: Shop) -> None:
+    create(planned.runtime, daily(name="grows", items={"kind": "fixed", "ids": ["i1", "i2"]}))
+    workers = Workers(planned.runtime)
+    run = planning.tick_campaigns(planned.runtime, NOW, workers.wake)["run"]
+    viewer.goto(f"/console/runs/{run}")
+    progress = viewer.locator("#progress")
+    expect(progress).to_contain_text("of 400")
+    viewer.evaluate("window.loaded = 'once'")
+    seen = [viewer.locator("#progress progress").get_attribute("value")]
+
+    for shard in (0, 1):
+        planning.plan_shard(planned.runtime, run, shard, workers.wake)
+        with planned.runtime.database.begin() as connection:
+            done = get_run(connection, run).users_done
+        expect(viewer.locator("#progress progress")).to_have_attribute("value", str(done))
+        seen.append(str(done))
+    for shard in (2, 3):
+        planning.plan_shard(planned.runtime, run, shard, workers.wake)
+    planning.settle(planned.runtime, run, workers.wake)
+
+    expect(progress).to_contain_text("published")
+    expect(viewer.locator("#counts")).to_contain_text("planned")
+    assert [int(value or 0) for value in seen] == sorted({int(value or 0) for value in seen})
+    assert viewer.evaluate("window.loaded") == "once"

@@ -43,8 +43,10 @@ def routes(console: Console) -> APIRouter:
 
 
 def flower_address(settings: Settings, host: str) -> str | None:
-    """Where Flower is for a browser that reached us at `host`: under the proxy's prefix, else at its port on this
-    machine; None where it is told not to run, or only this machine could reach it."""
+    """Where Flower is for a browser that reached us at `host`: where the settings say, else under the proxy's prefix,
+    else at its port on this machine; None where it is told not to run, or only this machine could reach it."""
+    if settings.flower_url:
+        return settings.flower_url
     if settings.flower_url_prefix:
         return f"/{settings.flower_url_prefix.strip('/')}/"
     if settings.flower_port == 0 or not _is_loopback(host):
