@@ -11,9 +11,9 @@ def fold() -> dict:
     """Fold the events that wait into profiles."""
     from engine.ingest.fold import fold_all
 
-    with worker_runtime() as runtime:
-        events = fold_all(runtime.database)
-    if events:
+    def folded() -> None:
         wake("horae.refresh")  # what was folded may change what is planned
         wake("horae.tick_triggers")  # … and make something due
-    return {"events": events}
+
+    with worker_runtime() as runtime:
+        return {"events": fold_all(runtime.database, folded)}

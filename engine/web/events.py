@@ -103,8 +103,10 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         body = await read_json(request)
         if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
             raise Refusal(400, "a batch is an object with a list `batch`")
-        shared = {"context": body["context"]} if isinstance(body.get("context"), dict) else {}
-        raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
+        raws = body["batch"]
+        if isinstance(body.get("context"), dict):
+            shared = {"context": body["context"]}
+            raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in raws]
         if too_deep(raws):  # seldom: then which
             raws = [_shallow(raw) for raw in raws]
 
