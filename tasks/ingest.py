@@ -11,9 +11,6 @@ def fold() -> dict:
     """Fold the events that wait into profiles."""
     from engine.ingest.fold import fold_all
 
-    def folded() -> None:
-        wake("horae.refresh")  # what was folded may change what is planned
-        wake("horae.tick_triggers")  # … and make something due
-
     with worker_runtime() as runtime:
-        return {"events": fold_all(runtime.database, folded)}
+        # What was folded may make something due. Late binding does not wait for it.
+        return {"events": fold_all(runtime.database, lambda: wake("horae.tick_triggers"))}

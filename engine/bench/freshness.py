@@ -96,7 +96,9 @@ def measure(users: int, seed: int, load: Load, tell: Tell) -> Report:
             pushes = _planned(database, seed)
             if len(pushes) < 2 * load.probes:
                 raise Unavailable(f"{len(pushes)} pushes were planned, and {2 * load.probes} are needed")
-            with Ingesting(home, database, lambda number: _write_history(shop, home, load.file_rows, number)) as files:
+            viewers = {push.user for push in pushes[: load.probes]}
+            past = _History(shop, np.array([name in viewers for name in shop.user_ids.to_pylist()], bool)[shop.user])
+            with Ingesting(home, database, lambda number: past.write(home, load.file_rows, number)) as files:
                 tell(f"{load.events_per_s:.0f} events a second for {load.warming + load.seconds:.0f} s")
                 shown, rates = _measured(database, _Clients(port, key, shop, load), pushes)
                 files.check()
@@ -121,12 +123,18 @@ def _campaign() -> Campaign:
 _PUSHES = text("""
     SELECT p.id, p.user_id, u.external_id, p.item_id, i.external_id
     FROM pushes p JOIN users u ON u.id = p.user_id JOIN items i ON i.id = p.item_id
-    WHERE p.state = 'planned' ORDER BY hashtext(u.external_id || :seed)
+    WHERE p.state = 'planned' ORDER BY (
+        SELECT count(*) FROM user_item_profiles o WHERE o.slot = u.slot AND o.user_id = u.id
+    ) > :own, hashtext(u.external_id || :seed)
 """)
+
+OWN_ITEMS = 10
+"""Of users whose views are followed, at most (item, type) pairs: an item viewed three times is then surely among the
+best of their own."""
 
 
 def _planned(database: Database, seed: int) -> list[Planned]:
-    """The planned pushes, in an order by chance, once the workers have published them."""
+    """The planned pushes, once the workers have published them: first those of users with OWN_ITEMS, by chance."""
 
     def published() -> bool:
         with database.begin() as connection:
@@ -134,25 +142,34 @@ def _planned(database: Database, seed: int) -> list[Planned]:
 
     wait_for(published, PLAN_SECONDS, lambda: "no plan was published")
     with database.begin() as connection:
-        return [Planned(*row) for row in connection.execute(_PUSHES, {"seed": str(seed)})]
+        return [Planned(*row) for row in connection.execute(_PUSHES, {"seed": str(seed), "own": OWN_ITEMS})]
 
 
-def _write_history(shop: RetailLoad, home: Path, rows: int, number: int) -> Path:
-    """A file of events of the shop's users, from a month ago until two days ago: too old to change what is planned."""
-    file = home / f"history-{number}.parquet"
-    rng = np.random.default_rng([shop.seed, 91, number])
-    at = rng.integers(0, len(shop.user), rows)
-    last = np.datetime64((machine_now() - timedelta(days=2)).replace(tzinfo=None), "us")
-    item, value = shop.item[at], shop.value[at]
-    columns = {
-        "user_id": shop.user_ids.take(pa.array(shop.user[at])),
-        "item_id": shop.item_ids.take(pa.array(item, mask=item < 0)),
-        "event_type": pa.array(shop.event_type[at], pa.string()),
-        "occurred_at": pa.array(np.sort(last - rng.integers(0, 28 * 86_400_000_000, rows)), pa.timestamp("us", "UTC")),
-        "value": pa.array(value, mask=np.isnan(value)),
-    }
-    pq.write_table(pa.table(columns), file)
-    return file
+@dataclass(frozen=True)
+class _History:
+    """Events of the shop's users from a month ago until two days ago, too old to change what is planned. without:
+    bool, the shop's events whose users have none of it: an item that they view must be among the best of their own."""
+
+    shop: RetailLoad
+    without: np.ndarray
+
+    def write(self, home: Path, rows: int, number: int) -> Path:
+        """A file of so many."""
+        shop, file = self.shop, home / f"history-{number}.parquet"
+        rng = np.random.default_rng([shop.seed, 91, number])
+        at = rng.choice(np.flatnonzero(~self.without), rows)
+        last = np.datetime64((machine_now() - timedelta(days=2)).replace(tzinfo=None), "us")
+        instants = np.sort(last - rng.integers(0, 28 * 86_400_000_000, rows))
+        item, value = shop.item[at], shop.value[at]
+        columns = {
+            "user_id": shop.user_ids.take(pa.array(shop.user[at])),
+            "item_id": shop.item_ids.take(pa.array(item, mask=item < 0)),
+            "event_type": pa.array(shop.event_type[at], pa.string()),
+            "occurred_at": pa.array(instants, pa.timestamp("us", "UTC")),
+            "value": pa.array(value, mask=np.isnan(value)),
+        }
+        pq.write_table(pa.table(columns), file)
+        return file
 
 
 # --- the clients -----------------------------------------------------------------------------------------------------

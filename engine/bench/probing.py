@@ -27,8 +27,8 @@ VIEWS = 3
 LOOK_SECONDS = 0.01
 """Between two looks at the store or at recommendations: how finely freshness is measured."""
 
-PATIENCE_SECONDS = 30.0
-"""What does not show by then has not shown."""
+PATIENCE_SECONDS = 20.0
+"""What does not show by then has not shown; less than the server keeps an idle connection."""
 
 _PLANNED = text("SELECT id FROM pushes WHERE id = ANY(:ids) AND state = 'planned' AND item_id = ANY(:items)")
 _WAITING = text("SELECT DISTINCT user_id FROM unfolded_events WHERE user_id = ANY(:users)")

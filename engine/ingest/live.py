@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import psycopg
 import pyarrow as pa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from engine.clock import business_now
@@ -31,6 +31,7 @@ from engine.ingest.names import known_names, link_names, say_device_zones, say_n
 from engine.ingest.options import DEFAULTS
 from engine.ingest.segment import Message, Refused, all_fit, read_message
 from engine.ingest.write import Recording, claim_ids, ensure_months, months_of, record_events
+from engine.store.bulk import fetch
 from engine.store.database import Database
 
 SOURCE = "segment"
@@ -101,7 +102,9 @@ class LiveIntake:
             taken.refused.setdefault(place, why)
         good = np.flatnonzero(~np.isin(places, np.array(list(taken.refused), np.int64)))
         zones = {users[p]: m.zone for p, m in messages.items() if m.zone is not None and p not in taken.refused}
-        taken.refused |= self._record(rows.take(good), places[good], zones, now)
+        if len(good) < len(places):
+            rows, places = rows.take(good), places[good]
+        taken.refused |= self._record(rows, places, zones, now)
         said = [one for one in people if one.place not in taken.refused]
         self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
         self._register([(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
@@ -172,7 +175,7 @@ class LiveIntake:
         for _ in range(ATTEMPTS):
             try:
                 with self._database.begin() as connection:
-                    connection.execute(text(f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}"))
+                    fetch(connection, f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}")
                     return work(connection)
             except (DBAPIError, psycopg.Error) as error:
                 state = _state(error)

@@ -1,10 +1,10 @@
 """Late binding: users with new events are planned again, alone, for their pushes that are due before long.
 
-Ingest marks users with new events. Every few seconds a refresh takes those whose events are folded and weighs their
-planned pushes anew, on what is known now: the item and the window may change, each change is a new revision of the
-decision, and a push for which nothing speaks any more (the item was bought and nothing else is worth it, the user opted
-out) is closed. What is due within ten minutes is frozen; what was explored only ever ends, since its propensity is that
-of its draw; where a rate is scarce the window stays.
+Ingest marks users with new events. A refresh, woken by the event API and every few seconds anyway, takes the marked and
+weighs their planned pushes anew, on what is known now (events that wait to be folded count too): the item and the
+window may change, each change is a new revision of the decision, and a push for which nothing speaks any more (the item
+was bought and nothing else is worth it, the user opted out) is closed. What is due within ten minutes is frozen; what
+was explored only ever ends, since its propensity is that of its draw; where a rate is scarce the window stays.
 
 Whoever plans a user holds the lock of the user's slot; slots that are busy wait for the next refresh. Killed anywhere,
 it has changed whole runs' pushes or none, and the marks are still there.
@@ -47,7 +47,6 @@ FEW_USERS = 64
 
 _CHANGED = text("""
     SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
-    WHERE NOT EXISTS (SELECT 1 FROM unfolded_events e WHERE e.user_id = c.user_id)
     ORDER BY c.changed_at, c.user_id LIMIT :most
 """)
 
@@ -162,7 +161,6 @@ def _plan_again(
     happened = _happened(connection, sorted({row.user_id for row in rows}), since, now)
     bought = {row.id for row in rows if (row.user_id, row.item_id) in happened.bought}
     ends = {number: "no_consent" for number, row in enumerate(rows) if row.user_id in happened.left}
-    drawn = {n: "no_candidate" for n, row in enumerate(rows) if (row.explored or row.at_once) and row.id in bought}
     numbers = [
         number for number, row in enumerate(rows) if not (row.explored or row.at_once or row.user_id in happened.left)
     ]
@@ -171,7 +169,9 @@ def _plan_again(
         changes = plan_again(
             replace(scene, again=_again(scene, [rows[n] for n in numbers], happened, now)), rows, numbers
         )
-    return write(connection, now, replace(changes, ends=changes.ends | drawn | ends), bought)
+    # What was bought is not offered any more, though nothing else may take its place: then the push ends.
+    idle = {n: "no_candidate" for n, row in enumerate(rows) if row.id in bought and n not in changes.moves}
+    return write(connection, now, replace(changes, ends=idle | changes.ends | ends), bought)
 
 
 def _again(scene: Scene, rows: Sequence[Waiting], happened: Happened, now: datetime) -> Again:

@@ -153,7 +153,7 @@ class Desk:
 
     def _admit(self, key: str | None, local: bool, scope: str) -> Grant:
         now = clock.machine_now()
-        with self.runtime.database.begin() as connection:
+        with self.runtime.database.apart() as connection:
             grant = find_grant(connection, key, now) if key is not None else None
             if grant is None and local and is_open(connection, now):
                 grant = LOCAL

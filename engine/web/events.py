@@ -92,7 +92,7 @@ def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
         taken = await desk.do(lambda: intake.accept([raw], kind=kind))
         if taken.refused:
             raise Refusal(400, taken.refused[0])
-        desk.wake("horae.fold")
+        _wake(desk)
         return JSONResponse({"success": True}, _accepted(request))
 
     return handle
@@ -117,12 +117,18 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
 
         taken = await desk.do(work)
         if taken.accepted:
-            desk.wake("horae.fold")
+            _wake(desk)
         refused = [{"index": place, "reason": why} for place, why in sorted(taken.refused.items())]
         told = {"success": True, "accepted": taken.accepted, "rejected": refused}
         return JSONResponse(told, _accepted(request))
 
     return handle
+
+
+def _wake(desk: Desk) -> None:
+    """What events change: what is planned, at once, and the profiles."""
+    desk.wake("horae.refresh")
+    desk.wake("horae.fold")
 
 
 EXACTLY_200 = ("analytics-python/", "analytics-php/")
@@ -221,7 +227,7 @@ def _accept(desk: Desk, given: Sequence[object]) -> list[callbacks.Answer]:
         now = business_now(connection)
     answers = callbacks.accept(desk.runtime.database, now, given)
     if any(answer.status == "accepted" for answer in answers):
-        desk.wake("horae.fold")
+        _wake(desk)
     return answers
 
 
