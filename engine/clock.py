@@ -29,8 +29,12 @@ def monotonic() -> float:
 
 def business_now(connection: Connection) -> datetime:
     """Business time, aware UTC: the workspace's virtual instant, or the machine's time where none is set."""
-    virtual = connection.execute(text("SELECT business_now FROM workspace")).scalar_one_or_none()
-    return virtual.astimezone(UTC) if virtual is not None else machine_now()
+    return at_virtual(connection.execute(text("SELECT business_now FROM workspace")).scalar_one_or_none())
+
+
+def at_virtual(instant: datetime | None) -> datetime:
+    """Business time where the workspace's virtual instant, read with something else, is `instant`."""
+    return instant.astimezone(UTC) if instant is not None else machine_now()
 
 
 def is_virtual(connection: Connection) -> bool:

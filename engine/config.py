@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from engine.errors import BadInput
 
-QUEUES = ("plan", "dispatch", "ingest", "train", "upkeep")
+QUEUES = ("plan", "dispatch", "ingest", "refresh", "train", "upkeep")
 """Celery's queues; each needs a worker."""
 
 

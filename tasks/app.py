@@ -15,13 +15,20 @@ from typing import Any
 
 from celery import Celery
 from celery.schedules import crontab
-from celery.signals import after_setup_logger, task_failure, task_success, worker_init, worker_process_shutdown
+from celery.signals import (
+    after_setup_logger,
+    task_failure,
+    task_prerun,
+    task_success,
+    worker_init,
+    worker_process_shutdown,
+)
 
 from engine.config import QUEUES, read_settings
 from engine.errors import HoraeError
 from engine.planning import wake
 from tasks.logs import note_tick, quiet_routine, say_failed, say_succeeded
-from tasks.runtime import close_runtime, prepare_pool
+from tasks.runtime import begun, close_runtime, prepare_pool
 
 VISIBILITY_SECONDS = 900
 """Redis hands a message out again after this long: longer than any task but training, which guards itself."""
@@ -123,6 +130,7 @@ app = Celery("horae")
 app.config_from_object(Configuration())
 
 after_setup_logger.connect(quiet_routine)
+task_prerun.connect(begun)
 task_success.connect(say_succeeded)
 task_success.connect(note_tick)
 task_failure.connect(say_failed)

@@ -12,8 +12,5 @@ def fold() -> dict:
     from engine.ingest.fold import fold_all
 
     with worker_runtime() as runtime:
-        events = fold_all(runtime.database)
-    if events:
-        wake("horae.refresh")  # what was folded may change what is planned
-        wake("horae.tick_triggers")  # … and make something due
-    return {"events": events}
+        # What was folded may make something due. Late binding does not wait for it.
+        return {"events": fold_all(runtime.database, lambda: wake("horae.tick_triggers"))}

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from celery import Task
 
+from engine import clock
 from engine.errors import HoraeError
 from engine.store import ticks
 from tasks.runtime import worker_runtime
@@ -23,6 +24,11 @@ ROUTINE = (
 )
 """Loggers that have a line for every tick sent, received and done, for every child and for every look at the schema."""
 
+
+NOTE_SECONDS = 1.0
+"""Between two notes of a process about one task, which is woken many times a second where events come all the time."""
+
+_noted: dict[str, float] = {}
 
 BEATEN = frozenset(f"horae.{name}" for name in ("tick_campaigns", "refresh", "dispatch_due", "fold", "upkeep"))
 """Tasks that beat asks for every minute or more often."""
@@ -49,7 +55,8 @@ def say_succeeded(sender: Task, result: object = None, **_signal: object) -> Non
 def note_tick(sender: Task, **_signal: object) -> None:
     """Note when a task of beat's last ended well: how old that is, metrics say. A store that is away is not this
     task's failure."""
-    if sender.name in BEATEN:
+    if sender.name in BEATEN and clock.monotonic() >= _noted.get(sender.name, 0.0) + NOTE_SECONDS:
+        _noted[sender.name] = clock.monotonic()
         with suppress(HoraeError), worker_runtime() as runtime:
             ticks.mark(runtime.database, sender.name.removeprefix("horae."))
 

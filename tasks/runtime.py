@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from celery import current_app
+from celery import Task, current_app
 from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 
 from engine import clock
 from engine.config import read_settings
 from engine.errors import Unavailable
+from engine.planning.wake import EXPIRES_SECONDS, Marks
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
@@ -24,14 +26,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-WAKE_SECONDS = 60.0
-"""A wake-up that no worker got to by then vanishes: ticks wake again what still waits, every few seconds."""
-
-
 class _Process:
-    """This process' runtime; a pool child keeps it from task to task."""
+    """This process' runtime and marks of wake-ups; a pool child keeps them from task to task."""
 
     runtime: Runtime | None = None
+    marks: Marks | None = None
 
 
 @contextmanager
@@ -65,6 +64,22 @@ def close_runtime(**_signal: object) -> None:
     runtime, _Process.runtime = _Process.runtime, None
     if runtime is not None:
         runtime.close()
+    marks, _Process.marks = _Process.marks, None
+    if marks is not None:
+        marks.close()
+
+
+def _marks() -> Marks:
+    if _Process.marks is None:
+        _Process.marks = Marks(current_app.conf.broker_url)
+    return _Process.marks
+
+
+def begun(sender: Task, args: Sequence[object] = (), **_signal: object) -> None:
+    """Celery's signal before a task: from now on what is committed asks for it anew."""
+    if not args:
+        with suppress(RedisError, OSError):  # the mark goes by itself
+            _marks().begun(sender.name)
 
 
 def wake(task: str, *ids: int) -> None:
@@ -72,9 +87,13 @@ def wake(task: str, *ids: int) -> None:
 
     A broker that does not answer costs no work, only the time until the next tick finds it in the tables.
     """
+
+    def send() -> None:
+        current_app.send_task(task, args=ids, expires=EXPIRES_SECONDS)
+
     try:
-        current_app.send_task(task, args=ids, expires=WAKE_SECONDS)
-    except (OperationalError, OSError) as error:
+        send() if ids else _marks().once(task, send)
+    except (OperationalError, RedisError, OSError) as error:
         logger.warning("%s%r was not announced: %s", task, ids, error, extra={"action": "wake_lost"})
 
 

@@ -8,7 +8,7 @@ other users of the same shop, drawn apart, so that memory is bounded and parts c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -146,6 +146,11 @@ def retail_load(users: int, seed: int = 1, *, items: int = ITEMS, part: int = 0)
         occurred_at=occurred_at[order],
         value=value[order],
     )
+
+
+def ending(load: RetailLoad, end: datetime) -> RetailLoad:
+    """The load, moved to end at `end`; by whole days, so that everybody's hours stay theirs."""
+    return replace(load, occurred_at=load.occurred_at + (end - END).total_seconds())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import xgboost
 from sqlalchemy import Connection, text
 
 from engine import clock
-from engine.bench.loads import END, ZONES, RetailLoad, part_sizes, retail_load, type_ids
+from engine.bench.loads import END, ZONES, RetailLoad, ending, part_sizes, retail_load, type_ids
 from engine.bench.report import Tell
 from engine.bench.yardstick import DEPTH, TREES
 from engine.features.decay import Folded, merge
@@ -41,22 +41,28 @@ _MODEL_USERS, _MODEL_ROWS = 4_000, 60_000
 _LOADERS = 2
 
 
-def build_shop(database: Database, users: int, seed: int = 1, tell: Tell = lambda _: None) -> dict[str, object]:
+def build_shop(
+    database: Database, users: int, seed: int = 1, tell: Tell = lambda _: None, end: datetime | None = None
+) -> dict[str, object]:
     """Load a shop of `users` users into an empty database, its clock at the load's end, with a click model as champion;
     the description of its load.
+
+    end: whole days after loads.END; then the load ends there, and business time is the machine's.
 
     Parts of the load are made and folded side by side in processes of their own; what a profile's key guards comes
     after its rows, which is several times as fast as with them.
     """
-    ensure_ahead(database, END)
-    ensure_ahead(database, END - timedelta(days=3))
+    virtual, end = end is None, end or END
+    ensure_ahead(database, end)
+    ensure_ahead(database, end - timedelta(days=3))
     sizes = part_sizes(users)
-    first = retail_load(sizes[0], seed)
+    first = ending(retail_load(sizes[0], seed), end)
     with database.begin() as connection:
-        clock.start_virtual(connection, END)
+        if virtual:
+            clock.start_virtual(connection, end)
         _items(connection, first)
         keys = _drop_keys(connection)
-    jobs = [(database.libpq_url, size, seed, part) for part, size in enumerate(sizes)]
+    jobs = [(database.libpq_url, size, seed, part, end) for part, size in enumerate(sizes)]
     events, items = 0, None
     for done, (held, folded) in enumerate(_side_by_side(jobs), 1):
         events += held
@@ -70,11 +76,11 @@ def build_shop(database: Database, users: int, seed: int = 1, tell: Tell = lambd
     with database.autocommit() as connection:
         connection.execute(text("VACUUM ANALYZE"))
     tell("training a click model")
-    _train(database, first, users)
+    _train(database, first, users, end)
     return first.description() | {"users": users, "events": events}
 
 
-def _side_by_side(jobs: list[tuple[str, int, int, int]]) -> Iterator[tuple[int, Folded]]:
+def _side_by_side(jobs: list[_Job]) -> Iterator[tuple[int, Folded]]:
     if len(jobs) == 1:
         yield _load_part(jobs[0])
         return
@@ -83,11 +89,14 @@ def _side_by_side(jobs: list[tuple[str, int, int, int]]) -> Iterator[tuple[int, 
             yield future.result()
 
 
-def _load_part(job: tuple[str, int, int, int]) -> tuple[int, Folded]:
+_Job = tuple[str, int, int, int, datetime]
+
+
+def _load_part(job: _Job) -> tuple[int, Folded]:
     """Make a part of the load and store its users, profiles and past pushes; its number of events, and the profiles of
     items, which all parts share."""
-    url, size, seed, part = job
-    load = retail_load(size, seed, part=part)
+    url, size, seed, part, end = job
+    load = ending(retail_load(size, seed, part=part), end)
     database = Database(url)
     try:
         with database.begin() as connection:
@@ -96,7 +105,7 @@ def _load_part(job: tuple[str, int, int, int]) -> tuple[int, Folded]:
             of_items = folded.pop("item_profiles")
             for table, profiles in folded.items():
                 copy_rows(connection, table, profile_columns(table, profiles))
-            _past_pushes(connection, load, users, part)
+            _past_pushes(connection, load, users, (part, end))
     finally:
         database.dispose()
     return len(load.user), of_items
@@ -175,11 +184,12 @@ def _events(load: RetailLoad, users: np.ndarray, items: np.ndarray) -> FoldRows:
     )
 
 
-def _past_pushes(connection: Connection, load: RetailLoad, users: np.ndarray, part: int) -> None:
-    """Up to two pushes of the last three days for half of the users: what caps count."""
+def _past_pushes(connection: Connection, load: RetailLoad, users: np.ndarray, of: tuple[int, datetime]) -> None:
+    """Up to two pushes of the last three days for half of the users: what caps count. of: the part, and its end."""
+    part, end = of
     rng = np.random.default_rng([load.seed, 77, part])
     got = np.repeat(users, rng.choice(3, len(users), p=(0.5, 0.35, 0.15)))
-    at = END.timestamp() - rng.uniform(3_600, 3 * 86_400, len(got))
+    at = end.timestamp() - rng.uniform(3_600, 3 * 86_400, len(got))
     stamps = np.floor(at * 1e6).astype(np.int64).astype("datetime64[us]")
     ids = rng.integers(0, 256, (len(got), 16), dtype=np.uint8)
     copy_rows(
@@ -214,17 +224,17 @@ def _lists(values: list[str], rows: int) -> pa.Array:
 # --- the model -------------------------------------------------------------------------------------------------------
 
 
-def _train(database: Database, load: RetailLoad, users: int) -> int:
+def _train(database: Database, load: RetailLoad, users: int, end: datetime) -> int:
     """A click model of the yardstick's size, on real feature rows, whose synthetic clicks depend on item and hour."""
-    related = Related(_sorted_ids(database), _neighbours(load))
+    related = Related(_sorted_ids(database), _neighbours(load, end))
     with database.snapshot() as snapshot:
         curve = load_scorer(snapshot.connection)
-        catalogue = curve.catalogue(snapshot, END)
+        catalogue = curve.catalogue(snapshot, end)
         empty = xgboost.train({"max_depth": 1}, xgboost.DMatrix(np.zeros((2, len(NAMES))), np.array([0, 1])), 1)
-        draft = _model(empty, related, load)
+        draft = _model(empty, related, load, end)
         scorer = Learned(0, draft)
         width = max(1, round(1024 * _MODEL_USERS / users))
-        state = scorer.state(snapshot, (0, min(width, 1024)), END, catalogue)
+        state = scorer.state(snapshot, (0, min(width, 1024)), end, catalogue)
         rng = np.random.default_rng([load.seed, 5])
         found = scorer.candidates(state, 50)
         at = np.sort(rng.choice(len(found), min(_MODEL_ROWS, len(found)), replace=False))
@@ -238,16 +248,16 @@ def _train(database: Database, load: RetailLoad, users: int) -> int:
     chance = booster.inplace_predict(bare)
     clicks = head.fit(head.Lessons(rows, chance, labels > 0, np.arange(len(rows)) % 2 == 0), load.seed, 1)
     with database.begin() as connection:
-        model = replace(_model(booster, related, load), head=None if clicks is None else clicks.head)
+        model = replace(_model(booster, related, load, end), head=None if clicks is None else clicks.head)
         version = registry.register(connection, model, {})
         registry.promote(connection, version)
     return version
 
 
-def _model(booster: xgboost.Booster, related: Related, load: RetailLoad) -> Model:
+def _model(booster: xgboost.Booster, related: Related, load: RetailLoad, end: datetime) -> Model:
     hours = np.bincount((load.occurred_at % 86_400 // 3_600).astype(np.int64), minlength=24)
     windows = with_everybody(np.concatenate([hours * 5 / 7, hours * 2 / 7]))
-    return Model(booster, 1.0, related, Blend(), windows, END)
+    return Model(booster, 1.0, related, Blend(), windows, end)
 
 
 def _clicks(rows: np.ndarray) -> np.ndarray:
@@ -267,10 +277,10 @@ def _sorted_ids(database: Database) -> np.ndarray:
         return np.sort(np.array(connection.execute(text("SELECT id FROM items")).scalars().all(), np.int64))
 
 
-def _neighbours(load: RetailLoad) -> Any:
+def _neighbours(load: RetailLoad, end: datetime) -> Any:
     with_item = load.item >= 0
     user, item, at = load.user[with_item], load.item[with_item], load.occurred_at[with_item]
     order = np.lexsort((at, user))
-    counter = Counter(len(load.item_ids), END.timestamp())
+    counter = Counter(len(load.item_ids), end.timestamp())
     counter.add(user[order].astype(np.int64), item[order].astype(np.int64), at[order], np.ones(len(order)), 0.0)
     return counter.neighbours()

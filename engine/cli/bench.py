@@ -19,6 +19,7 @@ BENCHES = {
     "allocate": "value of the planner's allocation beside the exact linear program, and beside greedy ways",
     "caps": "reservations of caps a second, beside scripts that do nothing",
     "dispatch": "due pushes to recorded deliveries over HTTP/2, beside firebase-admin; how late they leave under load",
+    "freshness": "how soon an event changes recommendations and planned pushes, under 200 events a second",
     "api": "events a second that one API process accepts durably, beside a bare COPY; how long an answer takes",
     "console": "how long each page of the console takes, in a shop with a past, over HTTP",
     "plan": "a planning run, from the database to published pushes, beside the model alone",

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from engine.ingest.device_rows import DeviceRows
 from engine.ingest.entity_rows import EntityRows
 from engine.ingest.event_rows import EventRows
+from engine.store.bulk import fetch
 
 ERASED = "user_id: erased"
 """The problem of rows about erased users."""
@@ -46,7 +47,7 @@ def lock_erasure(connection: Connection) -> None:
 
 def erased_among(connection: Connection, names: Iterable[str]) -> set[str]:
     """Which of these ids (the shop's) were erased. Nobody is erased meanwhile, until this transaction ends."""
-    connection.execute(text(f"SELECT pg_advisory_xact_lock_shared({_LOCK})"))
+    fetch(connection, f"SELECT pg_advisory_xact_lock_shared({_LOCK})")
     if not any_erased(connection):
         return set()
     secret = bytes(connection.execute(text("SELECT hash_key FROM workspace")).scalar_one())
@@ -60,13 +61,13 @@ def erased_among(connection: Connection, names: Iterable[str]) -> set[str]:
 
 def any_erased(connection: Connection) -> bool:
     """Whether anybody was erased so far; nobody is kept from erasing meanwhile."""
-    return bool(connection.execute(text("SELECT EXISTS (SELECT 1 FROM erased_users)")).scalar_one())
+    return bool(fetch(connection, "SELECT EXISTS (SELECT 1 FROM erased_users)")[0][0])
 
 
 def without_erased(connection: Connection, rows: Rows) -> Rows:
     """The rows that are not about an erased user."""
     names = rows.ids if isinstance(rows, EntityRows) else rows.user
-    gone = erased_among(connection, names.unique().drop_null().to_pylist())
+    gone = erased_among(connection, (name for name in names.unique().to_pylist() if name is not None))
     if not gone:
         return rows
     there = np.asarray(pa.compute.is_in(names, value_set=pa.array(sorted(gone))))

@@ -6,6 +6,8 @@ off the queue is one transaction again, so each is folded once, whatever crashes
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from sqlalchemy import Connection, text
 
@@ -17,6 +19,9 @@ from engine.store.tables import SLOTS
 
 AT_ONCE = 20_000
 """Events folded in one transaction: a fraction of a second, since its profile rows stay locked so long."""
+
+PASSES = 100
+"""Of one call: what came meanwhile has woken the next."""
 
 _TAKE = """
 WITH taken AS (
@@ -40,11 +45,18 @@ def fold(database: Database, slot_from: int = -1, slot_until: int = SLOTS, limit
         return len(rows)
 
 
-def fold_all(database: Database) -> int:
-    """Fold what waits, and what comes meanwhile, until the queue is empty; how many events."""
+def fold_all(database: Database, folded: Callable[[], None] = lambda: None) -> int:
+    """Fold what waits, and what comes meanwhile, until the queue is empty or PASSES are done; how many events.
+
+    `folded()` is called after each pass: while events come all the time, nobody waits for the last of them.
+    """
     total = 0
-    while folded := fold(database):
-        total += folded
+    for _ in range(PASSES):
+        events = fold(database)
+        if not events:
+            break
+        total += events
+        folded()
     return total
 
 

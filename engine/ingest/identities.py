@@ -16,7 +16,7 @@ from pydantic_core import to_json
 from sqlalchemy import Connection, text
 
 from engine.errors import BadInput
-from engine.store.bulk import copy_out, stage_rows
+from engine.store.bulk import copy_out, fetch, stage_rows
 from engine.store.slots import slot_of
 from engine.store.tables import EVENT_TYPES
 
@@ -41,12 +41,12 @@ class Users:
     """Rows made for users that were unknown."""
 
 
+_DEFAULT_ZONE = "SELECT definition ->> 'default_timezone' FROM policies ORDER BY version DESC LIMIT 1"
+
+
 def default_zone(connection: Connection) -> str:
     """The zone of users who have none: the workspace policy's."""
-    found = connection.execute(
-        text("SELECT definition ->> 'default_timezone' FROM policies ORDER BY version DESC LIMIT 1")
-    ).scalar_one_or_none()
-    return found or "UTC"
+    return connection.execute(text(_DEFAULT_ZONE)).scalar_one_or_none() or "UTC"
 
 
 def resolve_users(connection: Connection, names: pa.StringArray) -> Users:
@@ -79,19 +79,18 @@ def _make_stubs(connection: Connection, new: pa.StringArray) -> int:
 
 def _find_users(connection: Connection, asked: _Asked, count: int) -> Users:
     """The `count` users that are asked for, by position; id −1 where there is none."""
-    default = default_zone(connection)
     user, slot, zone = np.full(count, -1, np.int64), np.full(count, -1, np.int64), np.zeros(count, np.int64)
     # One row per zone: the arrays reach numpy without an object per user.
-    by_zone = _fetch(
+    by_zone = fetch(
         connection,
-        "SELECT coalesce(timezone, %s) AS zone, array_agg(position), array_agg(users.id), array_agg(users.slot)"
-        f" FROM {asked.source} JOIN users ON external_id = name GROUP BY zone ORDER BY zone",
-        (default, *asked.parameters),
+        f"SELECT coalesce(timezone, ({_DEFAULT_ZONE}), 'UTC') AS zone, array_agg(position), array_agg(users.id),"
+        f" array_agg(users.slot) FROM {asked.source} JOIN users ON external_id = name GROUP BY zone ORDER BY zone",
+        asked.parameters,
     )
     for code, (_name, positions, ids, slots) in enumerate(by_zone):
         at = np.array(positions)
         user[at], slot[at], zone[at] = ids, slots, code
-    return Users(user, slot, zone, [name for name, *_ in by_zone] or [default], 0)
+    return Users(user, slot, zone, [name for name, *_ in by_zone] or ["UTC"], 0)
 
 
 def resolve_items(connection: Connection, names: pa.StringArray) -> tuple[np.ndarray, int]:
@@ -116,7 +115,7 @@ def _find_items(connection: Connection, asked: _Asked, count: int) -> np.ndarray
     items = np.full(count, -1, np.int64)
     query = f"FROM {asked.source} JOIN items ON external_id = name"
     if asked.parameters:
-        [(positions, ids)] = _fetch(
+        [(positions, ids)] = fetch(
             connection, f"SELECT array_agg(position), array_agg(items.id) {query}", asked.parameters
         )
         if positions:
@@ -153,7 +152,7 @@ def resolve_types(connection: Connection, names: Sequence[str]) -> np.ndarray:
     others = [name for name in names if name not in EVENT_TYPES]
     known = dict(EVENT_TYPES)
     if others:
-        known |= dict(_fetch(connection, "SELECT name, id FROM event_types WHERE name = ANY(%s)", (others,)))
+        known |= dict(fetch(connection, "SELECT name, id FROM event_types WHERE name = ANY(%s)", (others,)))
         for name in sorted(set(others) - set(known)):
             known[name] = _new_type(connection, name)
     return np.array([known[name] for name in names], np.int64)
@@ -178,11 +177,3 @@ def _new_type(connection: Connection, name: str) -> int:
 
 def _numbered(names: pa.StringArray) -> dict[str, Any]:
     return {"position": np.arange(len(names), dtype=np.int32), "name": names}
-
-
-def _fetch(connection: Connection, query: str, parameters: Sequence[object]) -> list[tuple[Any, ...]]:
-    # Straight to the driver, in binary: SQLAlchemy would ask for text.
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor(binary=True) as cursor:
-        rows: list[tuple[Any, ...]] = cursor.execute(query, parameters).fetchall()
-    return rows

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
 import numpy as np
 import psycopg
 import pyarrow as pa
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from engine.clock import business_now
@@ -29,8 +29,9 @@ from engine.ingest.erased import ERASED, any_erased, erased_among
 from engine.ingest.event_rows import EventRows
 from engine.ingest.names import known_names, link_names, say_device_zones, say_new_zones
 from engine.ingest.options import DEFAULTS
-from engine.ingest.segment import Message, Refused, read_message
+from engine.ingest.segment import Message, Refused, all_fit, read_message
 from engine.ingest.write import Recording, claim_ids, ensure_months, months_of, record_events
+from engine.store.bulk import fetch
 from engine.store.database import Database
 
 SOURCE = "segment"
@@ -41,6 +42,9 @@ SLOWEST_MILLISECONDS = 15_000
 
 ATTEMPTS = 3
 """At a transaction that another one stood in the way of."""
+
+TOGETHER = 50
+"""Messages whose size is looked at together."""
 
 _IN_THE_WAY = {"40001", "40P01"}
 _TOO_SLOW = {"57014", "55P03"}
@@ -77,11 +81,16 @@ class LiveIntake:
         messages: dict[int, Message] = {}
         with self._database.begin() as connection:
             now = business_now(connection)
-            for place, raw in enumerate(raws):
-                try:
-                    messages[place] = read_message(place, raw, now, kind=kind, sent_at=sent_at, history=history)
-                except Refused as refused:
-                    taken.refused[place] = str(refused)
+            for start in range(0, len(raws), TOGETHER):
+                some = raws[start : start + TOGETHER]
+                fits = all_fit(some)
+                for place, raw in enumerate(some, start):
+                    try:
+                        messages[place] = read_message(
+                            place, raw, now, kind=kind, sent_at=sent_at, history=history, fits=fits
+                        )
+                    except Refused as refused:
+                        taken.refused[place] = str(refused)
             names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
             users = {place: names.of(message) for place, message in messages.items()}
             # Who is erased from now on is left out where the rows are written.
@@ -93,7 +102,9 @@ class LiveIntake:
             taken.refused.setdefault(place, why)
         good = np.flatnonzero(~np.isin(places, np.array(list(taken.refused), np.int64)))
         zones = {users[p]: m.zone for p, m in messages.items() if m.zone is not None and p not in taken.refused}
-        taken.refused |= self._record(rows.take(good), places[good], zones, now)
+        if len(good) < len(places):
+            rows, places = rows.take(good), places[good]
+        taken.refused |= self._record(rows, places, zones, now)
         said = [one for one in people if one.place not in taken.refused]
         self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
         self._register([(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
@@ -164,7 +175,7 @@ class LiveIntake:
         for _ in range(ATTEMPTS):
             try:
                 with self._database.begin() as connection:
-                    connection.execute(text(f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}"))
+                    fetch(connection, f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}")
                     return work(connection)
             except (DBAPIError, psycopg.Error) as error:
                 state = _state(error)
@@ -231,31 +242,36 @@ def _events(
             keys.append(key if number == 0 else f"{number}:{key}")
             instants.append(message.at)
             places.append(place)
-    block = _block(events)
     columns = {
-        **block.columns,
+        **{name: pa.array([event.get(name) for event in events], pa.string()) for name in _SAID},
         "user_id": pa.array(owners, pa.string()),
         "event_id": pa.array(keys, pa.string()),
         "occurred_at": pa.array(instants, _INSTANT),
     }
-    rows, rejects = check_events(replace(block, columns=columns), now, DEFAULTS)
+    block = Block(columns, np.arange(len(events)), lambda row: events[row], _attributes(events))
+    rows, rejects = check_events(block, now, DEFAULTS)
     kept = np.delete(np.array(places, np.int64), [reject.line for reject in rejects])
     return rows, kept, {places[reject.line]: _said(reject) for reject in rejects}
 
 
 _INSTANT = pa.timestamp("us", "UTC")
+_SAID = ("event_type", "item_id", "value", "quantity", "push_id")
+"""What a message says of an event, as texts."""
 
 
 def _block(rows: Sequence[Mapping[str, str | None]]) -> Block:
     """Rows of texts by canonical column, and `attributes`, as a block whose lines are positions."""
     names = {name for row in rows for name in row}
-    attributes = [row.get("attributes") for row in rows]
     columns: dict[str, Any] = {
         name: pa.array([row.get(name) for row in rows], pa.string()) for name in sorted(names - {"attributes"})
     }
     given = {name: np.array([name in row for row in rows], bool) for name in columns}
-    held = pa.array(attributes, pa.string()) if any(attributes) else None
-    return Block(columns, np.arange(len(rows)), lambda row: rows[row], held, given)
+    return Block(columns, np.arange(len(rows)), lambda row: rows[row], _attributes(rows), given)
+
+
+def _attributes(rows: Sequence[Mapping[str, str | None]]) -> pa.StringArray | None:
+    attributes = [row.get("attributes") for row in rows]
+    return pa.array(attributes, pa.string()) if any(attributes) else None
 
 
 def _said(reject: Reject) -> str:

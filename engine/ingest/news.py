@@ -6,12 +6,12 @@ Only news: what is received more than a day after it happened (a history loaded 
 from __future__ import annotations
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from engine.ingest.profiles import FoldRows
-from engine.store.bulk import copy_rows
+from engine.store.bulk import copy_rows, fetch
 
-_WANTED = text("""
+_WANTED = """
     SELECT DISTINCT asked.name, t.id FROM campaigns c
     JOIN campaign_versions v ON v.campaign_id = c.id AND v.version = c.version
     CROSS JOIN LATERAL (
@@ -22,7 +22,7 @@ _WANTED = text("""
     ) asked
     LEFT JOIN event_types t ON t.name = asked.name
     WHERE c.state = 'running' AND v.definition ? 'trigger' AND asked.name IS NOT NULL
-""")
+"""
 
 
 def note_triggers(connection: Connection, keys: np.ndarray, events: FoldRows, since: float) -> None:
@@ -33,9 +33,9 @@ def note_triggers(connection: Connection, keys: np.ndarray, events: FoldRows, si
     news = (events.user >= 0) & (events.at >= since)
     if not news.any():
         return
-    wanted = connection.execute(_WANTED).all()
-    if not any(row.name == "*" for row in wanted):
-        news &= np.isin(events.event_type, [row.id for row in wanted if row.id is not None])
+    wanted = fetch(connection, _WANTED)
+    if not any(name == "*" for name, _ in wanted):
+        news &= np.isin(events.event_type, [number for _, number in wanted if number is not None])
     some = np.flatnonzero(news)
     if not len(some):
         return

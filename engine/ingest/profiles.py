@@ -7,7 +7,7 @@ rows are shared by everybody and are held the shortest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,13 +148,8 @@ def add_profiles(connection: Connection, folded: dict[str, Folded], *, kept: boo
             connection.execute(text(_upsert(table, "kept_" if kept else "")))
 
 
-def read_profiles(
-    connection: Connection, table: str, condition: str, read: Callable[..., dict[str, np.ndarray]] = copy_out
-) -> Folded:
-    """The rows of a profile table, or of the kept_… beside it, that `condition` (SQL) selects, sorted by key.
-
-    read: bulk.copy_out, or bulk.fetch_few where they are some hundred at most.
-    """
+def read_profiles(connection: Connection, table: str, condition: str) -> Folded:
+    """The rows of a profile table, or of the kept_… beside it, that `condition` (SQL) selects, sorted by key."""
     of = table.removeprefix("kept_")
     small = {"slot", "event_type", "rung", "hour"}
     sums = [f"s{number}" for number in range(len(HALF_LIVES_DAYS[of]))]
@@ -162,7 +157,7 @@ def read_profiles(
     columns |= {"n": "bigint", "first_at": "float8", "last_at": "float8", **dict.fromkeys(sums, "float8")}
     columns |= {"value": "float8"} if of in VALUED else {}
     key = ", ".join(PROFILES[of])
-    found = read(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
+    found = copy_out(connection, f"SELECT {', '.join(columns)} FROM {table} WHERE {condition} ORDER BY {key}", columns)
     s = np.stack([found[name] for name in sums], axis=1)
     keys = tuple(found[name].astype(np.int64) for name in PROFILES[of])
     value = found.get("value", np.zeros(len(s)))

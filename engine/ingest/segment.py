@@ -15,7 +15,7 @@ per product. The rest of `properties` is kept as attributes. The rest of `contex
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -77,22 +77,27 @@ class Message(NamedTuple):
 
 
 def read_message(
-    place: int, raw: object, now: datetime, *, kind: str | None = None, sent_at: object = None, history: bool = False
+    place: int,
+    raw: object,
+    now: datetime,
+    *,
+    kind: str | None = None,
+    sent_at: object = None,
+    history: bool = False,
+    fits: bool = False,
 ) -> Message:
     """The message that `raw` (JSON as read) is, received at `now`.
 
-    kind: where the address says it · sent_at: the batch's · history: its times are taken as they are. Raises Refused.
+    kind: where the address says it · sent_at: the batch's · history: its times are taken as they are · fits: it is
+    known to be no larger than a message may be (`all_fit`). Raises Refused.
     """
     if not isinstance(raw, dict):
         raise Refused("not an object")
     kind = kind or raw.get("type")
     if kind not in KINDS:
         raise Refused(f"type: not one of {', '.join(KINDS)}")
-    try:
-        if len(to_json(raw)) > LARGEST_MESSAGE:
-            raise Refused(f"larger than {LARGEST_MESSAGE:,} bytes")
-    except ValueError:
-        raise Refused("not storable as JSON") from None
+    if not fits:
+        _check_size(raw)
     user, anonymous = _id(raw, "userId"), _id(raw, "anonymousId")
     if user is None and anonymous is None:
         raise Refused("userId, anonymousId: both missing")
@@ -100,9 +105,26 @@ def read_message(
     events, traits, former = _contents(kind, raw)
     if kind == "alias" and (user is None or former is None):
         raise Refused("an alias needs previousId and userId")
-    context = _object(raw, "context")
-    zone, device = _zone(context.get("timezone")), _device(context.get("device"))
+    zone = device = None
+    if context := _object(raw, "context"):
+        zone, device = _zone(context.get("timezone")), _device(context.get("device"))
     return Message(place, kind, user, anonymous, at, _key(raw), events, traits, zone, former, device)
+
+
+def all_fit(raws: Sequence[object]) -> bool:
+    """Whether no message of a part of a batch is larger than one may be, found at once where they are small."""
+    try:
+        return len(to_json(raws)) <= LARGEST_MESSAGE
+    except ValueError:
+        return False
+
+
+def _check_size(raw: object) -> None:
+    try:
+        if len(to_json(raw)) > LARGEST_MESSAGE:
+            raise Refused(f"larger than {LARGEST_MESSAGE:,} bytes")
+    except ValueError:
+        raise Refused("not storable as JSON") from None
 
 
 def _contents(
@@ -129,8 +151,8 @@ def _contents(
 
 def _tracked(name: str, properties: Mapping[str, Any]) -> tuple[Mapping[str, str | None], ...]:
     event_type = COMMERCE.get(name.casefold(), name)
-    products = properties.get("products")
-    if event_type != "purchase" or not isinstance(products, list) or not products:
+    products = properties.get("products") if event_type == "purchase" else None
+    if not isinstance(products, list) or not products:
         return (_event(event_type, properties),)
     order = {word: properties[word] for word in ("order_id", "currency", "coupon") if properties.get(word) is not None}
     if not all(isinstance(product, dict) for product in products):
@@ -146,12 +168,13 @@ def _event(event_type: str, properties: Mapping[str, Any]) -> Mapping[str, str |
             event["item_id"] = _id(rest, word)
             del rest[word]
             break
-    event["value"] = _value(rest)
-    for word in ("quantity", "push_id"):
-        if word in rest:
-            event[word] = _scalar(rest, word)
-            del rest[word]
-    rest.pop("value", None)
+    if rest:
+        event["value"] = _value(rest)
+        for word in ("quantity", "push_id"):
+            if word in rest:
+                event[word] = _scalar(rest, word)
+                del rest[word]
+        rest.pop("value", None)
     if rest:
         event["attributes"] = _text(rest)
     return event
@@ -161,7 +184,9 @@ def _value(properties: Mapping[str, Any]) -> str | None:
     for word in ("value", "revenue", "total"):
         if properties.get(word) is not None:
             return _scalar(properties, word)
-    price, quantity = _number(properties.get("price")), _number(properties.get("quantity"))
+    if properties.get("price") is None:
+        return None
+    price, quantity = _number(properties["price"]), _number(properties.get("quantity"))
     if price is not None and quantity is not None:
         return repr(price * quantity)
     return _scalar(properties, "price")
@@ -181,31 +206,37 @@ def _instant(raw: Mapping[str, Any], now: datetime, sent: object) -> datetime:
     said = raw.get("timestamp") or raw.get("originalTimestamp")
     if said is None:
         return now
-    at = _time(said, "timestamp")
+    at = _time(said, "timestamp", _parsed)
     try:
         if sent is not None:
-            at = now - (_time(sent, "sentAt") - at)
+            at = now - (_time(sent, "sentAt", _sent) - at)
     except OverflowError:
         raise Refused("timestamp: out of range") from None
+    if at <= now:
+        return at
     if at > now + SKEW:
         raise Refused("timestamp: in the future")
-    return min(at, now)
+    return now
 
 
-def _time(said: object, name: str) -> datetime:
+def _time(said: object, name: str, parsed: Callable[[str], datetime]) -> datetime:
     try:
         if not isinstance(said, str):
             raise TypeError
-        return _parsed(said)
+        return parsed(said)
     except (TypeError, ValueError, OverflowError):
         raise Refused(f"{name}: not an ISO 8601 time") from None
 
 
-@lru_cache(64)
 def _parsed(said: str) -> datetime:
-    """Kept: all messages of a batch were sent at once."""
     found = datetime.fromisoformat(said.strip())
+    if found.tzinfo is UTC:
+        return found
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+
+
+_sent = lru_cache(64)(_parsed)
+"""Kept: all messages of a batch were sent at once."""
 
 
 def _key(raw: Mapping[str, Any]) -> str | None:
@@ -242,7 +273,7 @@ def _device(said: object) -> tuple[str, str] | None:
 
 def _id(raw: Mapping[str, Any], name: str) -> str | None:
     held = raw.get(name)
-    if held is None or held == "":
+    if held is None:
         return None
     if type(held) is not str and (isinstance(held, bool) or not isinstance(held, str | int)):
         raise Refused(f"{name}: neither text nor a whole number")

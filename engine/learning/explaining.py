@@ -103,6 +103,16 @@ def explain_rows(model: Model, rows: np.ndarray, most: int = 5) -> list[Explanat
     return [_with_window(each, row) for each, row in zip(told, rows, strict=True)]
 
 
+def reasons_of(model: Model, rows: np.ndarray, most: int) -> list[tuple[Reason, ...]]:
+    """The reasons that explain_rows gives, the window's last, without asking for the scores again."""
+    parts = contributions(model, rows)
+    told = [_weightiest(row, part[:-1], most) for row, part in zip(rows, parts, strict=True)]
+    if model.head is not None:
+        return told
+    windows = [_window(row) for row in rows]
+    return [each if window is None else (*each, window) for each, window in zip(told, windows, strict=True)]
+
+
 def contributions(model: Model, rows: np.ndarray) -> np.ndarray:
     """What each feature adds to the log-odds that the model's regime predicts, float64[n, F + 1], of feature rows
     float32[n, F]; the last column: what every row begins with."""
@@ -151,18 +161,28 @@ def _shap(booster: xgboost.Booster, rows: np.ndarray) -> np.ndarray:
 
 def _told(regime: str, row: np.ndarray, part: np.ndarray, margin: float, score: float, most: int) -> Explanation:
     ours = part[:-1]
-    chosen = [int(at) for at in np.argsort(-np.abs(ours), kind="stable")[:most] if ours[at] != 0]
-    found = tuple(_reason(schema.FEATURES[at], float(row[at]), float(ours[at])) for at in chosen)
+    found = _weightiest(row, ours, most)
     rest = float(ours.sum()) - sum(reason.contribution for reason in found)
     return Explanation(regime, float(score), float(margin), float(part[-1]), found, rest)
 
 
-def _with_window(told: Explanation, row: np.ndarray) -> Explanation:
+def _weightiest(row: np.ndarray, ours: np.ndarray, most: int) -> tuple[Reason, ...]:
+    chosen = [int(at) for at in np.argsort(-np.abs(ours), kind="stable")[:most] if ours[at] != 0]
+    return tuple(_reason(schema.FEATURES[at], float(row[at]), float(ours[at])) for at in chosen)
+
+
+def _window(row: np.ndarray) -> Reason | None:
     rate = float(row[_RATE])
     if not np.isfinite(rate):
-        return told
+        return None
     text = "the window is the user's best" if rate >= 1 else f"the window is {rate:.0%} as good as the user's best"
-    window = Reason("window_rate", rate, float(np.log(rate)), f"{text} (score × {rate:.2f})")
+    return Reason("window_rate", rate, float(np.log(rate)), f"{text} (score × {rate:.2f})")
+
+
+def _with_window(told: Explanation, row: np.ndarray) -> Explanation:
+    window = _window(row)
+    if window is None:
+        return told
     return Explanation(told.regime, told.score, told.margin, told.base, told.reasons, told.rest, window)
 
 

@@ -1,8 +1,9 @@
 """Reads catalogue and state from the store, as of a decision instant τ.
 
-Profiles hold every event folded so far. Where one of them holds an event at or after τ (a past τ, or a clock of another
-host ahead of ours), the profiles of that user or item are rebuilt from the raw events before τ: exact, and rare when τ
-is business time read after the snapshot began.
+Profiles hold every event folded so far; what waits to be folded is added here, so that an event counts from the commit
+that accepted it, however long folding takes. Where a profile holds an event at or after τ (a past τ, or a clock of
+another host ahead of ours), the profiles of that user or item are rebuilt from the raw events before τ: exact, and rare
+when τ is business time read after the snapshot began.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from engine.features.catalogue import Catalogue, Items, build_catalogue
-from engine.features.decay import Folded, read
+from engine.features.decay import Folded, merge, read
 from engine.features.habits import Habits
 from engine.features.prices import REMEMBERED_DAYS, PriceChanges
 from engine.features.promotions import AHEAD_DAYS, KINDS, Promotions
 from engine.features.readings import positions, take
 from engine.features.state import HOUR_120D, PUSHED, Profiles, State, build_state
+from engine.ingest.identities import default_zone
+from engine.ingest.profiles import FoldRows
 from engine.learning.history import item_profiles, read_events, user_profiles
 from engine.store.database import Snapshot
 from engine.store.tables import HALF_LIVES_DAYS, PROFILE_PARTITION_SLOTS
@@ -65,6 +68,9 @@ def read_state(
         _read_profiles(snapshot, "user_item_profiles", ("user_id", "item_id", "event_type"), where),
         _read_profiles(snapshot, "user_hour_profiles", ("user_id", "rung", "hour"), where),
     )
+    fresh = _unfolded(snapshot, where, as_of)
+    if len(fresh):
+        profiles = _with_unfolded(profiles, fresh)
     late = _late_users(profiles, as_of.timestamp())
     if len(late):
         theirs = _one_of("user_id", late, f"user_id IN (SELECT id FROM users WHERE {in_slots})")
@@ -98,6 +104,35 @@ def read_everybody(snapshot: Snapshot, as_of: datetime) -> np.ndarray:
     weight = read(hours.s, hours.last_at, as_of.timestamp(), HALF_LIVES_DAYS["user_hour_profiles"])[:, HOUR_120D]
     acted = hours.keys[1] != PUSHED
     return np.bincount(hours.keys[2][acted], weight[acted], minlength=48)
+
+
+def _unfolded(snapshot: Snapshot, where: str, as_of: datetime) -> FoldRows:
+    """The users' events before τ that no profile holds yet."""
+    rows = snapshot.arrow(
+        "SELECT e.slot::bigint AS slot, e.user_id, coalesce(e.item_id, -1) AS item, e.event_type::bigint AS event_type,"
+        " extract(epoch FROM e.occurred_at)::float8 AS at, coalesce(e.value, 'NaN') AS value, u.timezone AS zone"
+        f" FROM (SELECT * FROM unfolded_events WHERE {where} AND occurred_at < '{as_of.isoformat()}') e"
+        " JOIN users u ON u.id = e.user_id"
+    )
+    zones = pc.fill_null(rows["zone"], default_zone(snapshot.connection) if len(rows) else "UTC")
+    coded = zones.combine_chunks().dictionary_encode()
+    return FoldRows(
+        *(_ints(rows[name]) for name in ("slot", "user_id", "item", "event_type")),
+        _floats(rows["at"]),
+        _floats(rows["value"]),
+        np.asarray(coded.indices, np.int64),
+        coded.dictionary.to_pylist(),
+    )
+
+
+def _with_unfolded(profiles: Profiles, fresh: FoldRows) -> Profiles:
+    added = user_profiles(fresh)
+    days = HALF_LIVES_DAYS
+    return Profiles(
+        merge(profiles.users, added.users, days["user_profiles"]),
+        merge(profiles.pairs, added.pairs, days["user_item_profiles"]),
+        merge(profiles.hours, added.hours, days["user_hour_profiles"]),
+    )
 
 
 def _late_users(profiles: Profiles, tau: float) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Recommendations and hours of one user, at once: what a plan would weigh, before caps, gaps and repeats.
+"""Recommendations and hours of one user, at once: what a plan would weigh, before caps and gaps; for a campaign without
+what its item_once_days bars.
 
 The user's own events count from the commit that accepted them; the shop is as `warmth` keeps it. Scores are those of
 planning's second stage, in the window that the asked instant falls into.
@@ -6,7 +7,7 @@ planning's second stage, in the window that the asked instant falls into.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -20,11 +21,12 @@ from engine.errors import BadInput, UnknownName, UserErased
 from engine.features.matrix import WindowCurves
 from engine.ingest.erased import erased_among
 from engine.learning.candidates import SOURCES, Candidates, Shelf
-from engine.learning.explaining import REGIMES, Reason, explain_rows, reasons
+from engine.learning.explaining import REGIMES, Reason, reasons, reasons_of
 from engine.learning.present import Present, read_present
 from engine.localtime import WINDOWS_A_DAY, Hours, wall_clock, windows_between, zone
 from engine.planning.warmth import Ground, Warmth
 from engine.planning.windows import Open, Span, instant, open_stretches
+from engine.store.bulk import fetch
 from engine.store.database import Database
 
 USUAL = 5
@@ -41,7 +43,18 @@ _HOURS = 24 // WINDOWS_A_DAY
 _ALL = (len(DAYS) + 1) * WINDOWS_A_DAY
 """Windows within AHEAD, cut ones too."""
 
-_USER = text("SELECT id, slot, timezone, quiet_from, quiet_until FROM users WHERE external_id = :name")
+_USER = """
+    SELECT id, slot, timezone, quiet_from, quiet_until, (SELECT business_now FROM workspace) FROM users
+    WHERE external_id = %s
+"""
+
+# What a plan of the campaign would not offer again yet: planning.scene bars the same.
+_REPEATS = text("""
+    SELECT item_id FROM deliveries WHERE user_id = :user AND at > :since AND day >= CAST(:since AS date) - 1
+        AND item_id IS NOT NULL AND NOT test AND state IN ('accepted', 'unknown')
+    UNION SELECT p.item_id FROM pushes p WHERE p.user_id = :user AND p.item_id IS NOT NULL
+        AND p.campaign_id <> :campaign
+""")
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,9 @@ class Hourly:
     best: tuple[Best, ...]
 
 
+_NONE = np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class _Asked:
     """Who is asked about, on what ground; of a campaign or of none."""
@@ -120,6 +136,8 @@ class _Asked:
     own_quiet: Hours | None
     campaign: Campaign | None
     shelf: Shelf
+    repeats: np.ndarray
+    """Items (ids, int64) that the campaign may not offer the user again yet."""
 
     @property
     def tz(self) -> ZoneInfo:
@@ -155,7 +173,8 @@ class Recommender:
         ground, scorer, state = asked.ground, asked.ground.scorer, asked.present.state
         window = windows_between(asked.tz, at, at + timedelta(seconds=1))[0]
         found = scorer.candidates_of(state, asked.shelf)
-        found = found.at(np.flatnonzero(_on_offer(ground, found.item, at.timestamp())))
+        fit = _on_offer(ground, found.item, at.timestamp()) & ~np.isin(ground.catalogue.ids[found.item], asked.repeats)
+        found = found.at(np.flatnonzero(fit))
         cell = np.full(len(found), window.cell, np.int8)
         score = scorer.offers(state, found.user, found.item, cell, found.related)
         best = np.argsort(-score, kind="stable")[:n]
@@ -199,19 +218,29 @@ class Recommender:
         )
 
     def _ask(self, name: str, campaign: str | None) -> _Asked:
-        with self._database.snapshot() as snapshot:
-            connection = snapshot.connection
-            row = connection.execute(_USER, {"name": name}).one_or_none()
-            now = clock.business_now(connection)
-            if row is None:
+        with self._database.apart() as connection:
+            rows = fetch(connection, _USER, (name,))
+            if not rows:
                 raise self._unknown(name)
+            [(user, slot, own_zone, quiet_from, quiet_until, virtual)] = rows
+            now = clock.at_virtual(virtual)
             ground = self._warmth.ground(now)
-            of = None if campaign is None else ground.of_campaign(snapshot, campaign)
-            zone_name = row.timezone or ground.policy.default_timezone
-            present = read_present(connection, row.id, row.slot, zone_name, ground.catalogue, now)
-        quiet = own_hours(row.quiet_from, row.quiet_until)
-        definition, shelf = (None, ground.shelf) if of is None else of
-        return _Asked(ground, now, present, zone_name, quiet, definition, shelf)
+            zone_name = own_zone or ground.policy.default_timezone
+            present = read_present(connection, user, slot, zone_name, ground.catalogue, now)
+        quiet = own_hours(quiet_from, quiet_until)
+        asked = _Asked(ground, now, present, zone_name, quiet, None, ground.shelf, _NONE)
+        return asked if campaign is None else self._of_campaign(asked, campaign, user)
+
+    def _of_campaign(self, asked: _Asked, campaign: str, user: int) -> _Asked:
+        """What a campaign may be about, but for what it may not offer this user again yet."""
+        with self._database.snapshot() as snapshot:
+            stored, definition, shelf = asked.ground.of_campaign(snapshot, campaign)
+            repeats = _NONE
+            if definition.item_once_days:
+                since = asked.now - timedelta(days=definition.item_once_days)
+                given = {"user": user, "since": since, "campaign": stored}
+                repeats = np.array(snapshot.connection.execute(_REPEATS, given).scalars().all(), np.int64)
+        return replace(asked, campaign=definition, shelf=shelf, repeats=repeats)
 
     def _unknown(self, name: str) -> UnknownName:
         with self._database.begin() as connection:
@@ -251,8 +280,7 @@ def _reasons(asked: _Asked, best: Candidates, cell: np.ndarray, told: int) -> li
     rows = scorer.features(asked.present.state, best.user, best.item, cell, best.related)
     if scorer.model is None:
         return [reasons(scorer, row, told) for row in rows]
-    found = explain_rows(scorer.model, rows, told)
-    return [each.reasons if each.window is None else (*each.reasons, each.window) for each in found]
+    return reasons_of(scorer.model, rows, told)
 
 
 def _day(curves: WindowCurves, day: int) -> tuple[Slot, ...]:

@@ -1,10 +1,10 @@
 """Late binding: users with new events are planned again, alone, for their pushes that are due before long.
 
-Ingest marks users with new events. Every few seconds a refresh takes those whose events are folded and weighs their
-planned pushes anew, on what is known now: the item and the window may change, each change is a new revision of the
-decision, and a push for which nothing speaks any more (the item was bought and nothing else is worth it, the user opted
-out) is closed. What is due within ten minutes is frozen; what was explored only ever ends, since its propensity is that
-of its draw; where a rate is scarce the window stays.
+Ingest marks users with new events. A refresh, woken by the event API and every few seconds anyway, takes the marked and
+weighs their planned pushes anew, on what is known now (events that wait to be folded count too): the item and the
+window may change, each change is a new revision of the decision, and a push for which nothing speaks any more (the item
+was bought and nothing else is worth it, the user opted out) is closed. What is due within ten minutes is frozen; what
+was explored only ever ends, since its propensity is that of its draw; where a rate is scarce the window stays.
 
 Whoever plans a user holds the lock of the user's slot; slots that are busy wait for the next refresh. Killed anywhere,
 it has changed whole runs' pushes or none, and the marks are still there.
@@ -21,21 +21,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sqlalchemy import Connection, text
 
-from engine import clock
-from engine.campaigns.policy_store import current_policy
 from engine.ingest.write import NEWS
-from engine.learning import registry
 from engine.planning import locks
-from engine.planning.opening import at_prices, set_scene
-from engine.planning.prices import Capacities, priced
 from engine.planning.replanning import Waiting, plan_again
 from engine.planning.rewriting import write
 from engine.planning.roster import FROZEN
-from engine.planning.runspec import read_run
-from engine.planning.scarcity import read_capacities
 from engine.planning.scene import Again, Scene
+from engine.planning.scenes import SCENES
 from engine.planning.wake import Wake
-from engine.store.database import Database, Snapshot
+from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
 from engine.store.tables import EVENT_TYPES, PROFILE_PARTITION_SLOTS
 
@@ -51,13 +45,8 @@ MOST_USERS = 2_000
 FEW_USERS = 64
 """So few users are read from all slots at once, more of them partition by partition."""
 
-GROUND_KEPT = timedelta(minutes=1)
-GROUND_AGE = timedelta(hours=6)
-"""How long (machine time), and for how much business time, a process plans on the same catalogue and capacities."""
-
 _CHANGED = text("""
     SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
-    WHERE NOT EXISTS (SELECT 1 FROM unfolded_events e WHERE e.user_id = c.user_id)
     ORDER BY c.changed_at, c.user_id LIMIT :most
 """)
 
@@ -172,16 +161,17 @@ def _plan_again(
     happened = _happened(connection, sorted({row.user_id for row in rows}), since, now)
     bought = {row.id for row in rows if (row.user_id, row.item_id) in happened.bought}
     ends = {number: "no_consent" for number, row in enumerate(rows) if row.user_id in happened.left}
-    drawn = {n: "no_candidate" for n, row in enumerate(rows) if (row.explored or row.at_once) and row.id in bought}
     numbers = [
         number for number, row in enumerate(rows) if not (row.explored or row.at_once or row.user_id in happened.left)
     ]
     with runtime.database.snapshot() as snapshot:
-        scene = _scene(runtime, snapshot, run_id, now)
+        scene = SCENES.of(runtime, snapshot, run_id, now)
         changes = plan_again(
             replace(scene, again=_again(scene, [rows[n] for n in numbers], happened, now)), rows, numbers
         )
-    return write(connection, now, replace(changes, ends=changes.ends | drawn | ends), bought)
+    # What was bought is not offered any more, though nothing else may take its place: then the push ends.
+    idle = {n: "no_candidate" for n, row in enumerate(rows) if row.id in bought and n not in changes.moves}
+    return write(connection, now, replace(changes, ends=idle | changes.ends | ends), bought)
 
 
 def _again(scene: Scene, rows: Sequence[Waiting], happened: Happened, now: datetime) -> Again:
@@ -205,38 +195,3 @@ def _bounds(scene: Scene) -> np.ndarray:
             for o in scene.occasions
         ]
     )
-
-
-_ground: dict[tuple[str, int, int, int | None, int], tuple[float, datetime, Scene]] = {}
-"""The scenes that this process planned again on, until when (monotonic clock), and as of when."""
-
-
-def _scene(runtime: Runtime, snapshot: Snapshot, run_id: int, now: datetime) -> Scene:
-    """The scene of a run now: today's model and policy, and nothing is displaced."""
-    connection = snapshot.connection
-    spec = read_run(connection, run_id)
-    policy, _ = current_policy(connection)
-    model = registry.champion(connection)
-    key = (runtime.database.libpq_url, run_id, spec.seed, model, policy)
-    for old, (until, as_of, _) in list(_ground.items()):
-        if until < clock.monotonic() or not as_of <= now <= as_of + GROUND_AGE:
-            del _ground[old]
-    if key not in _ground:
-        known = next(
-            (scene for other, (_, _, scene) in _ground.items() if (other[0], other[3]) == (key[0], model)), None
-        )
-        spec = replace(spec, model_version=model, policy_version=policy)
-        scene = set_scene(snapshot, runtime.gateways, spec, known)
-        capacities = read_capacities(connection, replace(spec, run_id=0), now)
-        scene = at_prices(scene, priced(capacities, _closed(capacities)))
-        scene = replace(scene, terms=replace(scene.terms, displaces=np.zeros(len(scene.occasions), bool)))
-        _ground[key] = (clock.monotonic() + GROUND_KEPT.total_seconds(), now, scene)
-    return replace(_ground[key][2], snapshot=snapshot, as_of=now, waiting={}, stretches={})
-
-
-def _closed(capacities: Capacities) -> np.ndarray:
-    """Prices, float64[R]: what is used up may not be had; rates are nobody's, since windows stay."""
-    flat = capacities.flat()
-    prices = np.where(flat <= 0, np.finfo(np.float32).max, 0.0).astype(np.float64)
-    prices[: capacities.rates + len(capacities.budget)] = 0.0
-    return prices

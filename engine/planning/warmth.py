@@ -77,8 +77,8 @@ class Ground:
     shelf: Shelf
     shelves: dict[tuple[int, int], tuple[Campaign, Shelf]] = field(default_factory=dict)
 
-    def of_campaign(self, snapshot: Snapshot, name: str) -> tuple[Campaign, Shelf]:
-        """A campaign, and what its pushes may be about; kept by its version. Raises UnknownName."""
+    def of_campaign(self, snapshot: Snapshot, name: str) -> tuple[int, Campaign, Shelf]:
+        """A campaign's id and definition, and what its pushes may be about; kept by its version. Raises UnknownName."""
         row = snapshot.connection.execute(_VERSION, {"name": name}).one_or_none()
         key = None if row is None else (row.id, row.version)
         if key is None or key not in self.shelves:
@@ -86,7 +86,7 @@ class Ground:
             allowed = allowed_items(snapshot, stored.definition.items, self.catalogue)
             key = (stored.id, stored.version)
             self.shelves[key] = (stored.definition, self.scorer.shelf(self.catalogue, CANDIDATES, allowed))
-        return self.shelves[key]
+        return key[0], *self.shelves[key]
 
 
 class Warmth:

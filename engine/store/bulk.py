@@ -7,7 +7,7 @@ which Arrow reads (`Snapshot.arrow`, other types and NULLs too) do not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,17 +91,14 @@ def array_text(values: np.ndarray) -> str:
     return "{" + ",".join(map(str, values.tolist())) + "}"
 
 
-_DTYPE = {"smallint": np.int16, "integer": np.int32, "bigint": np.int64, "float8": np.float64}
-
-
-def fetch_few(connection: Connection, query: str, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The rows of `query` as arrays, as `copy_out` gives them, for up to some hundred rows: one exchange with the
-    server, where COPY hands over row by row. columns: name → smallint, integer, bigint or float8."""
+def fetch(connection: Connection, query: str, parameters: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+    """The rows of `query`, whose places are %s, straight from the driver and in binary: a third of the time that
+    SQLAlchemy takes, which is much where requests come all day; [] where it gives no rows."""
     driver: Any = connection.connection.driver_connection
     with driver.cursor(binary=True) as cursor:
-        rows = cursor.execute(query).fetchall()
-    values = zip(*rows, strict=True) if rows else ((),) * len(columns)
-    return {name: np.array(held, _DTYPE[kind]) for (name, kind), held in zip(columns.items(), values, strict=True)}
+        cursor.execute(query, parameters)
+        rows: list[tuple[Any, ...]] = cursor.fetchall() if cursor.description else []
+    return rows
 
 
 def _native(values: np.ndarray, kind: str) -> np.ndarray:

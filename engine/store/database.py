@@ -49,6 +49,7 @@ class Database:
             connect_args=_NEVER_FOR_EVER,
         )
         event.listen(self.engine, "connect", _set_utc)
+        self._shown = self.url.render_as_string(hide_password=True)
         self._readers = _Readers(self.libpq_url)
 
     @property
@@ -59,7 +60,7 @@ class Database:
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """A transaction. Raises StoreUnavailable or DiskFull where the server is the reason for the failure."""
-        with _translated(self.url.render_as_string(hide_password=True)), self.engine.begin() as connection:
+        with _translated(self._shown), self.engine.begin() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -85,13 +86,13 @@ class Database:
     @contextmanager
     def autocommit(self) -> Iterator[Connection]:
         """A connection outside transactions: VACUUM, CREATE DATABASE, DETACH CONCURRENTLY."""
-        with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
+        with _translated(self._shown), self.engine.connect() as connection:
             yield connection.execution_options(isolation_level="AUTOCOMMIT")
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """A read-only REPEATABLE READ transaction with Arrow reads on the same exported snapshot."""
-        with _translated(self.url.render_as_string(hide_password=True)), self.engine.connect() as connection:
+        with _translated(self._shown), self.engine.connect() as connection:
             reader = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with reader.begin():
                 snapshot = Snapshot(reader, self._readers)

@@ -12,8 +12,8 @@ from engine.embedded.home import kept
 from engine.supervise.ports import HOST, Port, claim_port
 from engine.supervise.supervisor import Program
 
-WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ingest", "upkeep")}
-"""The queues of each worker: sending and folding never wait behind planning."""
+WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ingest", "refresh", "upkeep")}
+"""The queues of each worker: sending, folding and late binding never wait behind planning."""
 
 FLOWER_USER = "horae"
 FLOWER_TASKS = 20_000
@@ -64,7 +64,7 @@ def plan_programs(settings: Settings) -> Plan:
 
 
 def _worker(settings: Settings, name: str) -> Program:
-    processes = {"plan": settings.workers, "dispatch": 2, "ingest": 1}[name]
+    processes = {"plan": settings.workers, "dispatch": 2, "ingest": 2}[name]
     return _celery(
         settings,
         name,

@@ -43,9 +43,6 @@ LONG_THREADS = 1
 LONG_WAITING = 8
 """So many may wait for that; more are told to come again."""
 
-WAKE_SECONDS = 0.05
-"""How long a wake-up waits for others of its kind: a flood of requests must not be a flood of messages."""
-
 OWN_NAMES = {"localhost", "127.0.0.1", "[::1]"}
 PROXIED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
 """Headers of requests that another party passed on."""
@@ -67,6 +64,7 @@ class Desk:
         self._long = ThreadPoolExecutor(LONG_THREADS, "horae-web-long")
         self._waiting = 0
         self._wake = BrokerWake(runtime.broker_url)
+        self._waker = ThreadPoolExecutor(1, "horae-wake")
         self._waking: set[str] = set()
         self._lock = threading.Lock()
 
@@ -127,18 +125,16 @@ class Desk:
             self.buckets.charge(grant.key_id, self._rate(grant), messages - 1)
 
     def wake(self, task: str, *ids: int) -> None:
-        """Ask a worker to run `task` soon; without ids, what is asked for within WAKE_SECONDS is asked once. From any
-        thread."""
+        """Ask a worker to run `task` soon; without ids, what is about to be asked for is asked once. From any thread,
+        the event loop's too: the broker is spoken to by one of its own."""
         if ids:
-            self._wake(task, *ids)
+            self._waker.submit(self._wake, task, *ids)
             return
         with self._lock:
             if task in self._waking:
                 return
             self._waking.add(task)
-        timer = threading.Timer(WAKE_SECONDS, self._send, (task,))
-        timer.daemon = True
-        timer.start()
+        self._waker.submit(self._send, task)
 
     def close(self) -> None:
         """Let what is under way end, then close."""
@@ -146,6 +142,8 @@ class Desk:
         if "recommender" in self.__dict__:
             self.recommender.close()
         self._long.shutdown(cancel_futures=True)
+        self._waker.shutdown()
+        self._wake.close()
         self._redis.close()
 
     def _send(self, task: str) -> None:
@@ -155,7 +153,7 @@ class Desk:
 
     def _admit(self, key: str | None, local: bool, scope: str) -> Grant:
         now = clock.machine_now()
-        with self.runtime.database.begin() as connection:
+        with self.runtime.database.apart() as connection:
             grant = find_grant(connection, key, now) if key is not None else None
             if grant is None and local and is_open(connection, now):
                 grant = LOCAL

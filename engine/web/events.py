@@ -95,7 +95,7 @@ def _one(desk: Desk, intake: LiveIntake, kind: str) -> _Handler:
         taken = await desk.do(lambda: intake.accept([raw], kind=kind))
         if taken.refused:
             raise Refusal(400, taken.refused[0])
-        desk.wake("horae.fold")
+        _wake(desk)
         return JSONResponse({"success": True}, _accepted(request))
 
     return handle
@@ -106,9 +106,11 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
         body = await read_json(request)
         if not isinstance(body, dict) or not isinstance(body.get("batch"), list):
             raise Refusal(400, "a batch is an object with a list `batch`")
-        _require_few(body["batch"])
-        shared = {"context": body["context"]} if isinstance(body.get("context"), dict) else {}
-        raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in body["batch"]]
+        raws = body["batch"]
+        _require_few(raws)
+        if isinstance(body.get("context"), dict):
+            shared = {"context": body["context"]}
+            raws = [{**shared, **raw} if isinstance(raw, dict) else raw for raw in raws]
         if too_deep(raws):  # seldom: then which
             raws = [_shallow(raw) for raw in raws]
 
@@ -119,12 +121,18 @@ def _many(desk: Desk, intake: LiveIntake, *, history: bool) -> _Handler:
 
         taken = await desk.do(work)
         if taken.accepted:
-            desk.wake("horae.fold")
+            _wake(desk)
         refused = [{"index": place, "reason": why} for place, why in sorted(taken.refused.items())]
         told = {"success": True, "accepted": taken.accepted, "rejected": refused}
         return JSONResponse(told, _accepted(request))
 
     return handle
+
+
+def _wake(desk: Desk) -> None:
+    """What events change: what is planned, at once, and the profiles."""
+    desk.wake("horae.refresh")
+    desk.wake("horae.fold")
 
 
 EXACTLY_200 = ("analytics-python/", "analytics-php/")
@@ -229,7 +237,7 @@ def _accept(desk: Desk, given: Sequence[object]) -> list[callbacks.Answer]:
         now = business_now(connection)
     answers = callbacks.accept(desk.runtime.database, now, given)
     if any(answer.status == "accepted" for answer in answers):
-        desk.wake("horae.fold")
+        _wake(desk)
     return answers
 
 

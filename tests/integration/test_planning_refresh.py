@@ -13,8 +13,12 @@ from sqlalchemy import text
 
 from engine import clock
 from engine.campaigns.policy import Cap
+from engine.features.state import State
 from engine.ingest.event_rows import EventRows
+from engine.ingest.fold import fold_all
+from engine.ingest.live import LiveIntake
 from engine.ingest.write import ensure_months, months_of, record_events
+from engine.learning.scoring import load_scorer
 from engine.planning import locks, receipt
 from engine.planning.refresh import refresh
 from engine.planning.wake import ignore
@@ -171,16 +175,45 @@ def test_windows_move_within_caps_and_never_into_what_is_frozen_or_quiet(shop):
     assert max(day.n for day in days) == 1
 
 
-def test_users_whose_events_are_not_folded_yet_wait(shop):
+def take(shop: Runtime, user: str, *kinds: str, item: str) -> None:
+    """Events by HTTP, which nobody folds."""
+    properties = {"item_id": item, "value": 3}
+    said = [{"type": "track", "userId": user, "event": kind, "properties": properties} for kind in kinds]
+    assert LiveIntake(shop.database).accept(said).accepted == len(kinds)
+    assert rows(shop, "SELECT count(*) FROM unfolded_events")[0][0] == len(kinds)
+
+
+def test_events_count_before_they_are_folded_as_they_do_after(shop):
+    user = loose(shop, 1)[0].user_id
+    take(shop, user, "view", "add_to_cart", "purchase", item="i9")
+    number = rows(shop, f"SELECT id FROM users WHERE external_id = '{user}'")[0].id
+    tau = LATER + timedelta(minutes=1)
+
+    def state() -> State:
+        with shop.database.snapshot() as snapshot:
+            scorer = load_scorer(snapshot.connection)
+            return scorer.state(snapshot, (0, 1024), tau, scorer.catalogue(snapshot, tau), np.array([number]))
+
+    before = state()
+    assert fold_all(shop.database) == 3
+    after = state()
+
+    assert np.array_equal(before.pairs.keys, after.pairs.keys)
+    for one, other in (
+        (before.user_block, after.user_block),
+        (before.pairs.block, after.pairs.block),
+        (before.interest, after.interest),
+        (before.hours.weight, after.hours.weight),
+    ):
+        assert np.allclose(one, other, rtol=1e-6, equal_nan=True)
+
+
+def test_a_purchase_changes_the_push_before_it_is_folded(shop):
     push = loose(shop, 1)[0]
-    happen(shop, [(push.user_id, "add_to_cart", "i9")])
-    with shop.database.begin() as connection:
-        connection.execute(
-            text(
-                "INSERT INTO unfolded_events (key, slot, user_id, event_type, occurred_at)"
-                " SELECT gen_random_uuid(), slot, id, 1, :at FROM users WHERE external_id = :user"
-            ),
-            {"at": LATER, "user": push.user_id},
-        )
-    assert refresh(shop, LATER, ignore) == {}
-    assert rows(shop, "SELECT count(*) FROM changed_users")[0][0] == 1
+    take(shop, push.user_id, "purchase", item=push.item)
+
+    assert refresh(shop, LATER, ignore)["users"] == 1
+
+    now = now_of(shop, push)
+    assert now is None or now.item != push.item
+    assert rows(shop, "SELECT count(*) FROM unfolded_events")[0][0] == 1

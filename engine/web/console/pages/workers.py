@@ -17,6 +17,7 @@ QUEUE_WORDS = {
     "dispatch": word("sends what is due"),
     "plan": word("plans runs, user by user"),
     "ingest": word("folds events into profiles"),
+    "refresh": word("weighs planned pushes again after events"),
     "train": word("learns"),
     "upkeep": word("clears up what is over"),
 }
