@@ -202,9 +202,7 @@ def user_fields(
 ) -> dict[str, Any]:
     """What templates see of a user; what is not known is left out, so that strictness sees it."""
     fields = {"id": external_id, "locale": locale, "country": country, "timezone": timezone}
-    known = _known(fields)
-    known["attributes"] = _known(attributes)
-    return known
+    return _known({**fields, "attributes": _known(attributes)})
 
 
 def item_fields(
@@ -218,7 +216,7 @@ def item_fields(
 ) -> dict[str, Any]:
     """What templates see of an item; what is not known is left out, so that strictness sees it."""
     fields = {"id": external_id, "title": title, "price": price, "category": category, "brand": brand}
-    return {**_known(fields), "attributes": _known(attributes)}
+    return _known({**fields, "attributes": _known(attributes)})
 
 
 def unknown_fields(spec: MessageSpec, *, with_item: bool) -> list[str]:
@@ -401,6 +399,8 @@ def _unknown(segments: list[Any], *, with_item: bool) -> str | None:
 
 
 def _nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
+    if len(variants) == 1:
+        return ""
     wanted = plain_locale(locale or "")
     while wanted not in variants:
         wanted = wanted.rpartition("-")[0]
@@ -408,6 +408,8 @@ def _nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    if type(fields) is dict and None not in fields.values():
+        return fields
     return {name: value for name, value in fields.items() if value is not None}
 
 
