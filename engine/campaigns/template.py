@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from liquid import BoundTemplate, Environment, Mode
 from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
@@ -64,8 +64,7 @@ class TooLong(BadInput):
     """A rendered message is longer than providers take."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A rendered message."""
 
     title: str
@@ -82,8 +81,9 @@ class Source:
 
     def render(self, context: dict[str, Any]) -> str:
         """What it gives. Raises as Liquid does."""
-        found = self.swift.render(context) if self.swift is not None else None
-        return self.template.render(context) if found is None else found
+        if self.swift is not None and (found := self.swift.render(context)) is not None:
+            return found
+        return self.template.render(context)
 
 
 @dataclass(frozen=True)
