@@ -7,6 +7,7 @@ itself renders, with its limits and its errors. A property test holds the two eq
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,6 @@ from liquid.builtin.tags.if_tag import IfNode
 
 Context = Mapping[str, Any]
 Part = Callable[[Context], str]
-Value = Callable[[Context], Any]
 Filters = Mapping[str, Callable[..., Any]]
 
 _OWN_MEANING = frozenset({"size", "first", "last"})
@@ -50,50 +50,86 @@ class Swift:
 
 def compile_swiftly(template: BoundTemplate) -> Swift | None:
     """`template` compiled, or None where it uses more of Liquid than is compiled here."""
+    writer = _Writer(template.env.filters)
     try:
-        part = _block(template.nodes, template.env.filters)
+        body = writer.block(template.nodes)
     except _Unusual:
         return None
     limit = template.env.output_stream_limit
-    return Swift(part, limit if limit is not None else 1 << 20)
+    return Swift(writer.function(body), limit if limit is not None else 1 << 20)
 
 
-def _block(nodes: Sequence[Node], filters: Filters) -> Part:
-    parts = [_node(node, filters) for node in nodes]
-    if len(parts) == 1:
-        return parts[0]
-    return lambda context: "".join([part(context) for part in parts])
+class _Writer:
+    """Writes a template as one expression of Python, as a tree: what tenants wrote is in it as constants alone."""
 
+    def __init__(self, filters: Filters) -> None:
+        self._filters = filters
+        self._names: dict[str, Any] = {"text": _text, "type": type, "str": str}
 
-def _node(node: Node, filters: Filters) -> Part:
-    if type(node) is ContentNode:
-        text = node.text
-        return lambda _context: text
-    if type(node) is OutputNode and type(node.expression) is FilteredExpression:
-        return _output(node.expression, filters)
-    if type(node) is IfNode:
-        return _choice(node, filters)
-    raise _Unusual
+    def function(self, body: ast.expr) -> Part:
+        """A function from contexts to what `body` gives."""
+        arguments = ast.arguments([], [ast.arg("context")], None, [], [], None, [])
+        tree = ast.fix_missing_locations(ast.Expression(ast.Lambda(arguments, body)))
+        made: Part = eval(compile(tree, "<template>", "eval"), self._names)  # noqa: S307 - a tree of our own
+        return made
 
+    def block(self, nodes: Sequence[Node]) -> ast.expr:
+        """The texts of `nodes`, joined."""
+        parts = [self._node(node) for node in nodes]
+        if len(parts) == 1:
+            return parts[0]
+        join = ast.Attribute(ast.Constant(""), "join", ast.Load())
+        return ast.Call(join, [ast.Tuple(parts, ast.Load())], [])
 
-def _output(expression: FilteredExpression, filters: Filters) -> Part:
-    value = _value(expression.left)
-    steps = [_filter(each, filters) for each in expression.filters or ()]
-    if not steps:
+    def _node(self, node: Node) -> ast.expr:
+        if type(node) is ContentNode:
+            return ast.Constant(node.text)
+        if type(node) is OutputNode and type(node.expression) is FilteredExpression:
+            return self._output(node.expression)
+        if type(node) is IfNode:
+            return self._choice(node)
+        raise _Unusual
 
-        def plain(context: Context) -> str:
-            found = value(context)
-            return found if type(found) is str else _text(found)
+    def _output(self, expression: FilteredExpression) -> ast.expr:
+        value = _value(expression.left)
+        for step in expression.filters or ():
+            value = self._filtered(value, step)
+        kept = ast.NamedExpr(ast.Name("value", ast.Store()), value)
+        is_text = ast.Compare(self._call("type", kept), [ast.Is()], [ast.Name("str", ast.Load())])
+        found = ast.Name("value", ast.Load())
+        return ast.IfExp(is_text, found, self._call("text", found))
 
-        return plain
+    def _filtered(self, value: ast.expr, expression: Any) -> ast.expr:
+        if type(expression) is not FilterExpression or not all(
+            type(each) is PositionalArgument for each in expression.args
+        ):
+            raise _Unusual
+        function = self._filters[expression.name]
+        if getattr(function, "with_context", False) or getattr(function, "with_environment", False):
+            raise _Unusual
+        return self._call(self._named(function), value, *(_constant(each.value) for each in expression.args))
 
-    def output(context: Context) -> str:
-        found = value(context)
-        for function, arguments in steps:
-            found = function(found, *arguments)
-        return found if type(found) is str else _text(found)
+    def _choice(self, node: IfNode) -> ast.expr:
+        if node.blank or node.alternatives or type(node.condition) is not BooleanExpression:
+            raise _Unusual
+        holds = self._named(_truth(node.condition.expression))
+        otherwise = self._inner(node.default) if node.default else ast.Constant("")
+        test = self._call(holds, ast.Name("context", ast.Load()))
+        return ast.IfExp(test, self._inner(node.consequence), otherwise)
 
-    return output
+    def _inner(self, block: BlockNode) -> ast.expr:
+        if block.blank:
+            raise _Unusual
+        return self.block(block.nodes)
+
+    def _named(self, function: Callable[..., Any]) -> str:
+        name = f"part_{len(self._names)}"
+        self._names[name] = function
+        return name
+
+    @staticmethod
+    def _call(name: str, *arguments: ast.expr) -> ast.expr:
+        return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
 
 
 def _text(value: Any) -> str:
@@ -102,36 +138,20 @@ def _text(value: Any) -> str:
     raise _Unusual
 
 
-def _filter(expression: Any, filters: Filters) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    if type(expression) is not FilterExpression or not all(
-        type(each) is PositionalArgument for each in expression.args
-    ):
-        raise _Unusual
-    function = filters[expression.name]
-    if getattr(function, "with_context", False) or getattr(function, "with_environment", False):
-        raise _Unusual
-    return function, tuple(_constant(each.value) for each in expression.args)
-
-
-def _constant(expression: Any) -> Any:
+def _constant(expression: Any) -> ast.expr:
     if type(expression) not in (StringLiteral, IntegerLiteral, FloatLiteral):
         raise _Unusual
-    return expression.value
+    return ast.Constant(expression.value)
 
 
-def _choice(node: IfNode, filters: Filters) -> Part:
-    if node.blank or node.alternatives or type(node.condition) is not BooleanExpression:
-        raise _Unusual
-    holds = _truth(node.condition.expression)
-    then = _inner(node.consequence, filters)
-    otherwise = _inner(node.default, filters) if node.default else (lambda _context: "")
-    return lambda context: then(context) if holds(context) else otherwise(context)
-
-
-def _inner(block: BlockNode, filters: Filters) -> Part:
-    if block.blank:
-        raise _Unusual
-    return _block(block.nodes, filters)
+def _value(expression: Any) -> ast.expr:
+    """What an expression gives. Only dictionaries have text keys: of anything else it raises, and Liquid looks."""
+    if type(expression) is StringLiteral:
+        return ast.Constant(expression.value)
+    found: ast.expr = ast.Name("context", ast.Load())
+    for name in _names(expression):
+        found = ast.Subscript(found, ast.Constant(name), ast.Load())
+    return found
 
 
 def _truth(expression: Any) -> Callable[[Context], bool]:
@@ -148,33 +168,6 @@ def _truth(expression: Any) -> Callable[[Context], bool]:
         return found is not False and found is not None
 
     return holds
-
-
-def _value(expression: Any) -> Value:
-    if type(expression) is StringLiteral:
-        constant = expression.value
-        return lambda _context: constant
-    names = _names(expression)
-    if len(names) == 2:  # most are: no loop
-        root, name = names
-
-        def field(context: Context) -> Any:
-            found = context[root]
-            if type(found) is not dict:
-                raise _Unusual
-            return found[name]
-
-        return field
-
-    def value(context: Context) -> Any:
-        found: Any = context
-        for name in names:
-            if type(found) is not dict:
-                raise _Unusual
-            found = found[name]
-        return found
-
-    return value
 
 
 def _names(expression: Any) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from liquid import BoundTemplate, Environment, Mode
 from liquid.exceptions import FilterArgumentError, LiquidError, UndefinedError
@@ -64,8 +64,7 @@ class TooLong(BadInput):
     """A rendered message is longer than providers take."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """A rendered message."""
 
     title: str
@@ -82,8 +81,9 @@ class Source:
 
     def render(self, context: dict[str, Any]) -> str:
         """What it gives. Raises as Liquid does."""
-        found = self.swift.render(context) if self.swift is not None else None
-        return self.template.render(context) if found is None else found
+        if self.swift is not None and (found := self.swift.render(context)) is not None:
+            return found
+        return self.template.render(context)
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,8 @@ def render(
 
 def nearest(locale: str | None, variants: Mapping[str, Any]) -> str:
     """Which of the locales of `variants` ("" is the default) a user of `locale` reads."""
+    if len(variants) == 1:
+        return ""
     wanted = plain_locale(locale or "")
     while wanted not in variants:
         wanted = wanted.rpartition("-")[0]
@@ -210,9 +212,7 @@ def user_fields(
 ) -> dict[str, Any]:
     """What templates see of a user; what is not known is left out, so that strictness sees it."""
     fields = {"id": external_id, "locale": locale, "country": country, "timezone": timezone}
-    known = _known(fields)
-    known["attributes"] = _known(attributes)
-    return known
+    return _known({**fields, "attributes": _known(attributes)})
 
 
 def item_fields(
@@ -226,7 +226,7 @@ def item_fields(
 ) -> dict[str, Any]:
     """What templates see of an item; what is not known is left out, so that strictness sees it."""
     fields = {"id": external_id, "title": title, "price": price, "category": category, "brand": brand}
-    return {**_known(fields), "attributes": _known(attributes)}
+    return _known({**fields, "attributes": _known(attributes)})
 
 
 def unknown_fields(spec: MessageSpec, *, with_item: bool) -> list[str]:
@@ -409,6 +409,8 @@ def _unknown(segments: list[Any], *, with_item: bool) -> str | None:
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
+    if type(fields) is dict and None not in fields.values():
+        return fields
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -59,6 +59,8 @@ def consents(user: User, gateway: str, topics: Collection[str]) -> bool:
     A refusal, also of one topic or channel, always counts; no record is no consent unless this channel was allowed.
     """
     said = user.preferences
+    if not said:  # most never chose
+        return user.consent is True or (user.consent is None and gateway in CONSENTLESS)
     names = [*(f"channel:{name}" for name in channels_of(gateway)), *(f"topic:{name}" for name in topics)]
     if user.consent is False or any(said.get(name) is False for name in names):
         return False

@@ -58,7 +58,7 @@ class Claimed(NamedTuple):
     @property
     def end(self) -> datetime:
         """The instant at and after which it may not leave."""
-        return min(self.window_end, self.not_after)
+        return self.window_end if self.window_end < self.not_after else self.not_after  # a call less, for each push
 
 
 _COLUMNS = ", ".join(f"p.{name}" for name in Claimed._fields)

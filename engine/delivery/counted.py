@@ -9,8 +9,8 @@ from typing import Any
 from sqlalchemy import Connection, Row, text
 
 from engine.campaigns.rules import scopes_of
-from engine.delivery.facts import Book
 from engine.delivery.limits import Attempt, Entry
+from engine.delivery.terms import Book
 
 # One statement, one snapshot: a push that is being recorded is seen either under way or in the ledger, never in
 # neither.

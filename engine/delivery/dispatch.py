@@ -28,15 +28,17 @@ from sqlalchemy import Connection, text
 from engine import clock
 from engine.delivery.claim import STOPPED, Claimed, claim, heartbeat
 from engine.delivery.epoch import current_epoch
-from engine.delivery.facts import Book, Facts, load_facts, reach_of
+from engine.delivery.facts import Facts, load_facts, reach_of
 from engine.delivery.flight import Flight
 from engine.delivery.gates import Gates
 from engine.delivery.gateways import Gateway
 from engine.delivery.health import Health
 from engine.delivery.ledger import close_cancelled, close_expired
 from engine.delivery.moving import move_late
+from engine.delivery.preparing import prepare_group
 from engine.delivery.reserve import CapStore, Epoch, EpochLost
-from engine.delivery.sending import Desk, Pace, go_back, no_crash, prepare_group, why_back
+from engine.delivery.sending import Desk, Pace, go_back, no_crash, why_back
+from engine.delivery.terms import Book
 from engine.errors import RedisUnavailable
 from engine.store.database import Database, Transactions
 from engine.store.partitions import ensure_partitions
@@ -167,10 +169,8 @@ def _send_batch(desk: Desk, gateways: Mapping[str, Gateway], flight: Flight, lea
     try:
         for name, group in _groups(facts, desk.pace.group):
             flight.make_room()
-            held = lease.check(group)
-            lease.done(group)
-            leaving = prepare_group(desk, gateways[name], held, epoch)
-            desk.gates.unused(group, leaving.ids if leaving is not None else ())
+            leaving = prepare_group(desk, gateways[name], lease.take(group), epoch)
+            desk.gates.unused(group, [] if leaving is None else leaving.pushes)
             if leaving is not None:
                 flight.launch(leaving)
     except (EpochLost, RedisUnavailable) as error:
@@ -201,8 +201,9 @@ class _Lease:
         """The claimed pushes whose turn has not come."""
         return list(self.pushes.values())
 
-    def check(self, group: Sequence[Facts]) -> list[Facts]:
-        """Those of `group` still held; past half of the lease it is extended first for all that remain."""
+    def take(self, group: Sequence[Facts]) -> list[Facts]:
+        """Those of `group` still held, from now on no longer this lease's matter; past half of it, it is extended first
+        for all that remain."""
         if clock.monotonic() > self._end - self._length / 2:
             end = clock.monotonic() + self._length
             with self._desk.database.begin() as connection:
@@ -211,7 +212,7 @@ class _Lease:
             self._desk.counts["lease_lost"] += len(lost)
             self.pushes = {push_id: push for push_id, push in self.pushes.items() if push_id in held}
             self._end = end
-        return [facts for facts in group if facts.push.id in self.pushes]
+        return [facts for facts in group if self.pushes.pop(facts.push.id, None) is not None]
 
     def done(self, group: Sequence[Facts]) -> None:
         """The pushes of `group` are no longer this lease's matter."""

@@ -5,71 +5,28 @@ Read after the claim, so that what changed since the plan (consent, zone, stock,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
-from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Connection, text
 
 from engine.campaigns.definition import Campaign
-from engine.campaigns.experiment import Split, split_of
 from engine.campaigns.policy import Policy
-from engine.campaigns.policy_store import current_policy
-from engine.campaigns.rules import Rules, own_hours, rules_of, scopes_of
-from engine.campaigns.store import get_version
-from engine.campaigns.template import Compiled, compile_message, item_fields, user_fields
-from engine.delivery.callback_keys import signing_key
-from engine.delivery.callback_token import CallbackKey
+from engine.campaigns.rules import own_hours
+from engine.campaigns.template import Compiled, item_fields, user_fields
 from engine.delivery.claim import Claimed, array_of
 from engine.delivery.gateways import Device, Gateway
-from engine.delivery.limits import Limit, Limits, horizon_of, limits_of
 from engine.delivery.messages import NOTHING
 from engine.delivery.prices import Looked, prices_then
+from engine.delivery.terms import Book, Standing, Terms
 from engine.errors import BadInput
 from engine.localtime import Hours, zone
-from engine.planning.runspec import secret_of
 from engine.store.tables import EVENT_TYPES
 
 LATE_PURCHASE = timedelta(days=1)
 """A purchase that became known after the plan counts where it happened at most this long before it."""
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What pushes of one campaign about items of one category count under, sorted, and what they obey."""
-
-    scopes: tuple[str, ...]
-    limits: Limits
-
-
-@dataclass(frozen=True)
-class Terms:
-    """One version of a campaign with the rules that hold for it and its parsed message."""
-
-    campaign: Campaign
-    rules: Rules
-    message: Compiled
-    split: Split | None = None
-    """How its users get variants of the message; None: nothing is under test."""
-    _standings: dict[str | None, Standing] = field(default_factory=dict, compare=False)
-    _limits: dict[tuple[Limit, ...], Limits] = field(default_factory=dict, compare=False)
-
-    def standing(self, category: str | None) -> Standing:
-        """How caps see a push about an item of `category`; equal limits are one object, which is compiled once."""
-        if category not in self._standings:
-            scopes = scopes_of(self.campaign, category)
-            unasked = self.campaign.counts_toward_caps and not self.campaign.obeys_caps and not self.transactional
-            limits = limits_of(self.rules.caps, self.rules.policy.min_gap, scopes, unasked=unasked)
-            self._standings[category] = Standing(tuple(sorted(scopes)), self._limits.setdefault(limits.each, limits))
-        return self._standings[category]
-
-    @property
-    def transactional(self) -> bool:
-        """Whether its pushes are sent at least once, instead of at most once."""
-        return self.campaign.class_ == "transactional"
 
 
 class User(NamedTuple):
@@ -101,7 +58,8 @@ class Item(NamedTuple):
     price: float | None
     category: str | None
     brand: str | None
-    attributes: Mapping[str, Any]
+    attributes: Mapping[str, Any] | None
+    """None: it has none."""
     available_from: datetime | None
     available_until: datetime | None
     stock: int | None
@@ -115,7 +73,7 @@ class Item(NamedTuple):
             price=self.price,
             category=self.category,
             brand=self.brand,
-            attributes=self.attributes,
+            attributes=self.attributes or NOTHING,
         )
 
 
@@ -142,7 +100,8 @@ class Facts(NamedTuple):
     @property
     def chosen(self) -> tuple[Device, ...]:
         """The devices that the next attempt goes to."""
-        return chosen_devices(self.terms.campaign, self.devices)
+        devices = self.devices
+        return devices if len(devices) < 2 else chosen_devices(self.terms.campaign, devices)
 
     @property
     def message(self) -> Compiled:
@@ -165,16 +124,16 @@ USER_COLUMNS = """
     u.id, u.external_id, u.timezone, u.locale, u.country, u.attributes, u.consent, u.stub, u.quiet_from, u.quiet_until,
     (SELECT jsonb_object_agg(f.kind || ':' || f.name, f.allowed) FROM preferences f WHERE f.user_id = u.id)"""
 """What `user_of` reads, from `users u`."""
-_USER = slice(7, 18)
+_ITEM = 11
+"""The place after them."""
 
 ITEM_COLUMNS = """
-    i.external_id, i.title, i.price, i.category, i.brand, i.attributes, i.available_from, i.available_until, i.stock,
-    i.stub"""
+    i.external_id, i.title, i.price, i.category, i.brand, NULLIF(i.attributes, '{}'), i.available_from,
+    i.available_until, i.stock, i.stub"""
 """The fields of an Item, from `items i`."""
-_ITEM = slice(18, 28)
 
 _FACTS = text(f"""
-    SELECT mine.place, c.state, o.version, o.data, p.revision, COALESCE(s.as_of, r.as_of),
+    SELECT mine.place, c.state, o.version, NULLIF(o.data, '{{}}'), p.revision, COALESCE(s.as_of, r.as_of),
            EXISTS (SELECT 1 FROM events e
                    WHERE e.user_id = p.user_id AND e.item_id = p.item_id AND e.event_type = :purchase
                      AND e.occurred_at >= COALESCE(s.as_of, r.as_of) - :late AND e.occurred_at <= :now
@@ -191,12 +150,12 @@ _FACTS = text(f"""
 """)
 
 _DEVICES = text("""
-    SELECT d.user_id, d.id, d.token, d.gateway, d.seen_at, d.attributes,
+    SELECT d.user_id, d.id, d.token, d.gateway, d.seen_at, NULLIF(d.attributes, '{}'),
            EXISTS (SELECT 1 FROM switches s WHERE s.scope = 'gateway:' || d.gateway)
            OR EXISTS (SELECT 1 FROM breakers b WHERE b.gateway = d.gateway AND b.state <> 'closed'
                       AND b.until > clock_timestamp()) AS stopped
     FROM devices d
-    WHERE d.user_id = ANY(:users) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
+    WHERE d.user_id = ANY(CAST(:users AS bigint[])) AND d.gateway = ANY(:gateways) AND d.dead_at IS NULL
       AND NOT EXISTS (SELECT 1 FROM preferences f WHERE f.user_id = d.user_id AND f.kind = 'channel'
                       AND f.name = d.gateway AND NOT f.allowed)
     ORDER BY d.seen_at DESC, d.id DESC
@@ -220,46 +179,6 @@ def chosen_devices(campaign: Campaign, devices: tuple[Device, ...]) -> tuple[Dev
     return devices if campaign.devices == "all" else devices[:1]
 
 
-class Book:
-    """The policy in force, the terms of campaigns, parsed once, and the key that signs callback tokens; `refresh` reads
-    policy and key again."""
-
-    def __init__(self) -> None:
-        self.policy = Policy.model_validate({})
-        self.callback_key: CallbackKey | None = None
-        self._policy_version = 0
-        self._terms: dict[tuple[int, int], Terms] = {}
-
-    def refresh(self, connection: Connection) -> None:
-        """Take over a newer policy and key."""
-        self.callback_key = signing_key(connection)
-        version, policy = current_policy(connection)
-        if version != self._policy_version:
-            self._policy_version, self.policy, self._terms = version, policy, {}
-
-    def terms(self, connection: Connection, campaign_id: int, version: int) -> Terms:
-        """The terms of one version of a campaign under the policy in force."""
-        key = (campaign_id, version)
-        if key not in self._terms:
-            campaign = get_version(connection, campaign_id, version)
-            tested = campaign.message.experiment
-            split = None if tested is None else split_of(secret_of(connection), campaign_id, tested)
-            message = compile_message(campaign.message)
-            self._terms[key] = Terms(campaign, rules_of(self.policy, campaign), message, split)
-        return self._terms[key]
-
-    def signer(self, at: datetime) -> Callable[[UUID], str]:
-        """Gives the tokens by which callbacks about pushes attempted at `at` are authenticated. After `refresh`."""
-        if self.callback_key is None:
-            raise ValueError("the book has not been refreshed")
-        return self.callback_key.signer(at)
-
-    def horizon(self, deadline: timedelta) -> timedelta:
-        """How far back the caps look that hold for any campaign seen so far."""
-        caps = [*self.policy.caps, *(cap for terms in self._terms.values() for cap in terms.rules.caps)]
-        return horizon_of(caps, self.policy.min_gap, deadline)
-
-
 def load_facts(
     connection: Connection, pushes: Sequence[Claimed], book: Book, now: datetime, reach: Reach
 ) -> list[Facts]:
@@ -274,26 +193,25 @@ def load_facts(
     rows = connection.execute(_FACTS, parameters).all()
     devices = _devices(connection, {push.user_id for push in pushes if push.gateway in reach}, reach)
     then = prices_then(connection, _looked(pushes, rows))
-    facts = []
-    for row in rows:
-        place, state, version, data, _, _, bought = row[:7]
+    policy, facts = book.policy, []
+    for place, state, version, data, _, _, bought, *more in rows:
         push = pushes[place - 1]
-        user, item = row[_USER], row[_ITEM]
         owned, reached = devices.get(push.user_id, ()), reach.get(push.gateway, ())
         live = tuple([device for device, stopped in owned if not stopped and device.gateway in reached])
-        shown = None if item[0] is None else Item._make(item)
+        item = None if more[_ITEM] is None else Item._make(more[_ITEM:])
+        price = None if item is None else item.price
         facts.append(
             Facts(
                 push,
                 book.terms(connection, push.campaign_id, version),
                 state,
-                None if user[0] is None else user_of(user, book.policy),
-                shown,
-                data,
+                None if more[0] is None else user_of(more[:_ITEM], policy),
+                item,
+                data or {},
                 bought,
                 live,
-                then.get(push.id, shown and shown.price) if then else shown and shown.price,
-                not live and any(device.gateway in reached for device, _ in owned),
+                then.get(push.id, price) if then else price,
+                bool(owned) and not live and any(device.gateway in reached for device, _ in owned),
             )
         )
     facts.sort(key=lambda one: one.push.send_at)
@@ -310,13 +228,16 @@ def _looked(pushes: Sequence[Claimed], rows: Iterable[Sequence[Any]]) -> list[Lo
     return found
 
 
-def _devices(connection: Connection, users: Iterable[int], reach: Reach) -> dict[int, list[tuple[Device, bool]]]:
+def _devices(connection: Connection, users: set[int], reach: Reach) -> dict[int, list[tuple[Device, bool]]]:
     """The live devices of `users`, newest first, each with whether its gateway is stopped."""
     found: dict[int, list[tuple[Device, bool]]] = {}
-    parameters = {"users": list(users), "gateways": sorted({name for names in reach.values() for name in names})}
-    if parameters["users"]:
-        for user_id, *values, stopped in connection.execute(_DEVICES, parameters).all():
-            found.setdefault(user_id, []).append((Device(*values), stopped))
+    if not users:
+        return found
+    names = sorted({name for names in reach.values() for name in names})
+    parameters = {"users": f"{{{','.join(map(str, users))}}}", "gateways": names}
+    for user_id, number, token, gateway, seen_at, attributes, stopped in connection.execute(_DEVICES, parameters).all():
+        device = Device(number, token, gateway, seen_at, attributes or NOTHING)
+        found.setdefault(user_id, []).append((device, stopped))
     return found
 
 

@@ -12,7 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from engine.delivery.messages import Outcome
-from engine.delivery.sending import Desk, Leaving, record
+from engine.delivery.recording import record
+from engine.delivery.sending import Desk, Leaving
 
 
 class Flight:

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, text
 from engine.campaigns.policy import Policy
 from engine.delivery import breaker, buckets
 from engine.delivery.buckets import Bucket, Rate
-from engine.delivery.claim import Back, put_back
+from engine.delivery.claim import Back, Claimed, put_back
 from engine.delivery.facts import Facts
 from engine.delivery.gate_rows import (
     campaign_key,
@@ -149,8 +149,10 @@ class Gates:
         if not self._matter(facts):
             return list(facts), Counter()
         wants = [self._wants(one) for one in facts]
-        keys = sorted({key for want in wants for key in want if key in self._rates or key in self._paused})
-        broken = sorted({name for one in facts for name in self._members_of(one)}.intersection(self._ways))
+        total = _total(wants)
+        keys = sorted(key for key in total if key in self._rates or key in self._paused)
+        members = {name for one in facts for name in self._members_of(one)} if self._ways else set[str]()
+        broken = sorted(members.intersection(self._ways))
         if not keys and not broken:
             return list(facts), Counter()
         with database.begin() as connection:
@@ -159,29 +161,46 @@ class Gates:
             for name in set(self._unused) & set(locked):
                 locked[name] = buckets.changed(locked[name], self.rate(name), self._unused.pop(name), now)
             levels = {name: buckets.level(bucket, self.rate(name), now) for name, bucket in locked.items()}
-            open_to = [{} if one.push.id in shut else want for one, want in zip(facts, wants, strict=True)]
-            short = buckets.admit(open_to, levels)
-            passed, backs, why = list[Facts](), list[Back](), Counter[str]()
-            spent, queued = Counter[str](), Counter[str]()
-            for one, want, key in zip(facts, wants, short, strict=True):
-                if one.push.id in shut:
-                    backs.append(Back(one.push, PAUSE, tried=False))
-                    why["breaker"] += 1
-                elif key is None:
-                    passed.append(one)
-                    spent.update(want)
-                else:
-                    queued[key] += want[key]
-                    backs.append(Back(one.push, self._wait(key, queued[key], locked[key].at - now, rng), tried=False))
-                    why["retries" if key.startswith("retries:") else "rate"] += 1
+            if not shut and all(levels.get(key, buckets.UNLIMITED) >= number for key, number in total.items()):
+                passed, backs, why, spent = list(facts), list[Back](), Counter[str](), total
+            else:
+                waits = {name: bucket.at - now for name, bucket in locked.items()}
+                passed, backs, why = self._divided(facts, wants, shut, levels, waits, rng)
+                spent = _total([self._wants(one) for one in passed])
             save_buckets(
                 connection,
                 {name: buckets.changed(bucket, self.rate(name), -spent[name], now) for name, bucket in locked.items()},
             )
-            self._took_probes(probed, {one.push.id for one in passed})
+            if probed:
+                self._took_probes(probed, {one.push.id for one in passed})
             if backs:
                 put_back(connection, backs)
         return passed, why
+
+    def _divided(
+        self,
+        facts: Sequence[Facts],
+        wants: Sequence[Mapping[str, int]],
+        shut: Collection[UUID],
+        levels: Mapping[str, float],
+        empty: Mapping[str, timedelta],
+        rng: Random,
+    ) -> tuple[list[Facts], list[Back], Counter[str]]:
+        """Who passes where there is not enough for all, who goes back, and why; `empty`: how long each bucket is."""
+        open_to = [{} if one.push.id in shut else want for one, want in zip(facts, wants, strict=True)]
+        short = buckets.admit(open_to, levels)
+        passed, backs, why, queued = list[Facts](), list[Back](), Counter[str](), Counter[str]()
+        for one, want, key in zip(facts, wants, short, strict=True):
+            if one.push.id in shut:
+                backs.append(Back(one.push, PAUSE, tried=False))
+                why["breaker"] += 1
+            elif key is None:
+                passed.append(one)
+            else:
+                queued[key] += want[key]
+                backs.append(Back(one.push, self._wait(key, queued[key], empty[key], rng), tried=False))
+                why["retries" if key.startswith("retries:") else "rate"] += 1
+        return passed, backs, why
 
     def _matter(self, facts: Sequence[Facts]) -> bool:
         """Whether anything could hold one of these back: mostly nothing does."""
@@ -200,10 +219,11 @@ class Gates:
             else:
                 self.unprobed.update(names)
 
-    def unused(self, facts: Sequence[Facts], left: Collection[UUID]) -> None:
-        """Of `facts`, which were admitted, those in `left` are on their way; what the others took is free again."""
-        if not self._probing and len(left) == len(facts):
+    def unused(self, facts: Sequence[Facts], leaving: Collection[Claimed]) -> None:
+        """Of `facts`, which were admitted, those `leaving` are on their way; what the others took is free again."""
+        if not self._probing and len(leaving) == len(facts):
             return
+        left = {push.id for push in leaving}
         for one in facts:
             names = self._probing.pop(one.push.id, [])
             if one.push.id not in left:
@@ -270,3 +290,12 @@ class Gates:
         rate = self.rate(key)
         turn = timedelta(seconds=place / rate.per_second) if rate is not None else timedelta(0)
         return max(PAUSE, max(empty, timedelta(0)) + turn)
+
+
+def _total(wants: Sequence[Mapping[str, int]]) -> Counter[str]:
+    """All of `wants` together; most are one and the same object."""
+    total, distinct = Counter[str](), {id(want): want for want in wants}
+    for place, number in Counter(map(id, wants)).items():
+        for key, each in distinct[place].items():
+            total[key] += number * each
+    return total

@@ -112,14 +112,14 @@ class Health:
                 one.asked_to_wait += 1
                 one.wait = max(one.wait, outcome.delay)
 
-    def ended(self, campaign_id: int, state: str, reason: str | None, now: datetime) -> None:
-        """One push of a campaign ended at business time `now`."""
+    def ended(self, campaign_id: int, state: str, reason: str | None, now: datetime, number: int = 1) -> None:
+        """`number` pushes of a campaign ended at business time `now`."""
         if state not in _AT_PROVIDER or reason == "template":
             return
         one = self._campaigns[campaign_id, now.replace(second=0, microsecond=0)]
-        one.ended += 1
-        one.sent += state in ("accepted", "unknown")
-        one.errors += reason in _ERRORS
+        one.ended += number
+        one.sent += number * (state in ("accepted", "unknown"))
+        one.errors += number * (reason in _ERRORS)
 
     def flush(self, database: Transactions, now: datetime, *, at_once: bool = False) -> Counter[str]:
         """Write down what was heard, where it is time; counts `breaker_opened` and `campaign_paused`."""

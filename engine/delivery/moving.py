@@ -18,9 +18,10 @@ from sqlalchemy import Connection, text
 
 from engine.delivery.claim import STOPPED
 from engine.delivery.counted import ledger_entries
-from engine.delivery.facts import Book, Facts, Terms
+from engine.delivery.facts import Facts
 from engine.delivery.limits import Attempt, Entry
 from engine.delivery.overflow import Place, first_free, places, wants_another, within
+from engine.delivery.terms import Book, Terms
 from engine.planning import receipt
 from engine.store.database import Database
 

@@ -19,7 +19,6 @@ This is the one module that knows Redis keys.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,9 +98,11 @@ class CapStore:
         Raises EpochLost (nothing granted here may be used) and RedisUnavailable.
         """
         answers = self._ask(epoch, asked, {})
-        cold = {reservation.user_id for reservation, answer in zip(asked, answers, strict=True) if answer < 0}
-        if cold:
+        if min(answers, default=0) < 0:
+            cold = {reservation.user_id for reservation, answer in zip(asked, answers, strict=True) if answer < 0}
             answers = self._ask(epoch, asked, ledger(cold))
+        if not any(answers):
+            return [None] * len(answers)
         return [_refusal(reservation, answer) for reservation, answer in zip(asked, answers, strict=True)]
 
     def release(self, epoch: Epoch, pushes: Collection[tuple[int, UUID, int]]) -> int:
@@ -130,8 +131,9 @@ class CapStore:
             pipeline = self._pipeline([*([build] if logs else ()), *scripts])
             for user_id, entries in logs.items():
                 pipeline.evalsha(build.sha, 1, _key(epoch.token, user_id), str(_LOG_SECONDS), *map(_entry, entries))
+            logs_at = _key(epoch.token, "")
             for limits, places in calls:
-                keys = [_key(epoch.token, asked[place].user_id) for place in places]
+                keys = [logs_at + str(asked[place].user_id) for place in places]
                 arguments = [_asked(asked[place], horizon) for place in places]
                 pipeline.evalsha(_compiled(limits).sha, len(keys), *keys, *arguments)
             proof = _proof(pipeline, epoch.run_id, epoch.token)
@@ -211,11 +213,12 @@ def _proof(pipeline: Any, run_id: str, token: str) -> Callable[[Sequence[Any]], 
 
 def _calls(asked: Sequence[Reservation]) -> list[tuple[Limits, list[int]]]:
     """The places in `asked` that are one call: the same limits; a user's several reservations each in its turn."""
-    turns: Counter[int] = Counter()
+    turns: dict[int, int] = {}
     calls: dict[tuple[int, Limits], list[int]] = {}
     for place, reservation in enumerate(asked):
-        calls.setdefault((turns[reservation.user_id], reservation.limits), []).append(place)
-        turns[reservation.user_id] += 1
+        user_id = reservation.user_id
+        turn = turns[user_id] = turns.get(user_id, -1) + 1
+        calls.setdefault((turn, reservation.limits), []).append(place)
     return [(limits, places) for (_, limits), places in sorted(calls.items(), key=lambda call: call[0][0])]
 
 
@@ -226,10 +229,10 @@ def _refusal(reservation: Reservation, answer: int) -> Limit | None:
 
 
 def _asked(reservation: Reservation, horizon: float) -> bytes:
-    attempt = reservation.attempt
+    _, push_id, fence, scopes, attempt, _, counts = reservation
     at, early, day, today, monday = _when(attempt)
-    packed = _ASKED(reservation.push_id.bytes, reservation.fence, at, day, early, today, monday, at - horizon)
-    return packed + _scopes(reservation.scopes) if reservation.counts else packed
+    packed = _ASKED(push_id.bytes, fence, at, day, early, today, monday, at - horizon)
+    return packed + _scopes(scopes) if counts else packed
 
 
 @lru_cache(1024)
@@ -265,7 +268,7 @@ def _literal(value: bytes) -> str:
     return "'" + "".join(f"\\{byte:03d}" for byte in value) + "'"
 
 
-def _key(token: str, user_id: int) -> str:
+def _key(token: str, user_id: int | str) -> str:
     """A user's log. The logs of many users are asked for in one call: one server, not a cluster."""
     return f"horae:cap:{token}:{user_id}"
 

@@ -21,7 +21,7 @@ from engine.delivery import health
 from engine.delivery.claim import Back, Claimed, expired_leases, overdue_in_doubt, put_back
 from engine.delivery.dispatch import close_late
 from engine.delivery.epoch import current_epoch
-from engine.delivery.facts import Book, Facts, load_facts
+from engine.delivery.facts import Facts, load_facts
 from engine.delivery.housekeeping import keep_house
 from engine.delivery.ledger import End, close
 from engine.delivery.metering import meter
@@ -29,6 +29,7 @@ from engine.delivery.outcomes import Ended, end_in_doubt
 from engine.delivery.reserve import CapStore
 from engine.delivery.retry import FIRST_WAIT, MOST_ATTEMPTS
 from engine.delivery.sending import end_of
+from engine.delivery.terms import Book
 from engine.errors import RedisUnavailable
 from engine.store import counters
 from engine.store.database import Database

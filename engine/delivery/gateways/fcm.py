@@ -55,7 +55,9 @@ class FcmGateway:
         self._account = account
         self._options = options
         self._url = f"{options.url.rstrip('/')}/v1/projects/{account.project}/messages:send"
-        self._wire = Wire(options.timeout, concurrency=800, http2=True, connections=4, authority=options.authority)
+        self._wire = Wire(
+            options.timeout, concurrency=800, http2=True, connections=4, authority=options.authority, whole=True
+        )
         self._transport = Transport(self._wire)
         self._access = AccessTokens(account, SCOPE, self._transport)
 

@@ -49,7 +49,9 @@ class Wire:
     """How to speak to a provider.
 
     concurrency: requests under way at once, over `connections` connections to each host (HTTP/2: one connection takes
-    as many streams as the server allows, often 100) · authority: a PEM file trusted beside the system's own.
+    as many streams as the server allows, often 100) · authority: a PEM file trusted beside the system's own · whole: an
+    answer says something only as a whole, so its beginning is waited for with its status: that is one wake-up of Python
+    a request instead of two, and where the rest is missing the status is not known either.
     """
 
     timeout: timedelta
@@ -58,6 +60,7 @@ class Wire:
     connections: int = 1
     pin: Pin | None = None
     authority: Path | None = None
+    whole: bool = False
 
 
 class Transport:
@@ -67,6 +70,7 @@ class Transport:
         self._wire = wire
         self._clients = [_client(wire) for _ in range(wire.connections)]
         self._turn = itertools.cycle(self._clients)
+        self._read_ahead = MOST_OF_A_BODY if wire.whole else 0
         self._starting = Lock()
         self._thread: Thread | None = None
 
@@ -115,7 +119,7 @@ class Transport:
         status = 0
         try:
             built = next(self._turn).post(request.url).headers(request.headers).body_bytes(request.body)
-            async with built.streamed_read_buffer_limit(0).build_streamed() as response:
+            async with built.streamed_read_buffer_limit(self._read_ahead).build_streamed() as response:
                 status = response.status
                 return await _read(response)
         except RequestError as error:
