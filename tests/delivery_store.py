@@ -31,6 +31,9 @@ from engine.store.tables import EVENT_TYPES
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 """A Monday; business time stands still here unless a test moves it."""
 
+POINTS = ("after_claim", "after_reserve", "after_intent", "after_send", "after_record", "after_commit")
+"""Where a worker may be killed."""
+
 
 @dataclass
 class DeliveryShop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -14,7 +15,7 @@ from engine.campaigns.policy_store import current_policy
 from engine.errors import BadInput, UnknownName, did_you_mean
 from engine.learning.timeline import ATTRIBUTION
 from engine.report import reading
-from engine.report.intervals import Difference, Rate, clustered_rate, difference, rate_of
+from engine.report.intervals import Difference, Rate, clustered_rates, difference, rate_of
 from engine.report.reading import Asked, Ends, Group, Sent
 from engine.store.database import Database, Snapshot
 from engine.store.tables import ARMS
@@ -120,6 +121,7 @@ def report(
     if first >= until:
         raise BadInput(f"the time from {first} to {until} is empty", hint="--to is exclusive")
     with database.snapshot() as snapshot:
+        snapshot.sort_in_memory(reading.MEGABYTES)
         stored = store.get(snapshot.connection, campaign)
         _, policy = current_policy(snapshot.connection)
         whose = reading.of_campaign(stored.id)
@@ -170,8 +172,8 @@ def arms_of(sent: Sent) -> tuple[Arm, ...]:
     return tuple(found)
 
 
-def _rates(sent: Sent, of: np.ndarray) -> dict[str, Rate]:
-    return {answer: clustered_rate(sent.user[of], getattr(sent, answer)[of]) for answer in ANSWERS}
+def _rates(sent: Sent, of: np.ndarray, answers: Sequence[str] = ANSWERS) -> dict[str, Rate]:
+    return clustered_rates(sent.user[of], {answer: getattr(sent, answer)[of] for answer in answers})
 
 
 def variants_of(sent: Sent) -> tuple[Variant, ...]:
@@ -192,11 +194,7 @@ def _hours(sent: Sent) -> tuple[Hour, ...]:
     found = []
     for hour in np.unique(sent.hour).tolist():
         of = sent.hour == hour
-        rates = {
-            answer: clustered_rate(sent.user[of], getattr(sent, answer)[of])
-            for answer in ("opened", "clicked", "converted")
-        }
-        found.append(Hour(hour, int(of.sum()), **rates))
+        found.append(Hour(hour, int(of.sum()), **_rates(sent, of, ("opened", "clicked", "converted"))))
     return tuple(found)
 
 

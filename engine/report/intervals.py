@@ -10,6 +10,7 @@ Sources: Wilson 1927; Korn and Graubard 1998 (effective sample size); Newcombe 1
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,16 +50,21 @@ def rate_of(hits: int, n: int, effective: float | None = None) -> Rate:
 
 def clustered_rate(user: np.ndarray, hit: np.ndarray) -> Rate:
     """The rate of `hit` (bool[n]) among pushes of users (int64[n])."""
-    return rate_of(int(hit.sum()), len(hit), effective(user, hit))
+    return clustered_rates(user, {"": hit})[""]
 
 
-def effective(user: np.ndarray, hit: np.ndarray) -> float:
+def clustered_rates(user: np.ndarray, hits: Mapping[str, np.ndarray]) -> dict[str, Rate]:
+    """The rate of each of `hits` (bool[n]) among pushes of users (int64[n]), by its name."""
+    _, of = np.unique(user, return_inverse=True)
+    return {name: rate_of(int(hit.sum()), len(hit), effective(of, hit)) for name, hit in hits.items()}
+
+
+def effective(of: np.ndarray, hit: np.ndarray) -> float:
     """How many independent pushes would say as much about the rate as these do: at most n, at least one a user where
-    the rate is 0 or 1."""
+    the rate is 0 or 1. of: whose push, users being numbered from 0."""
     n = len(hit)
     if n == 0:
         return 0.0
-    _, of = np.unique(user, return_inverse=True)
     pushes, hits = np.bincount(of), np.bincount(of, hit)
     users, rate = len(pushes), hits.sum() / n
     off = hits - rate * pushes

@@ -21,6 +21,9 @@ from engine.learning.timeline import ATTRIBUTION
 from engine.store.database import Snapshot
 from engine.store.tables import ARMS, DECISION_REASONS, EVENT_TYPES
 
+MEGABYTES = 128
+"""Memory for each sort and hash table of these queries: they join each decision with what became of it."""
+
 BEFORE_THE_DRAW = ("not_eligible", "no_consent", "no_device", "failed_input")
 """Reasons that are given before the holdout is drawn: such users are in neither of the groups compared."""
 
@@ -73,7 +76,7 @@ _OURS = """
 """
 _LAST = """
     NOT EXISTS (SELECT FROM decisions n WHERE n.date = d.date AND n.occurrence_id = d.occurrence_id
-                AND n.user_id = d.user_id AND n.revision > d.revision)
+                AND n.user_id = d.user_id AND n.revision > d.revision AND n.revision > 0)
 """
 
 _REASONS = f"""
@@ -86,39 +89,46 @@ _REASONS = f"""
     WHERE {_OURS} AND {_LAST} GROUP BY 1, 2, 3, 4, 5
 """
 
+# Told are the few events that may answer a push, met: each beside the pushes that it may answer. One that names no push
+# belongs to the last push before it, so not to one with another between the two.
 _SENT = f"""
-    SELECT d.user_id, d.arm, x.variant, extract(epoch FROM x.at)::float8 AS at,
-           extract(hour FROM x.at AT TIME ZONE coalesce(u.timezone, '{{zone}}'))::smallint AS hour,
+    WITH ours AS MATERIALIZED (
+        SELECT d.user_id, d.arm, x.variant, x.push_id, x.item_id, x.at
+        FROM decisions d
+        JOIN deliveries x ON x.push_id = d.push_id AND x.day >= d.date - 1 AND x.day >= DATE '{{before}}'
+                             AND NOT x.test AND x.state = 'accepted'
+        WHERE {_OURS} AND {_LAST} AND d.reason = {{planned}}
+    ), told AS MATERIALIZED (
+        SELECT user_id, item_id, event_type, occurred_at, push_id FROM events
+        WHERE user_id IS NOT NULL AND occurred_at <= TIMESTAMPTZ '{{now}}' AND occurred_at >= TIMESTAMPTZ '{{before}}'
+              AND event_type IN ({{open}}, {{click}}, {{dismiss}}, {{leave}}, {{goal}})
+    ), met AS MATERIALIZED (
+        SELECT row_number() OVER () AS number, o.user_id, o.push_id, o.item_id, o.at, v.event_type, v.occurred_at,
+               v.push_id IS NOT NULL AS named, v.item_id = o.item_id OR o.item_id IS NULL AS about_it
+        FROM ours o JOIN told v ON v.user_id = o.user_id
+        WHERE v.occurred_at >= o.at - interval '{{early}} seconds'
+              AND v.occurred_at < o.at + interval '{{week}} seconds'
+              AND (v.push_id = o.push_id OR v.push_id IS NULL AND v.occurred_at >= o.at)
+    ), between_them AS (
+        SELECT m.number, bool_or(n.item_id = m.item_id OR m.item_id IS NULL) AS about_it
+        FROM met m JOIN deliveries n ON n.user_id = m.user_id AND n.at > m.at AND n.at <= m.occurred_at
+        WHERE NOT m.named AND n.day >= DATE '{{before}}' AND n.state = 'accepted' AND NOT n.test GROUP BY 1
+    ), judged AS (
+        SELECT m.push_id, m.event_type,
+               m.occurred_at < m.at + interval '{{day}} seconds' AND (m.named OR b.number IS NULL) AS answers,
+               m.event_type = {{goal}} AND (m.named OR m.about_it AND b.about_it IS NOT TRUE) AS converts
+        FROM met m LEFT JOIN between_them b USING (number)
+    ), found AS (
+        SELECT push_id, bool_or(answers AND event_type IN ({{open}}, {{click}})) AS opened,
+               bool_or(answers AND event_type = {{click}}) AS clicked,
+               bool_or(answers AND event_type IN ({{dismiss}}, {{leave}})) AS dismissed, bool_or(converts) AS converted
+        FROM judged GROUP BY 1
+    )
+    SELECT o.user_id, o.arm, o.variant, extract(epoch FROM o.at)::float8 AS at,
+           extract(hour FROM o.at AT TIME ZONE coalesce(u.timezone, '{{zone}}'))::smallint AS hour,
            coalesce(f.opened, false) AS opened, coalesce(f.clicked, false) AS clicked,
            coalesce(f.dismissed, false) AS dismissed, coalesce(f.converted, false) AS converted
-    FROM decisions d
-    JOIN deliveries x ON x.push_id = d.push_id AND x.day >= d.date - 1 AND x.day >= DATE '{{before}}' AND NOT x.test
-                         AND x.state = 'accepted'
-    LEFT JOIN users u ON u.id = d.user_id
-    LEFT JOIN LATERAL (
-        SELECT min(n.at) AS at, min(n.at) FILTER (WHERE n.item_id = x.item_id OR x.item_id IS NULL) AS same
-        FROM deliveries n WHERE n.user_id = x.user_id AND n.at > x.at AND n.at < x.at + interval '{{week}} seconds'
-             AND n.day >= DATE '{{before}}' AND n.state = 'accepted' AND NOT n.test
-    ) next ON true
-    LEFT JOIN LATERAL (
-        SELECT bool_or(answers AND v.event_type IN ({{open}}, {{click}})) AS opened,
-               bool_or(answers AND v.event_type = {{click}}) AS clicked,
-               bool_or(answers AND v.event_type IN ({{dismiss}}, {{leave}})) AS dismissed,
-               bool_or(v.event_type = {{goal}} AND (v.push_id = x.push_id OR v.push_id IS NULL AND v.occurred_at >= x.at
-                       AND (v.item_id = x.item_id OR x.item_id IS NULL)
-                       AND v.occurred_at < coalesce(next.same, 'infinity'))) AS converted
-        FROM (
-            SELECT e.*, e.occurred_at < x.at + interval '{{day}} seconds'
-                        AND (e.push_id = x.push_id OR e.push_id IS NULL AND e.occurred_at >= x.at
-                             AND e.occurred_at < coalesce(next.at, 'infinity')) AS answers
-            FROM events e
-            WHERE e.user_id = x.user_id AND e.occurred_at >= x.at - interval '{{early}} seconds'
-                  AND e.occurred_at < x.at + interval '{{week}} seconds' AND e.occurred_at <= TIMESTAMPTZ '{{now}}'
-                  AND e.occurred_at >= TIMESTAMPTZ '{{before}}'
-                  AND e.event_type IN ({{open}}, {{click}}, {{dismiss}}, {{leave}}, {{goal}})
-        ) v
-    ) f ON true
-    WHERE {_OURS} AND {_LAST} AND d.reason = {{planned}}
+    FROM ours o LEFT JOIN found f USING (push_id) LEFT JOIN users u ON u.id = o.user_id
 """
 
 # Intention to treat: everybody drawn for the campaign counts from the first occurrence they were drawn for, whether a
@@ -130,15 +140,15 @@ _GROUPS = f"""
         FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id
         WHERE {_OURS} AND d.revision = 0 AND d.reason NOT IN ({{outside}}) GROUP BY d.user_id
     )
-    SELECT r.held, r.always, count(*) AS users, count(*) FILTER (WHERE g.times > 0) AS converted,
+    , reached AS (
+        SELECT e.user_id, sum(e.value) AS value
+        FROM drawn r JOIN events e ON e.user_id = r.user_id AND e.occurred_at >= r.begins
+        WHERE e.occurred_at < TIMESTAMPTZ '{{closes}}' AND e.occurred_at >= TIMESTAMPTZ '{{before}}'
+              AND e.event_type = {{goal}} GROUP BY 1
+    )
+    SELECT r.held, r.always, count(*) AS users, count(g.user_id) AS converted,
            coalesce(sum(g.value), 0)::float8 AS value
-    FROM drawn r
-    LEFT JOIN LATERAL (
-        SELECT count(*) AS times, sum(e.value) AS value FROM events e
-        WHERE e.user_id = r.user_id AND e.occurred_at >= r.begins AND e.occurred_at < TIMESTAMPTZ '{{closes}}'
-              AND e.occurred_at >= TIMESTAMPTZ '{{before}}' AND e.event_type = {{goal}}
-    ) g ON true
-    GROUP BY 1, 2
+    FROM drawn r LEFT JOIN reached g USING (user_id) GROUP BY 1, 2
 """
 
 

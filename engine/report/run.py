@@ -45,6 +45,7 @@ def report_run(database: Database, now: datetime, run_id: int, goal: str = "purc
     Raises UnknownName for a run or an event type that is not there.
     """
     with database.snapshot() as snapshot:
+        snapshot.sort_in_memory(reading.MEGABYTES)
         dates = snapshot.connection.execute(
             text("SELECT min(date) AS first, max(date) AS last FROM occurrences WHERE run_id = :run"), {"run": run_id}
         ).one()

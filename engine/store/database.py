@@ -180,6 +180,13 @@ class Snapshot:
         self.connection = connection
         self._readers = readers
         self._adbc: Any = None
+        self._megabytes: int | None = None
+
+    def sort_in_memory(self, megabytes: int) -> None:
+        """Let each sort and hash table of the statements that follow have so much memory: one that joins millions of
+        rows would else go by way of the disk."""
+        self._megabytes = megabytes
+        self.connection.execute(text(f"SET LOCAL work_mem = '{megabytes:d}MB'"))
 
     def arrow(self, query: str) -> pa.Table:
         """The rows of `query` (complete SQL, no parameters) as an Arrow table.
@@ -191,6 +198,8 @@ class Snapshot:
             self._adbc = self._readers.take()
             with self._adbc.cursor() as cursor:
                 cursor.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
+                if self._megabytes is not None:
+                    cursor.execute(f"SET LOCAL work_mem = '{self._megabytes:d}MB'")
         with self._adbc.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetch_arrow_table()

@@ -221,4 +221,4 @@ def test_a_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(servers: Ser
 
 @pytest.mark.soak
 def test_a_long_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(servers: Servers, tmp_path: Path) -> None:
-    storm(servers, tmp_path / "home", users=3000, seconds=300, every=4, rounds=6, chance=0.02)
+    storm(servers, tmp_path / "home", users=5000, seconds=300, every=4, rounds=6, chance=0.02)

@@ -10,10 +10,12 @@ from sqlalchemy import text
 
 from engine.campaigns.policy import Cap
 from engine.delivery.dispatch import dispatch_due, outstanding
+from engine.delivery.retry import FIRST_WAIT
 from engine.delivery.sending import Pace
 from engine.delivery.upkeep import upkeep
 from engine.runtime import Runtime
-from tests.delivery_store import NOON, DeliveryShop, journal
+from tests.delivery_store import NOON, POINTS, DeliveryShop, journal, received
+from tests.machine_time import MachineTime
 
 DAILY = Cap(id="daily", limit=1, window="local_day")
 
@@ -22,13 +24,13 @@ class KilledError(Exception):
     """Stands for the death of the process: nothing after it runs."""
 
 
-def die_at(runtime: Runtime, point: str) -> None:
+def die_at(runtime: Runtime, point: str, pace: Pace = Pace()) -> None:  # noqa: B008 - frozen
     def crash(here: str) -> None:
         if here == point:
             raise KilledError
 
     with pytest.raises(KilledError):
-        dispatch_due(runtime, NOON, rng=Random(1), at=crash)
+        dispatch_due(runtime, NOON, rng=Random(1), at=crash, pace=pace)
 
 
 def lease_ends(shop: DeliveryShop) -> None:
@@ -97,6 +99,33 @@ def test_transactional_under_way_when_its_worker_died_is_sent_again(runtime: Run
     assert kept(upkeep(runtime, NOON)) == {"rescued.planned": 1}
     assert resume(runtime, shop) == {"accepted": 1}
     assert [line["push_id"] for line in journal(runtime.settings.journal_path)] == [str(push)] * 2
+
+
+def test_wherever_a_worker_dies_every_row_has_ended_one_lease_and_one_wait_later(
+    runtime: Runtime, shop: DeliveryShop
+) -> None:
+    machine, pace = MachineTime(runtime.database), Pace(batch=6, group=2, in_flight=2)
+    for campaign, kind in (("news", "marketing"), ("code", "transactional")):
+        shop.campaign(campaign, **{"class": kind})
+    news = set()
+    for number, point in enumerate(POINTS):
+        shop.another_occurrence("news", point)
+        shop.another_occurrence("code", point)
+        news.add(shop.occurrences["news"])
+        shop.pushes(["u1", "u2", "u3"], "news")
+        shop.pushes(["u1", "u2", "u3"], "code")
+        die_at(runtime, point, pace)
+
+        machine.passes(pace.lease)
+        upkeep(runtime, NOON)
+        machine.passes(FIRST_WAIT)
+        dispatch_due(runtime, NOON, rng=Random(1))
+
+        assert shop.hot() == [], point
+        assert len(shop.deliveries()) == 6 * (number + 1), point
+    taken = received(runtime.settings.journal_path)
+    assert max(times for (occurrence, _), times in taken.items() if occurrence in news) == 1
+    assert {row["state"] for row in shop.deliveries() if row["occurrence_id"] not in news} == {"accepted"}
 
 
 def test_a_push_that_kills_its_workers_is_given_up(runtime: Runtime, shop: DeliveryShop) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from engine.campaigns import store
 from engine.campaigns.policy import Cap
-from engine.errors import BadInput, LeaseLost
+from engine.errors import BadInput, LeaseLost, StoreUnavailable
 from engine.planning import locks, receipt, run, settle, shards
 from engine.planning import trigger as triggers
 from engine.planning.opening import at_prices, set_scene
@@ -257,6 +257,19 @@ def test_what_a_dead_worker_had_begun_is_woken_by_the_next_tick_and_what_is_held
     assert look() == [("horae.settle", (opened,))]
     run.settle(shop, opened, ignore)
     assert rows(shop, "SELECT state FROM runs") == [("published",)]
+
+
+def test_who_holds_users_and_is_heard_of_no_more_loses_them(shop):
+    def hold() -> None:
+        with shop.database.begin() as silent:
+            locks.lock_slots(silent, (0, 4))
+            locks.speak_or_end(silent, timedelta(milliseconds=50))
+            with shop.database.begin() as other:
+                locks.lock_slots(other, (0, 4))  # waits until they are free
+            silent.execute(text("SELECT 1"))
+
+    with pytest.raises(StoreUnavailable):
+        hold()
 
 
 def test_a_shard_that_fails_again_and_again_ends_its_run_with_the_reason(shop):

@@ -51,6 +51,14 @@ def test_arrow_reads_see_the_snapshot_of_their_transaction(database):
     assert (before, seen) == (0, 0)
 
 
+def test_the_server_notices_that_a_client_is_gone_in_seconds(database):
+    with database.begin() as connection:
+        setting = text("SELECT current_setting('client_connection_check_interval'), current_setting('timezone')")
+        assert tuple(connection.execute(setting).one()) == ("10s", "UTC")
+        idle = connection.execute(text("SELECT current_setting('tcp_keepalives_idle')")).scalar_one()
+        assert idle == ("10" if database.url.host else "0"), "keepalives are TCP's, not a socket's"
+
+
 def test_business_time_is_the_machines_until_it_is_made_virtual(database):
     start = datetime(2017, 10, 2, 4, tzinfo=UTC)
     with database.begin() as connection:

@@ -42,7 +42,7 @@ from engine.delivery.upkeep import upkeep
 from engine.localtime import zone
 from engine.runtime import Runtime
 from tests.chaos.books import fullest
-from tests.delivery_store import NOON, DeliveryShop
+from tests.delivery_store import NOON, POINTS, DeliveryShop
 from tests.machine_time import MachineTime
 from tests.told_provider import Answer, Line, Post, answers
 
@@ -53,7 +53,6 @@ CHANGES = tuple(
     for instant in ((2026, 3, 8, 7), (2026, 3, 29, 1), (2026, 4, 4, 15), (2026, 4, 23, 22), (2026, 10, 25, 1))
 )
 """Clocks change in New York, Berlin, Lord Howe, Cairo, Berlin."""
-POINTS = ("after_claim", "after_reserve", "after_intent", "after_send", "after_record", "after_commit")
 CAPS = (
     Cap(id="day", limit=1, window="local_day"),
     Cap(id="days", limit=2, window="rolling:PT24H"),
