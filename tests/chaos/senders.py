@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
@@ -57,4 +58,4 @@ class Sender(threading.Thread):
                     self.answers[post(self._rng.choice(self._ports), self._key, body)[0]] += 1
                 return
             assert status in (LOST, 429, 503), status
-            self.stop.wait(0.1)
+            time.sleep(0.1)
