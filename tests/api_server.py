@@ -104,7 +104,7 @@ def process(
     servers = {"HORAE_DATABASE_URL": database_url, "HORAE_REDIS_URL": redis_url, **more}
     running = start(*HORAE, "api", "--port", str(port), home=home, log=home / "api.log", **servers)
     try:
-        wait_for(lambda: running.poll() is not None or listens(port), f"the API's start, see {home / 'api.log'}", 60)
+        wait_for(lambda: running.poll() is not None or listens(port), f"the API's start, see {home / 'api.log'}", 180)
         yield running, f"http://127.0.0.1:{port}"
     finally:
         if running.poll() is None:

@@ -144,7 +144,7 @@ def live(servers: Servers, shop: Runtime, seconds: float, every: float, quiet: f
 
     try:
         for port in fleet.ports:
-            wait_for(partial(listens, port), "the API's start", 60)
+            wait_for(partial(listens, port), "the API's start", 240)
         begun = last[0] = time.monotonic()
         for sender in senders:
             sender.start()
