@@ -96,13 +96,15 @@ def module_runtime(database: Database, redis_url: str, home: Path, **settings: A
 
 
 @contextmanager
-def process(database_url: str, redis_url: str, home: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """`horae api` as a process, and its address; it is killed at the end."""
+def process(
+    database_url: str, redis_url: str, home: Path, **more: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """`horae api` as a process, with `more` settings, and its address; it is killed at the end."""
     port = free_port()
-    servers = {"HORAE_DATABASE_URL": database_url, "HORAE_REDIS_URL": redis_url}
+    servers = {"HORAE_DATABASE_URL": database_url, "HORAE_REDIS_URL": redis_url, **more}
     running = start(*HORAE, "api", "--port", str(port), home=home, log=home / "api.log", **servers)
     try:
-        wait_for(lambda: running.poll() is not None or _listens(port), f"the API's start, see {home / 'api.log'}", 60)
+        wait_for(lambda: running.poll() is not None or listens(port), f"the API's start, see {home / 'api.log'}", 180)
         yield running, f"http://127.0.0.1:{port}"
     finally:
         if running.poll() is None:
@@ -118,6 +120,7 @@ def free_port() -> int:
         return port
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether somebody listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

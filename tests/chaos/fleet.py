@@ -1,4 +1,5 @@
-"""Celery's own beats and workers on servers of a test's own: kept alive, killed with all their children."""
+"""Celery's own beats and workers, and API processes, on servers of a test's own: kept alive, killed with all their
+children."""
 
 from __future__ import annotations
 
@@ -10,23 +11,25 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+from tests.api_server import free_port
 from tests.chaos.servers import Servers
-from tests.running import CELERY, PROJECT, environment
+from tests.running import CELERY, HORAE, PROJECT, environment
 
-BEAT = ("beat", "-l", "DEBUG")
-WORKER = ("worker", "-l", "INFO", "-c", "1", "--without-gossip", "--without-mingle", "-E")
+BEAT = (*CELERY, "beat", "-l", "DEBUG")
+WORKER = (*CELERY, "worker", "-l", "INFO", "-c", "1", "--without-gossip", "--without-mingle", "-E")
 
 
 class Fleet:
-    """`beats` beats and `workers` workers, with logs in `folder`; `home` is their HORAE_HOME."""
+    """`beats` beats, `workers` workers and `apis` API processes on `ports`; their HORAE_HOME, `home`, has the logs."""
 
-    def __init__(self, servers: Servers, home: Path, beats: int, workers: int) -> None:
+    def __init__(self, servers: Servers, home: Path, beats: int, workers: int, apis: int = 0) -> None:
         home.mkdir(exist_ok=True)
         self._home = home
         self._variables = {"HORAE_DATABASE_URL": servers.database_url, "HORAE_REDIS_URL": servers.redis_url}
-        self._commands = {f"beat{n}": BEAT for n in range(beats)} | {
-            f"worker{n}": (*WORKER, "-n", f"worker{n}@chaos") for n in range(workers)
-        }
+        self.ports = [free_port() for _ in range(apis)]
+        self._commands: dict[str, tuple[str, ...]] = {f"beat{n}": BEAT for n in range(beats)}
+        self._commands |= {f"worker{n}": (*WORKER, "-n", f"worker{n}@chaos") for n in range(workers)}
+        self._commands |= {f"api{n}": (*HORAE, "api", "--port", str(port)) for n, port in enumerate(self.ports)}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._since: dict[str, float] = {}
         self.killed = 0
@@ -44,7 +47,7 @@ class Fleet:
                 self._since[name] = time.monotonic()
                 with (self._home / f"{name}.log").open("ab") as log:
                     self._processes[name] = subprocess.Popen(
-                        (*CELERY, *command),
+                        command,
                         env=environment(self._home, self._variables),
                         cwd=PROJECT,
                         stdin=subprocess.DEVNULL,

@@ -7,6 +7,8 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,8 +16,11 @@ import psutil
 import redis
 
 from engine import embedded
+from engine.config import Settings
 from engine.embedded.postgres import Postgres
 from engine.embedded.valkey import Valkey
+from engine.ingest.replay import require_current_profiles
+from engine.runtime import Runtime
 from engine.store import schema
 from engine.store.database import Database
 from tests.chaos.halfopen import HalfOpen
@@ -64,6 +69,16 @@ class Servers:
             case "cut":
                 for proxy in self._proxies:
                     proxy.cut()
+
+    @contextmanager
+    def runtime(self, home: Path) -> Iterator[Runtime]:
+        """A runtime on these servers, reached without their proxies."""
+        direct = self.direct
+        settings = Settings(home=home, database_url=direct.database_url, redis_url=direct.redis_url)
+        database = Database(direct.database_url)
+        require_current_profiles(database)
+        yield Runtime(settings, database, direct.redis_url, direct.redis_url, direct.redis_url)
+        database.dispose()
 
     def close(self) -> None:
         """Stop and remove everything."""

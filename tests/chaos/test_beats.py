@@ -14,11 +14,8 @@ import pytest
 from engine import clock
 from engine.campaigns.policy import Cap, check_journal
 from engine.campaigns.policy_store import current_policy
-from engine.config import Settings
 from engine.delivery.dispatch import outstanding
-from engine.ingest.replay import require_current_profiles
 from engine.runtime import Runtime
-from engine.store.database import Database
 from tests.chaos.books import fullest, sends
 from tests.chaos.fleet import Fleet
 from tests.chaos.servers import HURTS, Servers
@@ -43,12 +40,8 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture
 def shop(servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
     """A shop on these servers, reached without their proxies."""
-    direct = servers.direct
-    settings = Settings(home=tmp_path / "home", database_url=direct.database_url, redis_url=direct.redis_url)
-    database = Database(direct.database_url)
-    require_current_profiles(database)
-    yield fill_shop(Runtime(settings, database, direct.redis_url, direct.redis_url, direct.redis_url))
-    database.dispose()
+    with servers.runtime(tmp_path / "home") as runtime:
+        yield fill_shop(runtime)
 
 
 def drive(shop: Runtime, until: datetime, seconds: float, meanwhile: Callable[[], None]) -> None:

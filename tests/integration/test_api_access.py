@@ -58,6 +58,55 @@ def test_a_key_opens_its_scopes_and_no_others(api: Api) -> None:
     assert "scope read" in refused.json["title"]
 
 
+OPERATIONS = {
+    "write": """POST /v1/alias, /v1/batch, /v1/callbacks, /v1/devices, /v1/group, /v1/identify, /v1/import, /v1/items,
+        /v1/page, /v1/screen, /v1/track""",
+    "read": """GET /metrics, /v1/audit, /v1/campaigns, /v1/campaigns/{name}, /v1/campaigns/{name}/report,
+        /v1/campaigns/{name}/versions,
+        /v1/campaigns/schema, /v1/deliveries, /v1/policy, /v1/runs, /v1/runs/{run}, /v1/status, /v1/stops,
+        /v1/users/{user}/explain, /v1/users/{user}/recommendations, /v1/users/{user}/windows;
+        POST /v1/campaigns/check, /v1/campaigns/{name}/preview""",
+    "operate": """POST /v1/campaigns, /v1/campaigns/{name}/cancel, /v1/campaigns/{name}/launch,
+        /v1/campaigns/{name}/pause, /v1/campaigns/{name}/resume,
+        /v1/campaigns/{name}/test, /v1/campaigns/{name}/trigger, /v1/start, /v1/stop;
+        PUT /v1/campaigns/{name}""",
+    "admin": """GET /v1/keys, /v1/users/{user}/export; POST /v1/keys, /v1/policy/caps;
+        PATCH /v1/policy, /v1/policy/gateways/{gateway};
+        DELETE /v1/keys/{key}, /v1/policy/caps/{cap}, /v1/users/{user}""",
+}
+"""Which scope each operation needs: an operation that is added must be put here, or the test says so."""
+
+
+def test_every_operation_asks_for_its_scope_and_a_viewer_may_change_nothing(api: Api) -> None:
+    needed = {
+        (method, path.strip()): scope
+        for scope, told in OPERATIONS.items()
+        for method, _, paths in (part.strip().partition(" ") for part in told.split(";"))
+        for path in paths.split(",")
+    }
+    document = api.ask("/openapi.json").json["paths"]
+    described = {(method.upper(), path): each for path, by in document.items() for method, each in by.items()}
+    open_to_all = {("GET", "/healthz"), ("POST", "/v1/callbacks/{push}")}
+    assert set(described) - open_to_all == set(needed)
+    holders: dict[str, set[str]] = {
+        **{scope: {scope} for scope in roles.SCOPES},
+        **{n: set(s) for n, s in roles.ROLES.items()},
+    }
+    given = {name: make_key(api.runtime.database, *sorted(scopes), rate=100_000) for name, scopes in holders.items()}
+
+    wrong = []
+    for (method, path), scope in needed.items():
+        assert f"Scope {scope}" in described[method, path]["summary"], path
+        asked = path.replace("{run}", "1").replace("{", "no-").replace("}", "")
+        for name, scopes in holders.items():
+            status = api.ask(asked, method=method, key=given[name]).status
+            if (status == 403) != (scope not in scopes) or status in (401, 500):
+                wrong.append(f"{name} {method} {asked}: {status}")
+    assert wrong == []
+    changing = {op for op, scope in needed.items() if scope == "read" and op[0] != "GET"}
+    assert changing == {("POST", "/v1/campaigns/check"), ("POST", "/v1/campaigns/{name}/preview")}, "these only ask"
+
+
 @pytest.mark.parametrize(
     ("role", "may"), [("viewer", "read"), ("operator", "read operate"), ("admin", "read operate write admin")]
 )

@@ -128,3 +128,16 @@ def test_faults_without_number_are_told_by_the_first_and_hold_nobody_up(api: Api
     assert (many.status, many.json["title"]) == (422, "it holds more than 20,000 values")
     assert (rows.status, messages.status) == (413, 413)
     assert (unknown.status, len(unknown.json["errors"])) == (422, 100)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    ["Content-Length: 2\r\nContent-Length: 3", "Content-Length: 2\r\nTransfer-Encoding: chunked", "Content-Length: -2",
+     "Content-Length: 2, 2", "Transfer-Encoding: chunked\r\nX:\0"],
+    ids=["two lengths", "length and chunks", "a negative length", "a list of lengths", "NUL"],
+)  # fmt: skip
+def test_a_request_that_two_servers_could_read_in_two_ways_is_refused(api: Api, writer: str, headers: str) -> None:
+    with closing(connect(api)) as line:
+        head = f"POST /v1/track HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {writer}\r\n{headers}\r\n\r\n"
+        line.sendall(head.encode() + b"{}")
+        assert until_closed(line).startswith(b"HTTP/1.1 400")

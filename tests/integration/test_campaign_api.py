@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from fastapi.routing import APIRoute
+from sqlalchemy import text
 
 from engine import audit
 from engine.access.roles import ROLES
 from engine.config import Settings
+from engine.planning.trigger import forget
 from engine.runtime import Runtime
 from engine.store.database import Database
 from engine.web.app import create_app
@@ -238,6 +240,26 @@ def test_a_trigger_repeated_under_its_key_sends_nothing_more(api: Api, keys: dic
         logged = audit.read(connection, subject="campaign:by-hand")
     assert [entry.action for entry in logged] == ["campaign.trigger", "campaign.create"]
     assert api.ask("/v1/runs/999999", key=key).status == 404
+
+
+@pytest.mark.parametrize(("age", "remembered"), [(29, True), (31, False)])
+def test_an_idempotency_key_is_remembered_for_thirty_days(
+    api: Api, keys: dict[str, str], age: int, remembered: bool
+) -> None:
+    name, key = f"monthly-{age}", keys["operator"]
+    put(api, key, name)
+
+    def trigger() -> bool:
+        asked = {"Idempotency-Key": name}
+        return bool(api.ask(f"/v1/campaigns/{name}/trigger", {"users": ["u2"]}, key, asked).json["repeated"])
+
+    assert not trigger()
+    with api.runtime.database.begin() as connection:
+        old = "UPDATE triggers SET created_at = created_at - make_interval(days => :age) WHERE idempotency_key = :key"
+        connection.execute(text(old), {"age": age, "key": name})
+        assert forget(connection) == (0 if remembered else 1)
+
+    assert trigger() is remembered
 
 
 def test_an_edit_while_a_run_is_under_way_leaves_it_its_version(api: Api, keys: dict[str, str]) -> None:

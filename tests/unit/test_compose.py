@@ -28,6 +28,13 @@ def test_every_variable_is_a_setting():
     assert named <= {name.upper() for name in Settings.model_fields}
 
 
+def test_every_setting_can_be_given_but_for_those_that_the_file_decides():
+    named = set(re.findall(r"HORAE_([A-Z_]+)", TEXT))
+    decided = {"JOURNAL", "API_HOST", "API_PORT", "FLOWER_PORT", "FLOWER_READ_ONLY", "WORKERS"}
+
+    assert {name.upper() for name in Settings.model_fields} - named == decided
+
+
 def test_every_queue_has_one_worker_and_every_worker_known_queues():
     served = [queue for service in WORKERS.values() for queue in queues_of(service)]
 
