@@ -18,8 +18,8 @@ WORKERS = {
     "ingest": ("ingest", "upkeep"),
     "refresh": ("refresh",),
 }
-"""The queues of each worker: sending and folding never wait behind planning, and late binding waits for nobody, not even
-for a fold that waits for a file's rows."""
+"""The queues of each worker: sending and folding never wait behind planning, and late binding waits for nobody: not for
+a fold either, which may itself wait for a file's rows."""
 
 FLOWER_USER = "horae"
 FLOWER_TASKS = 20_000
