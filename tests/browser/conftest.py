@@ -65,7 +65,7 @@ def open_shop(database: Database, redis_url: str, home: Path) -> Iterator[Shop]:
     servers = {"HORAE_DATABASE_URL": database.libpq_url, "HORAE_REDIS_URL": redis_url}
     log = home / "worker.log"
     worker = start(
-        *(*CELERY, "worker", "-P", "solo", "-Q", "plan,dispatch,ingest,train,upkeep", "-l", "INFO"),
+        *(*CELERY, "worker", "-P", "solo", "-Q", "plan,dispatch,ingest,refresh,train,upkeep", "-l", "INFO"),
         *("--without-gossip", "--without-mingle"),
         home=home,
         log=log,
