@@ -48,4 +48,8 @@ def refresh() -> dict:
     from engine.planning import refresh as late
 
     with worker_runtime() as runtime:
-        return late.refresh(runtime, business_now(runtime), wake)
+        now = business_now(runtime)
+        found = late.refresh(runtime, now, wake)
+        if not found:
+            late.keep_ready(runtime, now)
+        return found

@@ -58,7 +58,7 @@ class Load:
     clients; probes a second of each kind, and from how many clients; rows of a file of history."""
 
     seconds: float = 90.0
-    warming: float = 10.0
+    warming: float = 30.0
     events_per_s: float = 200.0
     batch: int = 10
     clients: int = 2

@@ -19,7 +19,7 @@ from engine.clock import monotonic
 from engine.errors import Unavailable
 from engine.store.database import Database
 
-START_SECONDS = 90.0
+START_SECONDS = 240.0
 STOP_SECONDS = 60.0
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from engine.supervise.programs import Plan
     from engine.supervise.supervisor import Say
 
-COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red")
+COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "bright_red", "bright_cyan")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -19,7 +19,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from engine.clock import business_now
+from engine.clock import at_virtual
 from engine.errors import BadInput, Unavailable
 from engine.ingest.block import Block, Reject
 from engine.ingest.check import check_devices, check_events, check_users
@@ -32,7 +32,7 @@ from engine.ingest.options import DEFAULTS
 from engine.ingest.segment import Message, Refused, all_fit, read_message
 from engine.ingest.write import Recording, claim_ids, ensure_months, months_of, record_events
 from engine.store.bulk import fetch
-from engine.store.database import Database
+from engine.store.database import Database, Transactions
 
 SOURCE = "segment"
 """Whose event ids messageIds are."""
@@ -77,20 +77,16 @@ class LiveIntake:
         After it the accepted are durable. Raises StoreUnavailable or Unavailable, after which none, or only events, may
         be: sending all again is right.
         """
-        taken = Taken()
-        messages: dict[int, Message] = {}
-        with self._database.begin() as connection:
-            now = business_now(connection)
-            for start in range(0, len(raws), TOGETHER):
-                some = raws[start : start + TOGETHER]
-                fits = all_fit(some)
-                for place, raw in enumerate(some, start):
-                    try:
-                        messages[place] = read_message(
-                            place, raw, now, kind=kind, sent_at=sent_at, history=history, fits=fits
-                        )
-                    except Refused as refused:
-                        taken.refused[place] = str(refused)
+        with self._database.hold() as store:
+            return self._accept(store, raws, kind, sent_at, history)
+
+    def _accept(
+        self, store: Transactions, raws: Sequence[object], kind: str | None, sent_at: object, history: bool
+    ) -> Taken:
+        with store.apart() as connection:
+            [(virtual,)] = fetch(connection, "SELECT business_now FROM workspace")
+            now = at_virtual(virtual)
+            taken, messages = _read(raws, now, kind=kind, sent_at=sent_at, history=history)
             names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
             users = {place: names.of(message) for place, message in messages.items()}
             # Who is erased from now on is left out where the rows are written.
@@ -104,16 +100,19 @@ class LiveIntake:
         zones = {users[p]: m.zone for p, m in messages.items() if m.zone is not None and p not in taken.refused}
         if len(good) < len(places):
             rows, places = rows.take(good), places[good]
-        taken.refused |= self._record(rows, places, zones, now)
+        taken.refused |= self._record(store, (rows, places), zones, now)
         said = [one for one in people if one.place not in taken.refused]
-        self._say(said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
-        self._register([(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
+        self._say(store, said, zones, {a: u for p, a, u in names.learned if p not in taken.refused})
+        self._register(store, [(users[p], m) for p, m in messages.items() if m.device and p not in taken.refused], now)
         taken.accepted = len(raws) - len(taken.refused)
         return taken
 
-    def _record(self, rows: EventRows, places: np.ndarray, zones: Mapping[str, str], now: datetime) -> dict[int, str]:
+    def _record(
+        self, store: Transactions, events: tuple[EventRows, np.ndarray], zones: Mapping[str, str], now: datetime
+    ) -> dict[int, str]:
         """Write events in one transaction; place → why, of those the store refuses: then the others are written in
         halves, so that one message harms no other."""
+        rows, places = events
         if not len(rows):
             return {}
         missing = months_of(rows) - self._months
@@ -126,7 +125,7 @@ class LiveIntake:
             say_new_zones(connection, zones)
 
         try:
-            self._do(write)
+            _do(store, write)
         except (BadInput, DBAPIError, psycopg.Error) as error:
             if not _is_about_data(error):
                 raise
@@ -135,11 +134,13 @@ class LiveIntake:
                 return {int(distinct[0]): str(error) if isinstance(error, BadInput) else "the store cannot hold it"}
             first = np.isin(places, distinct[: len(distinct) // 2])
             halves = (np.flatnonzero(first), np.flatnonzero(~first))
-            parts = [self._record(rows.take(half), places[half], zones, now) for half in halves]
+            parts = [self._record(store, (rows.take(half), places[half]), zones, now) for half in halves]
             return parts[0] | parts[1]
         return {}
 
-    def _say(self, people: Sequence[_Person], zones: Mapping[str, str], links: Mapping[str, str]) -> None:
+    def _say(
+        self, store: Transactions, people: Sequence[_Person], zones: Mapping[str, str], links: Mapping[str, str]
+    ) -> None:
         def write(connection: Connection) -> None:
             fresh = claim_ids(connection, [one.key for one in people if one.key is not None], SOURCE)
             new = [one for one in people if one.key is None or one.key in fresh]
@@ -148,11 +149,11 @@ class LiveIntake:
             link_names(connection, links)
 
         if people or links:
-            self._do(write)
+            _do(store, write)
         if zones:  # apart: it takes the fold lock before it locks any row
-            self._do(lambda connection: say_device_zones(connection, zones))
+            _do(store, lambda connection: say_device_zones(connection, zones))
 
-    def _register(self, messages: Sequence[tuple[str, Message]], now: datetime) -> None:
+    def _register(self, store: Transactions, messages: Sequence[tuple[str, Message]], now: datetime) -> None:
         """Register the devices that messages (user, message) came from; what cannot be reached by its platform is not.
 
         Each message says its device again: seen to the hour, most of them change nothing.
@@ -168,22 +169,39 @@ class LiveIntake:
         block = _block([dict(zip(names, each, strict=True)) for each in seen])
         rows, _ = check_devices(block, now, DEFAULTS, self._gateways)
         if len(rows):
-            self._do(lambda connection: store_devices(connection, rows, now))
+            _do(store, lambda connection: store_devices(connection, rows, now))
 
-    def _do(self, work: Callable[[Connection], T]) -> T:
-        """`work` in a transaction, again where another one stood in its way."""
-        for _ in range(ATTEMPTS):
+
+def _do(store: Transactions, work: Callable[[Connection], T]) -> T:
+    """`work` in a transaction, again where another one stood in its way."""
+    for _ in range(ATTEMPTS):
+        try:
+            with store.begin() as connection:
+                fetch(connection, f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}")
+                return work(connection)
+        except (DBAPIError, psycopg.Error) as error:
+            state = _state(error)
+            if state in _TOO_SLOW:
+                raise Unavailable("the store is too slow just now", hint="send it again") from error
+            if state not in _IN_THE_WAY:
+                raise
+    raise Unavailable("too many writers stand in each other's way", hint="send it again")
+
+
+def _read(
+    raws: Sequence[object], now: datetime, *, kind: str | None, sent_at: object, history: bool
+) -> tuple[Taken, dict[int, Message]]:
+    """The messages by place, and those refused."""
+    taken, messages = Taken(), dict[int, Message]()
+    for start in range(0, len(raws), TOGETHER):
+        some = raws[start : start + TOGETHER]
+        fits = all_fit(some)
+        for place, raw in enumerate(some, start):
             try:
-                with self._database.begin() as connection:
-                    fetch(connection, f"SET LOCAL statement_timeout = {SLOWEST_MILLISECONDS}")
-                    return work(connection)
-            except (DBAPIError, psycopg.Error) as error:
-                state = _state(error)
-                if state in _TOO_SLOW:
-                    raise Unavailable("the store is too slow just now", hint="send it again") from error
-                if state not in _IN_THE_WAY:
-                    raise
-        raise Unavailable("too many writers stand in each other's way", hint="send it again")
+                messages[place] = read_message(place, raw, now, kind=kind, sent_at=sent_at, history=history, fits=fits)
+            except Refused as refused:
+                taken.refused[place] = str(refused)
+    return taken, messages
 
 
 @dataclass(frozen=True)

@@ -117,11 +117,14 @@ def _unfolded(snapshot: Snapshot, where: str, as_of: datetime) -> FoldRows:
     zones = pc.fill_null(rows["zone"], default_zone(snapshot.connection) if len(rows) else "UTC")
     coded = zones.combine_chunks().dictionary_encode()
     return FoldRows(
-        *(_ints(rows[name]) for name in ("slot", "user_id", "item", "event_type")),
-        _floats(rows["at"]),
-        _floats(rows["value"]),
-        np.asarray(coded.indices, np.int64),
-        coded.dictionary.to_pylist(),
+        slot=_ints(rows["slot"]),
+        user=_ints(rows["user_id"]),
+        item=_ints(rows["item"]),
+        event_type=_ints(rows["event_type"]),
+        at=_floats(rows["at"]),
+        value=_floats(rows["value"]),
+        zone=np.asarray(coded.indices, np.int64),
+        zones=coded.dictionary.to_pylist(),
     )
 
 

@@ -50,6 +50,12 @@ _CHANGED = text("""
     ORDER BY c.changed_at, c.user_id LIMIT :most
 """)
 
+READY_RUNS = 3
+
+_LATEST = text("""
+    SELECT id FROM runs WHERE state = 'published' AND as_of > :since ORDER BY id DESC LIMIT :most
+""")
+
 _WAITING = text("""
     SELECT p.id, p.run_id, p.occurrence_id, p.user_id, p.item_id, p.revision, p.explored, o.at_once,
            extract(epoch FROM p.window_start)::float8 AS slot, extract(epoch FROM p.send_at)::float8 AS at
@@ -90,6 +96,14 @@ def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
     if counts["busy"] == 0 and len(marked) == MOST_USERS:
         wake("horae.refresh")
     return dict(counts)
+
+
+def keep_ready(runtime: Runtime, now: datetime) -> None:
+    """Make the scenes of the latest runs while nobody waits: in a process that just started the first event would wait
+    for seconds."""
+    with runtime.database.snapshot() as snapshot:
+        for run_id in snapshot.connection.execute(_LATEST, {"since": now - AHEAD, "most": READY_RUNS}).scalars().all():
+            SCENES.of(runtime, snapshot, run_id, now)
 
 
 def _marked(database: Database) -> list[Mark]:

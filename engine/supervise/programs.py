@@ -12,8 +12,14 @@ from engine.embedded.home import kept
 from engine.supervise.ports import HOST, Port, claim_port
 from engine.supervise.supervisor import Program
 
-WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ingest", "refresh", "upkeep")}
-"""The queues of each worker: sending, folding and late binding never wait behind planning."""
+WORKERS = {
+    "plan": ("plan", "train"),
+    "dispatch": ("dispatch",),
+    "ingest": ("ingest", "upkeep"),
+    "refresh": ("refresh",),
+}
+"""The queues of each worker: sending and folding never wait behind planning, and late binding waits for nobody: not for
+a fold either, which may itself wait for a file's rows."""
 
 FLOWER_USER = "horae"
 FLOWER_TASKS = 20_000
@@ -64,7 +70,7 @@ def plan_programs(settings: Settings) -> Plan:
 
 
 def _worker(settings: Settings, name: str) -> Program:
-    processes = {"plan": settings.workers, "dispatch": 2, "ingest": 2}[name]
+    processes = {"plan": settings.workers, "dispatch": 2}.get(name, 1)
     return _celery(
         settings,
         name,

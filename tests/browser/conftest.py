@@ -14,6 +14,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
 from engine.access import users
+from engine.config import QUEUES
 from engine.runtime import Runtime, redis_client
 from engine.store.database import Database
 from tests.api_server import module_runtime, serving
@@ -65,7 +66,7 @@ def open_shop(database: Database, redis_url: str, home: Path) -> Iterator[Shop]:
     servers = {"HORAE_DATABASE_URL": database.libpq_url, "HORAE_REDIS_URL": redis_url}
     log = home / "worker.log"
     worker = start(
-        *(*CELERY, "worker", "-P", "solo", "-Q", "plan,dispatch,ingest,train,upkeep", "-l", "INFO", "-E"),
+        *(*CELERY, "worker", "-P", "solo", "-Q", ",".join(QUEUES), "-l", "INFO", "-E"),
         *("--without-gossip", "--without-mingle"),
         home=home,
         log=log,

@@ -20,7 +20,9 @@ from engine.ingest.live import LiveIntake
 from engine.ingest.write import ensure_months, months_of, record_events
 from engine.learning.scoring import load_scorer
 from engine.planning import locks, receipt
+from engine.planning import refresh as late
 from engine.planning.refresh import refresh
+from engine.planning.scenes import Scenes
 from engine.planning.wake import ignore
 from engine.runtime import Runtime
 from engine.store.tables import DECISION_REASONS
@@ -217,3 +219,15 @@ def test_a_purchase_changes_the_push_before_it_is_folded(shop):
     now = now_of(shop, push)
     assert now is None or now.item != push.item
     assert rows(shop, "SELECT count(*) FROM unfolded_events")[0][0] == 1
+
+
+def test_scenes_are_made_before_the_first_event_needs_one(shop, monkeypatch):
+    scenes = Scenes()
+    monkeypatch.setattr(late, "SCENES", scenes)
+    late.keep_ready(shop, LATER)
+    monkeypatch.setattr(scenes, "_make", None)  # whoever made another would fail
+
+    push = loose(shop, 1)[0]
+    happen(shop, [(push.user_id, "purchase", push.item)])
+
+    assert refresh(shop, LATER, ignore)["users"] == 1

@@ -23,6 +23,7 @@ from engine.planning.recommending import Recommender
 from engine.privacy.erase import erase_user
 from engine.runtime import Runtime
 from engine.store.database import Database
+from engine.store.partitions import ensure_partitions
 from tests.api_server import make_key, module_runtime, serving
 from tests.learning_store import ZONE, Shop
 from tests.models import small_model
@@ -152,6 +153,40 @@ def test_a_campaigns_are_of_what_its_pushes_may_be_about(
         recommender.recommend("u7", 10, "bare")
     with pytest.raises(UnknownName, match="no campaign"):
         recommender.recommend("u7", 10, "fewer")
+
+
+def test_a_campaign_does_not_offer_again_what_was_pushed_of_late(
+    recommender: Recommender, shop: Shop, shared_database: Database
+) -> None:
+    definition = {
+        "name": "weekly",
+        "class": "marketing",
+        "items": "personalised",
+        "item_once_days": 7,
+        "message": {"title": "t", "body": "b"},
+    }
+    with shared_database.begin() as connection:
+        campaign = store.create(connection, Campaign.model_validate(definition), shop.end).stored.id
+    late, early = (one.item for one in recommender.recommend("u9", 2, "weekly").items)
+    for days, item in ((2, late), (9, early)):
+        at = shop.end - timedelta(days=days)
+        ensure_partitions(shared_database, "deliveries", at.date(), at.date())
+        with shared_database.begin() as connection:
+            connection.execute(
+                text(
+                    "INSERT INTO deliveries (day, id, push_id, state, at, campaign_id, user_id, item_id, gateway,"
+                    " attempts, send_at, counts, scopes) SELECT CAST(:at AS timestamptz)::date, gen_random_uuid(),"
+                    " gen_random_uuid(), 'accepted', :at, :campaign, u.id, i.id, 'log', 1, :at, true, '{}'"
+                    " FROM users u, items i WHERE u.external_id = 'u9' AND i.external_id = :item"
+                ),
+                {"at": at, "campaign": campaign, "item": item},
+            )
+
+    again = {one.item for one in recommender.recommend("u9", 50, "weekly").items}
+
+    assert late not in again
+    assert early in again
+    assert late in {one.item for one in recommender.recommend("u9", 50).items}
 
 
 def test_an_item_whose_offer_ends_before_the_instant_is_left_out(

@@ -227,7 +227,7 @@ def test_a_second_up_on_the_same_directory_is_refused(home, up):
 
 def test_a_program_that_dies_is_started_again_and_so_are_the_servers(home, up):
     before = programs(up)
-    assert set(before) == {"plan", "dispatch", "ingest", "beat", "flower"}
+    assert set(before) == {"plan", "dispatch", "ingest", "refresh", "beat", "flower"}
     before["beat"].kill()
     psutil.Process(int((home / "valkey" / "valkey.pid").read_text())).kill()
 
