@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     )
 
     api_host: str = Field("127.0.0.1", description="Where the API listens.")
+    api_proxies: str = Field(
+        "", description="Proxies (addresses or networks, between commas) whose X-Forwarded-For is believed."
+    )
     api_port: int = Field(8000, ge=0, le=65535, description="The API's port; under `horae up` 0: no API.")
     api_rate: int = Field(2_000, ge=1, description="Messages a second that a key may send in the long run.")
     api_concurrency: int = Field(64, ge=1, le=4096, description="Requests that a process works on at once; more: 503.")

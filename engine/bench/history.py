@@ -24,6 +24,7 @@ from engine.campaigns.loading import build
 from engine.campaigns.policy import Cap
 from engine.campaigns.policy_store import save_policy
 from engine.campaigns.saved_audience import SavedAudience
+from engine.delivery.metering import meter
 from engine.planning import run as planning
 from engine.planning import trigger as triggers
 from engine.planning.wake import ignore
@@ -77,6 +78,7 @@ def build_history(runtime: Runtime, users: int, seed: int, tell: Tell) -> dict[s
     tell("answers")
     with database.begin() as connection:
         connection.execute(_ANSWERS, {"open": EVENT_TYPES["push_open"], "click": EVENT_TYPES["push_click"]})
+    meter(database)  # as upkeep does every few minutes
     tell("vacuum")
     with database.autocommit() as connection:
         connection.execute(text("VACUUM ANALYZE"))
@@ -220,13 +222,14 @@ _PUSHES = text("""
 
 _DELIVERIES = text("""
     INSERT INTO deliveries (day, id, push_id, state, reason, at, occurrence_id, campaign_id, user_id, item_id, gateway,
-                            attempts, send_at, local_day, counts, scopes, variant)
+                            attempts, send_at, local_day, counts, scopes, variant, recorded_at)
     SELECT (d.send_at AT TIME ZONE 'UTC')::date, gen_random_uuid(), d.push_id,
            CASE WHEN d.user_id % 50 = 0 THEN 'suppressed' WHEN d.user_id % 70 = 0 THEN 'rejected' ELSE 'accepted' END,
            CASE WHEN d.user_id % 50 = 0 THEN 'capped' WHEN d.user_id % 70 = 0 THEN 'unregistered' END, d.send_at, o.id,
            o.campaign_id, d.user_id, d.item_id, 'log', 1, d.send_at, (d.send_at AT TIME ZONE 'UTC')::date, true,
            ARRAY['channel:log', 'campaign:daily'],
-           'words:' || CASE WHEN d.user_id % 2 = 0 THEN 'plain' ELSE 'asking' END
+           'words:' || CASE WHEN d.user_id % 2 = 0 THEN 'plain' ELSE 'asking' END,
+           clock_timestamp() - interval '1 hour'
     FROM decisions d JOIN occurrences o ON o.id = d.occurrence_id
     WHERE d.occurrence_id = :occurrence AND d.push_id IS NOT NULL AND d.send_at < o.starts_at + interval '24 hours'
 """)

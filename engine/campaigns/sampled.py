@@ -17,7 +17,7 @@ from engine.campaigns.template import arm_names, compile_message, item_fields, n
 from engine.errors import BadInput
 from engine.store.tables import SLOTS, items, users
 
-COUNTED = 100_000
+COUNTED = 50_000
 """Users looked at: of more, so many are, and their number is scaled."""
 
 SHOWN, LOOKED_AT = 4, 500

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -48,8 +48,8 @@ class Counts:
     reasons: dict[str, int]
     arms: dict[str, int]
     revised: int
-    pushes: dict[str, int]
-    without_zone: int
+    pushes: dict[str, int] = field(default_factory=dict)
+    without_zone: int = 0
 
 
 _RUNS = """
@@ -62,24 +62,18 @@ _RUNS = """
 
 _MINE = "WITH mine AS (SELECT id, date, campaign_id FROM occurrences WHERE run_id = :run)"
 
-_FIRST = """
-    SELECT d.reason, d.arm, false AS revised, count(*) AS n
+_FIRST = text(f"""
+    {_MINE}
+    SELECT d.reason, d.arm, count(*) AS n
     FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date WHERE d.revision = 0 GROUP BY 1, 2
-"""
+""")
 
-# Later revisions less those that they replaced: an index finds them, and nothing is sorted, as DISTINCT ON would.
-_LATER = """
-    SELECT d.reason, d.arm, true AS revised, count(*) AS n
+# Only decisions that planned a push are revised, one revision after the other; one that plans none is the last.
+_LATER = text(f"""
+    {_MINE}
+    SELECT d.reason, d.arm, count(*) AS n, count(*) FILTER (WHERE d.revision = 1) AS revised
     FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date WHERE d.revision > 0 GROUP BY 1, 2
-    UNION ALL
-    SELECT p.reason, p.arm, p.revision > 0, -count(*)
-    FROM decisions d JOIN mine o ON o.id = d.occurrence_id AND o.date = d.date
-    CROSS JOIN LATERAL (
-        SELECT reason, arm, revision FROM decisions
-        WHERE date = d.date AND occurrence_id = d.occurrence_id AND user_id = d.user_id AND revision < d.revision
-        ORDER BY revision DESC LIMIT 1
-    ) p WHERE d.revision > 0 GROUP BY 1, 2, 3
-"""
+""")
 
 # What a shard decided was counted by whoever planned it, while the decisions are kept.
 _COUNTED = text(f"""
@@ -128,15 +122,28 @@ def get_run(connection: Connection, run_id: int) -> RunState:
     return _run(row)
 
 
-def count_run(connection: Connection, run_id: int, *, zones: bool = True) -> Counts:
-    """What a run decided and where its pushes are. zones: count users without one too, which reads every decision.
+def count_run(connection: Connection, run_id: int) -> Counts:
+    """What a run decided and where its pushes are, with all that takes as long as there are decisions."""
+    return replace(
+        count_decisions(connection, run_id),
+        pushes=count_pushes(connection, run_id),
+        without_zone=int(connection.execute(_WITHOUT_ZONE, {"run": run_id}).scalar_one()),
+    )
+
+
+def count_pushes(connection: Connection, run_id: int) -> dict[str, int]:
+    """The pushes of a run by state; every push of its days is read."""
+    pushes = dict.fromkeys((*PUSH_STATES, *OUTCOMES), 0)
+    for row in connection.execute(_PUSHES, {"run": run_id}):
+        pushes[row.state] += row.n
+    return {name: count for name, count in pushes.items() if count}
+
+
+def count_decisions(connection: Connection, run_id: int) -> Counts:
+    """What a run decided, from what its shards counted and what was revised since; without its pushes.
 
     Of a user who was erased since, the count is by what was decided first.
     """
-    given = {"run": run_id}
-    pushes = dict.fromkeys((*PUSH_STATES, *OUTCOMES), 0)
-    for row in connection.execute(_PUSHES, given):
-        pushes[row.state] += row.n
     reasons, arms = dict.fromkeys(DECISION_REASONS, 0), dict.fromkeys(ARMS, 0)
     decided, revised = _decided(connection, run_id)
     for (reason, arm), n in decided.items():
@@ -146,8 +153,6 @@ def count_run(connection: Connection, run_id: int, *, zones: bool = True) -> Cou
         reasons={name: count for name, count in reasons.items() if count},
         arms={name: count for name, count in arms.items() if count},
         revised=revised,
-        pushes={name: count for name, count in pushes.items() if count},
-        without_zone=int(connection.execute(_WITHOUT_ZONE, given).scalar_one()) if zones else 0,
     )
 
 
@@ -155,16 +160,21 @@ def _decided(connection: Connection, run_id: int) -> tuple[Counter[tuple[str, st
     """How many decisions hold, by reason and arm; and how many of them are not the first of their user."""
     given = {"run": run_id}
     stored = connection.execute(_COUNTED, given).scalars().all()
-    known = bool(stored) and all(counts is not None for counts in stored)
     found = Counter[tuple[str, str]]()
-    for counts in stored if known else ():
-        for reason, arm, n in counts:
-            found[reason, arm] += n
+    if stored and all(counts is not None for counts in stored):
+        for counts in stored:
+            for reason, arm, n in counts:
+                found[reason, arm] += n
+    else:
+        for row in connection.execute(_FIRST, given):
+            found[DECISION_REASONS[row.reason], ARMS[row.arm]] += row.n
     revised = 0
-    rest = _LATER if known else f"{_FIRST} UNION ALL {_LATER}"
-    for row in connection.execute(text(f"{_MINE} {rest}"), given):
-        found[DECISION_REASONS[row.reason], ARMS[row.arm]] += row.n
-        revised += row.n if row.revised else 0
+    for row in connection.execute(_LATER, given):
+        reason, arm = DECISION_REASONS[row.reason], ARMS[row.arm]
+        revised += row.revised
+        if reason != "planned":
+            found[reason, arm] += row.n
+            found["planned", arm] -= row.n
     return found, revised
 
 

@@ -60,13 +60,17 @@ class Rebound:
         return self.item + self.time + self.worth + sum(self.ended.values())
 
 
-_PAIRS = """
-    FROM occurrences o JOIN decisions d ON d.date = o.date AND d.occurrence_id = o.id AND d.revision > 0
+_BEFORE = """
     CROSS JOIN LATERAL (
         SELECT reason, item_id, send_at, value FROM decisions
         WHERE date = d.date AND occurrence_id = d.occurrence_id AND user_id = d.user_id AND revision < d.revision
         ORDER BY revision DESC LIMIT 1
-    ) b WHERE o.run_id = :run AND d.shard = :refreshed
+    ) b
+"""
+
+_PAIRS = f"""
+    FROM occurrences o JOIN decisions d ON d.date = o.date AND d.occurrence_id = o.id AND d.revision > 0
+    {_BEFORE} WHERE o.run_id = :run AND d.shard = :refreshed
 """
 
 _COUNTS = text(f"""
@@ -82,7 +86,10 @@ _EXAMPLES = text(f"""
         SELECT o.campaign_id, d.user_id, d.created_at, d.reason, d.item_id, d.send_at, d.value,
                b.reason AS reason_before, b.item_id AS item_id_before, b.send_at AS send_at_before,
                b.value AS value_before
-        {_PAIRS} ORDER BY d.created_at DESC LIMIT :most
+        FROM (
+            SELECT d.* FROM occurrences o JOIN decisions d ON d.date = o.date AND d.occurrence_id = o.id
+            WHERE o.run_id = :run AND d.revision > 0 AND d.shard = :refreshed ORDER BY d.created_at DESC LIMIT :most
+        ) d JOIN occurrences o ON o.id = d.occurrence_id {_BEFORE}
     ) e JOIN campaigns c ON c.id = e.campaign_id LEFT JOIN users u ON u.id = e.user_id
     LEFT JOIN items i ON i.id = e.item_id LEFT JOIN items was ON was.id = e.item_id_before
     ORDER BY e.created_at DESC, e.user_id

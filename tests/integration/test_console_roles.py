@@ -73,6 +73,41 @@ def walked(routes: Iterable[Any]) -> Iterator[Any]:
             yield route
 
 
+PLACES = {"run": "1", "version": "1", "number": "1", "key": "nothing"}
+
+
+@pytest.fixture(scope="module")
+def pages(room: Room) -> list[str]:
+    """The address of every page and part of one, its places filled with names that stand for nothing."""
+    found = [
+        re.sub(r"\{(\w+)(:\w+)?\}", lambda part: PLACES.get(part[1], "nothing"), route.path)
+        for route in walked(create_app(room.api.runtime).routes)
+        if "GET" in (route.methods or ()) and route.path.startswith("/console/")
+    ]
+    return sorted(set(found) - {"/console/login"})
+
+
+def test_whoever_is_not_logged_in_sees_no_page_and_no_part_of_one(room: Room, pages: list[str]):
+    room.tokens["nobody"] = sessions.new_token()
+
+    assert len(pages) > 40
+    assert {path: status for path in pages if (status := room.ask("nobody", path)) not in (204, 303)} == {}
+
+
+def test_a_viewer_sees_pages_but_those_for_changing_something(room: Room, pages: list[str]):
+    refused = {path for path in pages if room.ask("viewer", path) == 403}
+
+    assert refused == {
+        "/console/audiences/edit",
+        "/console/audiences/nothing/export",
+        "/console/editor",
+        "/console/sends/nothing",
+        "/console/sends/nothing/test",
+        "/console/settings/keys",
+        "/console/settings/team",
+    }
+
+
 @pytest.fixture(scope="module")
 def posts(room: Room) -> list[str]:
     """The address of every form of the console, its parts filled with names that stand for nothing."""

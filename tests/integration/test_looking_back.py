@@ -25,6 +25,7 @@ from engine.privacy.profile import read_profile, top_items
 from engine.privacy.timeline import read_timeline
 from engine.privacy.week import by_week
 from engine.runtime import Runtime
+from engine.store.tables import DECISION_REASONS
 from engine.web.console.meanings import MEANINGS
 from tests.integration.test_planning_refresh import LATER, happen, loose
 from tests.models import small_model
@@ -65,6 +66,30 @@ def test_a_runs_prices_counts_and_changes_are_told(shop: Runtime) -> None:
     assert changed.total == 1
     assert (changed.examples[0].user, changed.examples[0].after.reason) == (push.user_id, "no_consent")
     assert changed.examples[0].before.item == push.item
+
+
+def test_what_shards_counted_and_what_was_revised_since_are_the_decisions_that_hold(shop: Runtime) -> None:
+    happen(shop, [(push.user_id, "unsubscribe", "i0") for push in loose(shop, 2)])
+    refresh(shop, LATER, ignore)
+
+    with shop.database.begin() as connection:
+        run = list_runs(connection)[0].id
+        told = count_run(connection, run)
+        connection.execute(text("UPDATE shards SET counts = NULL"))
+        counted = count_run(connection, run)
+        last = connection.execute(
+            text(
+                "SELECT reason, count(*) FROM (SELECT DISTINCT ON (occurrence_id, user_id) reason FROM decisions"
+                " ORDER BY occurrence_id, user_id, revision DESC) held GROUP BY 1"
+            )
+        ).all()
+        revised = connection.execute(
+            text("SELECT count(DISTINCT (occurrence_id, user_id)) FROM decisions WHERE revision > 0")
+        ).scalar_one()
+
+    assert told == counted
+    assert told.reasons == {DECISION_REASONS[reason]: n for reason, n in last}
+    assert told.revised == revised > 2
 
 
 def test_a_user_is_found_by_the_beginning_of_the_id_and_shown_without_tokens(shop: Runtime) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.pofile import read_po
 
-from engine.web.console.words import CHINESE, ENGLISH, Words, catalogue, chosen
+from engine.web.console.words import CHINESE, ENGLISH, PLACE, SENTENCES, Words, catalogue, chosen
 
 CONSOLE = Path(__file__).resolve().parents[2] / "engine/web/console"
 KEYWORDS: dict[str, Any] = {
@@ -39,7 +40,7 @@ def sources() -> dict[Source, str]:
 def translations() -> list[tuple[str, Any, Any]]:
     """(file, source, translation) of every entry of every .po file."""
     rows = []
-    for file in sorted((CONSOLE / "locale" / CHINESE).glob("*.po")):
+    for file in sorted(set((CONSOLE / "locale" / CHINESE).glob("*.po")) - {CONSOLE / "locale" / CHINESE / SENTENCES}):
         with file.open("rb") as opened:
             rows += [
                 (file.name, each.id, each.string)
@@ -105,3 +106,41 @@ def test_numbers_and_spans_are_written_as_the_language_does():
 
 def test_what_is_not_translated_is_said_in_english():
     assert catalogue(CHINESE).gettext("no such string") == "no such string"
+
+
+def engine_texts() -> str:
+    """Every string of the engine's sources, and the fixed parts of those that hold values."""
+    found = []
+    for file in sorted((CONSOLE.parents[1]).rglob("*.py")):
+        nodes = ast.walk(ast.parse(file.read_text()))
+        found += [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    return "\n".join(found)
+
+
+def known_sentences() -> list[tuple[str, str]]:
+    """(English, Chinese) of the engine's sentences."""
+    with (CONSOLE / "locale" / CHINESE / SENTENCES).open("rb") as opened:
+        return [(str(each.id), str(each.string)) for each in read_po(opened, locale=CHINESE) if each.id]
+
+
+def test_every_sentence_that_is_translated_is_one_of_the_engines():
+    said = engine_texts()
+    strange = [
+        source for source, _ in known_sentences() if max(PLACE.split(source)[::2], key=len).strip(" :(),") not in said
+    ]
+
+    assert strange == []
+
+
+def test_an_engines_sentence_is_said_in_chinese_with_what_it_names():
+    sentence = Words(CHINESE, ZoneInfo("UTC")).sentence
+
+    assert sentence("there is no campaign 'spring'") == "没有活动 'spring'"
+    assert sentence("message.title is needed") == "需要填写 message.title"
+    assert sentence("something else") == "something else"
+    assert Words(ENGLISH, ZoneInfo("UTC")).sentence("message.title is needed") == "message.title is needed"
+
+
+@pytest.mark.parametrize(("source", "target"), known_sentences(), ids=lambda value: value[:40])
+def test_a_sentences_chinese_names_what_it_names(source: str, target: str):
+    assert set(PLACE.findall(target)) == set(PLACE.findall(source))

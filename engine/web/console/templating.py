@@ -13,6 +13,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
+from engine.campaigns.definition import Campaign
+from engine.web.console.due import due_words
 from engine.web.console.terms import TERMS
 from engine.web.console.words import HTML_NAMES, LANGUAGES, Words, catalogue
 
@@ -33,6 +35,7 @@ def environment() -> Environment:
     for name in ("number", "percent", "instant", "reading", "day", "span", "ago", "sentence"):
         made.filters[name] = _filter(name)
     made.filters["term"] = _term
+    made.filters["due"] = _due
     made.filters["json"] = _as_json
     made.globals |= {"zip": zip, "static": static, "languages": LANGUAGES, "html_names": HTML_NAMES}
     return made
@@ -65,6 +68,12 @@ def _filter(name: str) -> Callable[..., Any]:
         return getattr(_words(context), name)(value, *arguments)
 
     return say
+
+
+@pass_context
+def _due(context: Context, campaign: Campaign) -> str:
+    """When a campaign is due."""
+    return due_words(_words(context), campaign)
 
 
 @pass_context

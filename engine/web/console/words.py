@@ -147,7 +147,8 @@ class Words:
 
     def sentence(self, said: str) -> str:
         """A sentence of the engine's own, which names things of the shop's, in this language where it is known."""
-        return sentences(self.language).said(said)
+        known = sentences(self.language)
+        return "\n".join(known.said(line) for line in said.split("\n"))
 
     def say_many(self, one: str, many: str, n: int, **values: object) -> str:
         """`one` or `many` by `n`, translated; %(n)s is the number, written as usual."""

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from engine.access import sessions, users
 from engine.clock import machine_now
 from engine.errors import BadInput
+from engine.web.addresses import address_of, networks
 from engine.web.console.reception import Console
 from engine.web.console.visit import LANGUAGE, THEME, THEMES, YEAR, Visit, safe_path
 from engine.web.console.words import LANGUAGES
@@ -20,7 +21,9 @@ from engine.web.problems import Refusal
 
 TRIES_PER_NAME = (1 / 15, 10)
 TRIES_PER_ADDRESS = (1 / 2, 30)
-"""Tries a second in the long run, and at once: many people may come through one proxy, but only one has a name."""
+TRIES_ANYWHERE = (1 / 3, 100)
+"""Tries a second in the long run, and at once: of a name from one address; from one address, as many people may share
+one; and of a name from wherever, so that nobody who only knows it shuts its owner out soon."""
 
 
 def routes(console: Console) -> APIRouter:
@@ -134,8 +137,10 @@ async def _login_page(
 def _throttle(console: Console, request: Request, name: str) -> int:
     """0, or the seconds until this name may be tried again from here."""
     who = hashlib.sha256(name.lower().encode("utf-8", "replace")).hexdigest()[:24]
-    where = request.client.host if request.client is not None else "unknown"
+    where = address_of(request, networks(console.runtime.settings.api_proxies))
     buckets = console.desk.buckets
     return max(
-        buckets.enter(f"login:address:{where}", *TRIES_PER_ADDRESS), buckets.enter(f"login:name:{who}", *TRIES_PER_NAME)
+        buckets.enter(f"login:address:{where}", *TRIES_PER_ADDRESS),
+        buckets.enter(f"login:name:{who}:{where}", *TRIES_PER_NAME),
+        buckets.enter(f"login:anywhere:{who}", *TRIES_ANYWHERE),
     )

@@ -98,6 +98,11 @@ def _add_editing(router: APIRouter, console: Console) -> None:
         visit, form = await console.act(request)
         draft = _draft(form)
 
+        if draft.tab == "form" and not rulebuilding.rules_of(draft.groups, draft.top):
+            return visit.part(
+                "editor/unplanned.html", why=visit.say("Say a first condition: whom it holds is counted here.")
+            )
+
         def look(connection: Connection, now: datetime) -> tuple[audience_store.Counted, list[audience_store.Person]]:
             rules = build(SavedAudience, {**_definition(draft), "name": draft.own or draft.name or UNNAMED}).rules
             return _count(console.runtime, connection, rules, now), audience_store.sample(

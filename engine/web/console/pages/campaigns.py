@@ -16,13 +16,11 @@ from starlette.responses import Response
 from engine.campaigns import store
 from engine.campaigns.definition import Campaign
 from engine.campaigns.sampled import audience_size
-from engine.campaigns.schedule import described
 from engine.campaigns.store import State, Stored
 from engine.campaigns.telling import due_next, whole
 from engine.delivery import switches
 from engine.planning.progress import RunState, runs_of
 from engine.report.campaign import ANSWERS, report
-from engine.report.page import uplift_words
 from engine.web.console.editing import plain, to_yaml
 from engine.web.console.links import Link
 from engine.web.console.paging import page_of
@@ -49,7 +47,6 @@ class Row:
 
     stored: Stored
     phase: str
-    due: str
     next: str | None
 
 
@@ -87,7 +84,6 @@ def _add_reading(router: APIRouter, console: Console) -> None:
             scope = f"campaign:{told.stored.id}"
             return {
                 "told": told,
-                "due": described(told.stored.definition),
                 "following": due_next(told.stored, now),
                 "stopped": any(one.scope == scope for one in switches.stopped(connection)),
                 "runs": runs_of(connection, name),
@@ -155,7 +151,7 @@ def _add_report(router: APIRouter, console: Console) -> None:
         told = await console.desk.do_long(
             lambda: report(console.runtime.database, console.desk.now(), name, first, until, goal or "purchase")
         )
-        return visit.part("campaigns/found.html", told=told, answers=ANSWERS, uplift=uplift_words(told))
+        return visit.part("campaigns/found.html", told=told, answers=ANSWERS)
 
 
 def _add_moving(router: APIRouter, console: Console) -> None:
@@ -178,7 +174,6 @@ def _rows(connection: Connection, now: datetime, after: str | None) -> list[Row]
         Row(
             stored,
             store.phase(connection, stored),
-            described(stored.definition),
             next(iter(due_next(stored, now)), None),
         )
         for stored in store.get_page(connection, MOST + 1, after)

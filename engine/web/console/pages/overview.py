@@ -15,7 +15,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.campaigns import store
-from engine.campaigns.schedule import Due, described, upcoming
+from engine.campaigns.definition import Campaign
+from engine.campaigns.schedule import Due, upcoming
 from engine.delivery import switches
 from engine.delivery.switches import Switch
 from engine.errors import BadInput
@@ -50,12 +51,15 @@ LATE_SECONDS = {"train": 2 * 86_400.0, "warm_update": 86_400.0, "upkeep": 600.0}
 
 @dataclass(frozen=True)
 class Occasion:
-    """An occurrence that comes. local: its label is a reading of each user's own clock."""
+    """An occurrence that comes."""
 
-    campaign: str
+    definition: Campaign
     due: Due
-    local: bool
-    said: str
+
+    @property
+    def local(self) -> bool:
+        """Whether its label is a reading of each user's own clock."""
+        return self.definition.schedule is not None and self.definition.schedule.local
 
 
 @dataclass(frozen=True)
@@ -172,8 +176,7 @@ def _scope(connection: Connection, given: str) -> str:
 def _standing(connection: Connection, now: datetime) -> Standing:
     running = store.get_all(connection, ("running",))
     coming = [
-        Occasion(stored.name, due, stored.definition.schedule is not None and stored.definition.schedule.local,
-                 described(stored.definition))
+        Occasion(stored.definition, due)
         for stored in running
         for due in upcoming(stored.definition, now, 2)
         if due.starts_at >= now - DAY
@@ -187,6 +190,6 @@ def _standing(connection: Connection, now: datetime) -> Standing:
         figures=read_figures(connection, now),
         stops=stops,
         campaigns=named,
-        coming=sorted(coming, key=lambda one: (one.due.starts_at, one.campaign))[:NEXT],
+        coming=sorted(coming, key=lambda one: (one.due.starts_at, one.definition.name))[:NEXT],
         runs=list_runs(connection, RUNS),
     )

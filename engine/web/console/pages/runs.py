@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from engine.errors import UnknownName
 from engine.planning.pricelist import price_list
-from engine.planning.progress import RunState, count_run, get_run, list_runs
+from engine.planning.progress import RunState, count_decisions, count_pushes, get_run, list_runs
 from engine.planning.rebound import rebound
 from engine.report.campaign import ANSWERS
 from engine.report.run import report_run
@@ -22,6 +22,7 @@ from engine.web.console.links import Link
 from engine.web.console.paging import page_of
 from engine.web.console.reception import Console
 from engine.web.console.words import word
+from engine.web.desk import Desk
 
 LINKS = (Link("/console/runs", word("Runs")),)
 
@@ -61,8 +62,14 @@ def routes(console: Console) -> APIRouter:
     @router.get("/{run}/counts")
     async def counts(request: Request, run: RunId) -> Response:
         visit = await console.enter(request, watching=True)
-        state, found = await desk.transact(lambda c, _: (get_run(c, run), count_run(c, run, zones=False)))
+        state, found = await desk.transact(lambda c, _: (get_run(c, run), count_decisions(c, run)))
         return visit.part("runs/counts.html", run=state, live=under_way(state), counts=found)
+
+    @router.get("/{run}/pushes")
+    async def pushes(request: Request, run: RunId) -> Response:
+        visit = await console.enter(request, watching=True)
+        found = await desk.do_long(lambda: _pushes(desk, run))
+        return visit.part("runs/pushes.html", pushes=found)
 
     @router.get("/{run}/answers")
     async def answers(request: Request, run: RunId) -> Response:
@@ -80,6 +87,11 @@ def routes(console: Console) -> APIRouter:
         return visit.part("runs/changes.html", run=run, found=found)
 
     return router
+
+
+def _pushes(desk: Desk, run: int) -> dict[str, int]:
+    with desk.runtime.database.begin() as connection:
+        return count_pushes(connection, run)
 
 
 def under_way(run: RunState) -> bool:

@@ -3,6 +3,13 @@
 
 (() => {
   const property = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  // A colour as the theme has it: a canvas knows no light-dark().
+  const probe = document.createElement("span");
+  const colourOf = (name) => {
+    if (!probe.isConnected) { probe.hidden = true; document.body.append(probe); }
+    probe.style.color = `var(${name})`;
+    return getComputedStyle(probe).color;
+  };
   const language = document.documentElement.lang;
   const written = {
     number: new Intl.NumberFormat(language, {maximumFractionDigits: 3}),
@@ -10,9 +17,9 @@
   };
 
   function axis(format, more) {
-    const line = {stroke: property("--line"), width: 1};
+    const line = {stroke: colourOf("--line"), width: 1};
     return {
-      stroke: property("--dim"), font: `12px ${property("--text")}`, labelFont: `12px ${property("--text")}`,
+      stroke: colourOf("--dim"), font: `12px ${property("--text")}`, labelFont: `12px ${property("--text")}`,
       grid: line, ticks: {...line, size: 4}, values: (_, all) => all.map(format), ...more,
     };
   }
@@ -23,13 +30,13 @@
     const x = (at) => (labels ? (labels[at] ?? "") : written.number.format(at));
     const bars = told.kind === "bars", scatter = told.kind === "scatter";
     const series = told.series.map((one, n) => {
-      const colour = property(`--chart-${(n % 4) + 1}`);
+      const colour = colourOf(`--chart-${(n % 4) + 1}`);
       const look = {label: one.label, stroke: colour, width: 2, points: {show: scatter, size: 7, fill: colour}};
       if (bars) return {...look, width: 0, fill: colour, paths: uPlot.paths.bars({size: [0.7, 40]}), points: {show: false}};
       if (scatter) return {...look, paths: () => null};
       return look;
     });
-    if (told.diagonal) series.push({label: "", stroke: property("--dim"), dash: [4, 4], width: 1, points: {show: false}});
+    if (told.diagonal) series.push({label: "", stroke: colourOf("--dim"), dash: [4, 4], width: 1, points: {show: false}});
     const low = labels ? -0.6 : bars ? Math.min(...told.x) - 0.6 : null;
     const high = labels ? labels.length - 0.4 : bars ? Math.max(...told.x) + 0.6 : null;
     return {
