@@ -14,7 +14,7 @@ side.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -39,12 +39,9 @@ class Claimed(NamedTuple):
     state: str
     fence: int
     attempts: int
-    date: date
     occurrence_id: int
     campaign_id: int
-    run_id: int
     user_id: int
-    slot: int
     item_id: int | None
     gateway: str
     window_end: datetime
