@@ -109,8 +109,8 @@ def outstanding(database: Database, now: datetime) -> int:
             connection.execute(
                 text(
                     "SELECT count(*) FROM pushes p JOIN campaigns c ON c.id = p.campaign_id"
-                    " WHERE p.state IN ('claimed', 'sending') OR (p.state = 'planned' AND p.send_at <= :now"
-                    f" AND c.state <> 'paused' AND NOT {STOPPED})"
+                    " WHERE p.send_at <= :now AND (p.state IN ('claimed', 'sending') OR (p.state = 'planned'"
+                    f" AND c.state <> 'paused' AND NOT {STOPPED}))"
                 ),
                 {"now": now},
             ).scalar_one()

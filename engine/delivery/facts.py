@@ -221,10 +221,10 @@ def load_facts(
 def _looked(pushes: Sequence[Claimed], rows: Iterable[Sequence[Any]]) -> list[Looked]:
     """When the plan looked at each item that is offered."""
     found = []
-    for place, _, _, _, revision, as_of, *_ in rows:
-        push = pushes[place - 1]
+    for row in rows:
+        push, as_of = pushes[row[0] - 1], row[5]
         if push.item_id is not None and as_of is not None:
-            found.append(Looked(push.id, push.item_id, as_of, revision > 0))
+            found.append(Looked(push.id, push.item_id, as_of, row[4] > 0))
     return found
 
 

@@ -27,7 +27,9 @@ _STOP = text("""
     ON CONFLICT (scope) DO NOTHING
 """)
 _IN_FLIGHT = text("""
-    SELECT count(*) FROM pushes p WHERE p.state = 'sending' AND p.lease_until > clock_timestamp()
+    SELECT count(*) FROM pushes p
+    WHERE p.send_at <= coalesce((SELECT business_now FROM workspace WHERE id = 1), now())
+      AND p.state = 'sending' AND p.lease_until > clock_timestamp()
       AND :scope IN ('all', 'gateway:' || p.gateway, 'campaign:' || p.campaign_id)
 """)
 

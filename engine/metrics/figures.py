@@ -1,7 +1,7 @@
 """The numbers, read from the tables. None of them counts a table that grows with users, events or history:
 
-due pushes            ix_pushes_due (send_at, of planned ones)       as many rows as are due
-under way, expired    ix_pushes_leased (lease_until)                 as many as are under way
+due pushes            ix_pushes_due (send_at)                        as many rows as are due
+under way, expired    ix_pushes_due (send_at)                        as many as are due or under way
 outcomes, lateness    counters, ix_deliveries_recorded_at            what was recorded in the last minutes
 unknown in a day      ix_deliveries_unknown (at, of unknown ones)    as many as are unknown
 events that wait      unfolded_events, at most MOST of it
@@ -77,7 +77,7 @@ _DUE = text("""
 """)
 _UNDER_WAY = text("""
     SELECT state, count(*), count(*) FILTER (WHERE lease_until < clock_timestamp()) FROM pushes
-    WHERE state IN ('claimed', 'sending') GROUP BY 1 ORDER BY 1
+    WHERE state IN ('claimed', 'sending') AND send_at <= :now GROUP BY 1 ORDER BY 1
 """)
 _UNKNOWN = text("""
     SELECT count(*) FROM deliveries WHERE state = 'unknown' AND NOT test AND day >= :day AND at > :since
@@ -99,7 +99,7 @@ _VIRTUAL = text("SELECT business_now IS NOT NULL FROM workspace")
 def read_figures(connection: Connection, now: datetime) -> Figures:
     """The figures at business time `now`."""
     due = connection.execute(_DUE, {"now": now}).all()
-    under_way = connection.execute(_UNDER_WAY).all()
+    under_way = connection.execute(_UNDER_WAY, {"now": now}).all()
     unfolded, unfolded_age = connection.execute(_UNFOLDED).one()
     stored = counters.read(connection)
     off = stopped(connection)

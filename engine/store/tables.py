@@ -787,13 +787,14 @@ pushes = Table(
         "planned_at", nullable=False, server_default=text("clock_timestamp()"), comment="machine time of the last plan"
     ),
     UniqueConstraint("occurrence_id", "user_id"),
-    Index("ix_pushes_due", "send_at", postgresql_where=text("state = 'planned'")),
-    Index("ix_pushes_leased", "lease_until", postgresql_where=text("state IN ('claimed', 'sending')")),
+    # No index knows `state` or `lease_until`, and half of each page is left free: publishing, claiming and the intent
+    # then write a push beside itself (HOT) instead of into four indexes, which was a quarter of dispatch in PostgreSQL.
+    Index("ix_pushes_due", "send_at"),
     Index(None, "user_id"),
-    Index(None, "run_id", postgresql_where=text("state = 'proposed'")),
+    Index(None, "run_id"),
     CheckConstraint("state IN ('proposed', 'planned', 'claimed', 'sending')", name="known_state"),
     CheckConstraint("send_at < window_end AND send_at < not_after", name="sent_in_time"),
-    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "1000", "fillfactor": "80"},
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "1000", "fillfactor": "50"},
 )
 
 displacements = Table(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import ssl
 import sys
 from collections.abc import Callable
@@ -32,15 +31,15 @@ class Ticks:
 
     def __init__(self, before: Callable[[], None]) -> None:
         self._before = before
+        self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     def wait(self, seconds: float) -> asyncio.Future[None]:
         """Ends at the first tick at which `seconds` have passed."""
-        loop = asyncio.get_running_loop()
-        tick = math.ceil((loop.time() + seconds) / TICK)
+        tick = -int(-(self._loop.time() + seconds) // TICK)
         if (found := self._waiting.get(tick)) is None:
-            found = self._waiting[tick] = loop.create_future()
-            loop.call_at(tick * TICK, self._end, tick)
+            found = self._waiting[tick] = self._loop.create_future()
+            self._loop.call_at(tick * TICK, self._end, tick)
         return found
 
     def _end(self, tick: int) -> None:
@@ -60,7 +59,7 @@ def application(desk: Desk) -> Any:
             await ticks.wait(delay)
         else:
             desk.flush()
-        protocol.response_bytes(reply.status, list(reply.headers), reply.body)
+        protocol.response_bytes(reply.status, [*reply.headers], reply.body)
 
     return serve
 

@@ -41,7 +41,7 @@ class Desk:
     def __init__(self, world: World, journal: Path, latency: float = LATENCY) -> None:
         self._world = world
         self._journal: BinaryIO = journal.open("ab", buffering=0)
-        self._lines: list[bytes] = []
+        self._replies: list[tuple[str, float, Reply]] = []
         self._latency = latency
         self._faults: dict[str, Fault] = {}
         self._fcm, self._apns, self._web = Fcm(world), Apns(world), WebPush(world)
@@ -69,17 +69,14 @@ class Desk:
         if path == "/control":
             return self._control(json.loads(body))
         reply, vendor = self._reply(path, headers, body, fault)
-        text = to_json({"vendor": vendor, "status": reply.status, "at": self._world.now(), **reply.got})
-        if reply.raw:
-            text = text[:-1] + b',"request":' + reply.raw.replace(b"\n", b" ") + b"}"
-        self._lines.append(text)
+        self._replies.append((vendor, self._world.now(), reply))
         return reply
 
     def flush(self) -> None:
         """Journal what was answered."""
-        if self._lines:
-            lines, self._lines = self._lines, []
-            self._journal.write(b"\n".join(lines) + b"\n")
+        if self._replies:
+            replies, self._replies = self._replies, []
+            self._journal.write(b"".join([_line(vendor, at, reply) for vendor, at, reply in replies]))
 
     def _reply(self, path: str, headers: Headers, body: bytes, fault: Fault | None) -> tuple[Reply, str]:
         vendor, answer = self._route(path)
@@ -90,10 +87,10 @@ class Desk:
         return answer(path, headers, body), vendor
 
     def _route(self, path: str) -> tuple[str, Callable[[str, Headers, bytes], Reply]]:
-        if path == "/token":
-            return "oauth", lambda _path, _headers, body: self._fcm.exchange(body)
         if path.startswith("/v1/"):
             return "fcm", self._fcm.send
+        if path == "/token":
+            return "oauth", lambda _path, _headers, body: self._fcm.exchange(body)
         if path.startswith("/3/"):
             return "apns", self._apns.send
         if path.startswith("/wp/"):
@@ -113,3 +110,11 @@ class Desk:
             self._web.subscribe(path, private, secret)
         self._latency = float(asked.get("latency", self._latency))
         return Reply(200, b"{}", (("content-type", "application/json"),))
+
+
+def _line(vendor: str, at: float, reply: Reply) -> bytes:
+    """A line of the journal."""
+    got = to_json(reply.got)[1:-1]
+    request = b'"request":' + reply.raw.replace(b"\n", b" ") if reply.raw else b""
+    more = b",".join([part for part in (got, request) if part])
+    return b'{"vendor":"%b","status":%d,"at":%.6f%b%b}\n' % (vendor.encode(), reply.status, at, b"," * bool(more), more)

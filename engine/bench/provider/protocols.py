@@ -9,7 +9,8 @@ import secrets
 from base64 import urlsafe_b64decode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qs
 
 import http_ece
@@ -36,14 +37,13 @@ class Headers(Protocol):
 GOOGLE = "https://oauth2.googleapis.com/token"
 
 
-@dataclass(frozen=True)
-class Reply:
+class Reply(NamedTuple):
     """An answer, and what was understood of the request (for the journal)."""
 
     status: int
     body: bytes = b""
     headers: tuple[tuple[str, str], ...] = ()
-    got: Mapping[str, Any] = field(default_factory=dict)
+    got: Mapping[str, Any] = MappingProxyType({})
     raw: bytes = b""
     """The request's JSON, journalled as it came."""
 
@@ -69,6 +69,7 @@ class Fcm:
 
     _token = re.compile(r"[\w-]{11,}:APA91b[\w-]{20,}")
     _ttl = re.compile(r"\d+(\.\d{1,9})?s")
+    _taken = re.compile(r"from\Z|message_type\Z|google|gcm")
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -130,15 +131,16 @@ class Fcm:
         if device in self._world.gone:
             return _fcm(404, "UNREGISTERED", "Requested entity was not found.", status="NOT_FOUND")
         data = message.get("data", {})
-        wrong = [key for key, value in data.items() if not isinstance(value, str)]
+        wrong = [key for key, value in data.items() if type(value) is not str]
         if wrong:
             said = f"Invalid value at 'message.data[0].value' (TYPE_STRING), {data[wrong[0]]}"
             return _google(400, "INVALID_ARGUMENT", said, "google.rpc.BadRequest")
-        if any(key in ("from", "message_type") or key.startswith(("google", "gcm")) for key in data):
+        if any(map(self._taken.match, data)):
             return _fcm(400, "INVALID_ARGUMENT", "Invalid data payload key")
-        content = {"notification": message.get("notification", {}), "data": data}
-        if length > 4096 and len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()) > 4096:
-            return _fcm(400, "INVALID_ARGUMENT", "Android message is too big")
+        if length > 4096:
+            content = {"notification": message.get("notification", {}), "data": data}
+            if len(json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()) > 4096:
+                return _fcm(400, "INVALID_ARGUMENT", "Android message is too big")
         ttl = message.get("android", {}).get("ttl", "0s")
         if not self._ttl.fullmatch(ttl) or float(ttl[:-1]) > 28 * 86_400:
             return _fcm(400, "INVALID_ARGUMENT", "Invalid TTL")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -112,28 +113,27 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
     notification = {"title": message.title, "body": message.body}
     data = {key: str(value) for key, value in message.data.items()}
     data |= {"push_id": str(message.push_id), "callback_token": message.callback_token}
-    ttl = int(min(message.ttl, LONGEST_TTL).total_seconds())
-    expires = int((now + message.ttl).timestamp())
+    ttl, expires = _lasting(message.ttl, now)
     content: dict[str, Any] = {
         "token": message.device.token,
         "notification": notification,
         "data": data,
         "android": {
-            "ttl": f"{ttl}s",
+            "ttl": ttl + "s",
             "priority": "HIGH",  # it is shown at an hour that was chosen for it: not when the phone next wakes
             "collapse_key": message.collapse_id,
             "notification": {"tag": message.collapse_id},
         },
         "apns": {
             "headers": {
-                "apns-expiration": str(expires),
+                "apns-expiration": expires,
                 "apns-priority": "10",
                 "apns-collapse-id": message.collapse_id,
             }
         },
         "webpush": {
             "headers": {
-                "TTL": str(ttl),
+                "TTL": ttl,
                 "Topic": message.collapse_id,
                 "Urgency": "high" if message.urgent else "normal",
             }
@@ -144,6 +144,12 @@ def body_of(message: Outgoing, now: datetime, *, validate_only: bool = False) ->
     if len(body) > MOST_BYTES and len(to_json({"notification": notification, "data": data})) > MOST_BYTES:
         return None
     return body
+
+
+@lru_cache(1024)
+def _lasting(ttl: timedelta, now: datetime) -> tuple[str, str]:
+    """The seconds that a message may be kept, and the epoch second at which it ends: the same for much of a group."""
+    return str(int(min(ttl, LONGEST_TTL).total_seconds())), str(int((now + ttl).timestamp()))
 
 
 def classify(result: Result, now: datetime) -> Outcome:
