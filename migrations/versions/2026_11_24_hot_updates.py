@@ -1,7 +1,7 @@
 """Pushes are claimed and sent without touching an index: none of theirs knows `state` or `lease_until`.
 
 Revision ID: 2026_11_24_hot_updates
-Revises: 2026_11_24_looking_back
+Revises: 2026_11_24_shard_counts
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "2026_11_24_hot_updates"
-down_revision = "2026_11_24_looking_back"
+down_revision = "2026_11_24_shard_counts"
 branch_labels = None
 depends_on = None
 
