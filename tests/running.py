@@ -42,10 +42,12 @@ def start(*command: str, home: Path, log: Path, **variables: str) -> subprocess.
         )
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 90) -> Any:
-    """The first true value of `condition`; fails with `what` where it does not come."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 90, log: Path | None = None) -> Any:
+    """The first true value of `condition`; fails with `what`, and the end of `log`, where it does not come."""
     until = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < until, f"{what} did not happen within {seconds} s"
+        if time.monotonic() >= until:
+            said = "" if log is None else f"; the end of its log:\n{log.read_text()[-4000:]}"
+            raise AssertionError(f"{what} did not happen within {seconds} s{said}")
         time.sleep(0.1)
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import typer
@@ -61,17 +62,17 @@ def up() -> None:
             with runtime.database.begin() as connection:
                 keyed = any_live(connection, machine_now())
             runtime.close()
-        plan = plan_programs(settings)
-        _say_where(settings, plan, keyed)
-        say = _interleave(plan)
+        with closing(plan_programs(settings)) as plan:
+            _say_where(settings, plan, keyed)
+            say = _interleave(plan)
 
-        def look() -> None:
-            try:
-                revive(settings)
-            except HoraeError as error:  # the next look tries again
-                say("horae", str(error))
+            def look() -> None:
+                try:
+                    revive(settings)
+                except HoraeError as error:  # the next look tries again
+                    say("horae", str(error))
 
-        Supervisor(plan.programs, say, look).run()
+            Supervisor(plan.programs, say, look).run()
         out.print("stopped; embedded servers stay up until: horae down")
 
 

@@ -68,22 +68,17 @@ def fit_implicit(state: State, seed: int, threads: int = 1) -> Factors:
 
     Raises HoraeError where the package `implicit` is missing.
     """
-    found = _als(state, seed, threads)
-    if found is None:
+    items = _als_items(state, seed, threads)
+    if items is None:
         return nothing(state.catalogue.ids)
-    _, items = found
     size = items.shape[1]
     gram = items.astype(np.float64).T @ items + REGULARISATION * np.eye(size)
     taken = np.linalg.solve(gram, items.T.astype(np.float64)).T
     return Factors(state.catalogue.ids, taken.astype(np.float32), items.astype(np.float32))
 
 
-def als_vectors(state: State, seed: int, threads: int = 1) -> tuple[np.ndarray, np.ndarray] | None:
-    """The textbook ALS: (users float32[U, k], items float32[I, k]), for comparison; None for too little data."""
-    return _als(state, seed, threads)
-
-
-def _als(state: State, seed: int, threads: int) -> tuple[np.ndarray, np.ndarray] | None:
+def _als_items(state: State, seed: int, threads: int) -> np.ndarray | None:
+    """The textbook ALS' float32[I, k]; None for too little data."""
     if len(state) < LEAST_USERS or len(state.catalogue) < LEAST_ITEMS or not state.interest.any():
         return None
     if not installed():
@@ -102,7 +97,7 @@ def _als(state: State, seed: int, threads: int) -> tuple[np.ndarray, np.ndarray]
             random_state=seed,
         )
         als.fit(matrix, show_progress=False)
-    return np.asarray(als.user_factors), np.asarray(als.item_factors)
+    return np.asarray(als.item_factors)
 
 
 def user_vectors(state: State, factors: Factors) -> np.ndarray:

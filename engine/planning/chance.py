@@ -11,7 +11,6 @@ Stafford's variant 13.
 from __future__ import annotations
 
 import hashlib
-import uuid
 
 import numpy as np
 
@@ -61,8 +60,3 @@ def push_ids(secret: bytes, occurrence_id: np.ndarray, user_id: np.ndarray) -> n
     out[:, 6] = (out[:, 6] & 0x0F) | 0x80
     out[:, 8] = (out[:, 8] & 0x3F) | 0x80
     return out
-
-
-def push_uuid(row: np.ndarray) -> uuid.UUID:
-    """One row of `push_ids` as a UUID."""
-    return uuid.UUID(bytes=row.tobytes())

@@ -13,13 +13,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from engine.store.database import Database
-from engine.store.tables import PROFILE_PARTITION_SLOTS, SLOTS
 
 MONTHLY = {"events": "occurred_at"}
 DAILY = {"decisions": "date", "deliveries": "day"}
-BY_SLOT = ("user_profiles", "user_item_profiles", "user_hour_profiles")
-"""The slot partitions of these are made by the first migration: they never change."""
-
 DAYS_AHEAD = 7
 
 
@@ -89,12 +85,6 @@ def drop_partition(database: Database, partition: Partition, lock_seconds: int =
             return False
         raise
     return True
-
-
-def slot_partitions(table: str) -> list[tuple[str, int, int]]:
-    """The fixed partitions of a user-keyed profile table: (name, first slot, one past the last)."""
-    width = PROFILE_PARTITION_SLOTS
-    return [(f"{table}_s{start:04d}", start, start + width) for start in range(0, SLOTS, width)]
 
 
 def _wanted(table: str, first: date, last: date) -> dict[str, tuple[date, date]]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import Settings
 from engine.embedded.home import kept
-from engine.errors import BadInput
+from engine.supervise.ports import HOST, Port, claim_port
 from engine.supervise.supervisor import Program
 
 WORKERS = {"plan": ("plan", "train"), "dispatch": ("dispatch",), "ingest": ("ingest", "upkeep")}
@@ -20,19 +19,25 @@ FLOWER_USER = "horae"
 FLOWER_TASKS = 20_000
 """Tasks that Flower remembers: it keeps them in memory, and ticks come each second."""
 
-PORTS_TRIED = 20
 AS_ROOT = "ignore:You're running the worker with superuser privileges"
 """Celery warns of pickled messages, which nobody here accepts."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The programs, and where the API and Flower will be (None: without)."""
+    """The programs, and where the API and Flower will be (None: without): on ports that are kept for them until this is
+    closed."""
 
     programs: tuple[Program, ...]
     api_url: str | None
     flower_url: str | None
     flower_password_file: Path | None
+    ports: tuple[Port, ...]
+
+    def close(self) -> None:
+        """Give up the ports."""
+        for port in self.ports:
+            port.close()
 
 
 def plan_programs(settings: Settings) -> Plan:
@@ -42,19 +47,20 @@ def plan_programs(settings: Settings) -> Plan:
     """
     programs = [_worker(settings, name) for name in WORKERS]
     programs.append(_celery(settings, "beat", "beat", "-l", settings.log_level))
-    api_url = None
+    ports: list[Port] = []
+    api_url = flower_url = file = None
     if settings.api_port:
-        api_port = _free_port(settings.api_port, "the API", "HORAE_API_PORT")
-        api_url = f"http://127.0.0.1:{api_port}"
-        programs.append(_api(settings, api_port))
-    if settings.flower_port == 0:
-        return Plan(tuple(programs), api_url, None, None)
-    port = _free_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT")
-    given = settings.flower_password
-    file = None if given else settings.home / "flower-password"
-    password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
-    programs.append(_flower(settings, port, password))
-    return Plan(tuple(programs), api_url, f"http://127.0.0.1:{port}", file)
+        ports.append(claim_port(settings.api_port, "the API", "HORAE_API_PORT"))
+        api_url = f"http://{HOST}:{ports[-1].number}"
+        programs.append(_api(settings, ports[-1].number))
+    if settings.flower_port:
+        ports.append(claim_port(settings.flower_port, "Flower", "HORAE_FLOWER_PORT"))
+        flower_url = f"http://{HOST}:{ports[-1].number}"
+        given = settings.flower_password
+        file = None if given else settings.home / "flower-password"
+        password = given.get_secret_value() if given else kept(settings.home / "flower-password", secrets.token_urlsafe)
+        programs.append(_flower(settings, ports[-1].number, password))
+    return Plan(tuple(programs), api_url, flower_url, file, tuple(ports))
 
 
 def _worker(settings: Settings, name: str) -> Program:
@@ -76,13 +82,13 @@ def _flower(settings: Settings, port: int, password: str) -> Program:
         **({"FLOWER_URL_PREFIX": settings.flower_url_prefix} if settings.flower_url_prefix else {}),
     }
     return _celery(
-        settings, "flower", "flower", "--address=127.0.0.1", f"--port={port}", "--logging=error", environment=secret
+        settings, "flower", "flower", f"--address={HOST}", f"--port={port}", "--logging=error", environment=secret
     )
 
 
 def _api(settings: Settings, port: int) -> Program:
     # On loopback, whatever HORAE_API_HOST says: while there is no key it is open to this machine.
-    listening = ("--host", "127.0.0.1", "--port", str(port), "--development")
+    listening = ("--host", HOST, "--port", str(port), "--development")
     command = (sys.executable, "-m", "engine.cli", "api", *listening)
     return Program("api", command, settings.home, _environment(settings))
 
@@ -102,15 +108,3 @@ def _environment(settings: Settings) -> dict[str, str]:
     if project.name not in ("site-packages", "dist-packages"):
         found["PYTHONPATH"] = str(project)
     return found
-
-
-def _free_port(wanted: int, whose: str, variable: str) -> int:
-    for port in range(wanted, min(wanted + PORTS_TRIED, 65536)):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
-    raise BadInput(f"no port from {wanted} on is free for {whose}", hint=f"set {variable}, or 0 to go without")

@@ -72,7 +72,7 @@ def open_shop(database: Database, redis_url: str, home: Path) -> Iterator[Shop]:
         **servers,
     )
     try:
-        wait_for(lambda: "ready." in log.read_text(), f"the worker's start, see {log}", 60)
+        wait_for(lambda: "ready." in log.read_text(), "the worker's start", 60, log)
         with serving(runtime) as api:
             yield Shop(api.url, runtime)
     finally:

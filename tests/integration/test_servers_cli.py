@@ -43,7 +43,7 @@ def up(home):
     log = home.parent / "up.log"
     process = start(*HORAE, "up", home=home, log=log, HORAE_FLOWER_PORT="5590", HORAE_WORKERS="1")
     try:
-        wait_for(lambda: all_up(home), f"everything running, see {log}", 120)
+        wait_for(lambda: all_up(home), "everything running", 120, log)
         yield process
     finally:
         if process.poll() is None:
@@ -144,10 +144,12 @@ def test_events_that_wait_are_folded_by_the_ticks(home, up):
         with database.begin() as connection:
             return int(connection.execute(text("SELECT count(*) FROM user_profiles")).scalar_one())
 
-    wait_for(profiles, "folding")
-    database.dispose()
-    log = home.parent / "up.log"  # the line follows the commit
-    wait_for(lambda: "horae.fold: events 1" in log.read_text(), "a line about the folding")
+    log = home.parent / "up.log"
+    try:
+        wait_for(profiles, "folding", log=log)
+    finally:
+        database.dispose()
+    wait_for(lambda: "horae.fold: events 1" in log.read_text(), "a line about the folding", log=log)  # after the commit
 
 
 def test_the_api_is_open_to_this_machine_until_there_is_a_key_and_says_so(home, up):
@@ -172,7 +174,7 @@ def test_the_api_is_open_to_this_machine_until_there_is_a_key_and_says_so(home, 
             return bool(connection.execute(query).scalar_one())
 
     try:
-        wait_for(folded, "folding what the API took", 240)
+        wait_for(folded, "folding what the API took", 240, home.parent / "up.log")
     finally:
         database.dispose()
     assert run(*HORAE, "admin", "create-key", "shop", home=home).returncode == 0
@@ -251,7 +253,7 @@ def test_interrupting_it_stops_everything_but_the_servers_and_leaves_no_process(
 def test_a_killed_up_takes_its_programs_along_and_the_next_one_starts(home):
     log = home.parent / "killed.log"
     killed = start(*HORAE, "up", home=home, log=log, HORAE_FLOWER_PORT="0", HORAE_WORKERS="1")
-    wait_for(lambda: len(programs(killed)) == 4, f"starting, see {log}")
+    wait_for(lambda: len(programs(killed)) == 4, "starting", log=log)
     left = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.wait(10)
