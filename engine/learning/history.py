@@ -20,6 +20,9 @@ from engine.store.tables import HAPPENED
 NOBODY = -1
 """The user or item of an event without one."""
 
+_FEW = 2_000
+"""Users whose ids are written into a query; beyond that all users' zones are read."""
+
 
 def read_events(snapshot: Snapshot, *, until: datetime, where: str = "true") -> FoldRows:
     """What happened before `until` (aware) and meets `where` (SQL over `events`, our own text only), in no order.
@@ -63,7 +66,9 @@ def without_slot(folded: Folded) -> Folded:
 
 def _zones(snapshot: Snapshot, user: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Each event's effective zone by its user: (index int64, IANA names)."""
-    rows = snapshot.arrow("SELECT id, timezone FROM users ORDER BY id")
+    asked = np.unique(user)
+    of = "" if len(asked) > _FEW else f" WHERE id = ANY('{{{','.join(map(str, asked.tolist()))}}}'::bigint[])"
+    rows = snapshot.arrow(f"SELECT id, timezone FROM users{of} ORDER BY id")
     names = pc.drop_null(pc.unique(rows["timezone"])).sort()
     zones = (*names.to_pylist(), default_zone(snapshot.connection))
     default = len(names)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from sqlalchemy import Connection, text
 
+from engine import clock
 from engine.ingest.write import NEWS
 from engine.planning import locks
 from engine.planning.replanning import Waiting, plan_again
@@ -179,7 +180,9 @@ def _plan_again(
         number for number, row in enumerate(rows) if not (row.explored or row.at_once or row.user_id in happened.left)
     ]
     with runtime.database.snapshot() as snapshot:
-        scene = SCENES.of(runtime, snapshot, run_id, now)
+        # Read after the snapshot began: no profile holds a later event, so nobody's is made anew from all their events.
+        at = max(now, clock.business_now(snapshot.connection))
+        scene = SCENES.of(runtime, snapshot, run_id, at)
         changes = plan_again(
             replace(scene, again=_again(scene, [rows[n] for n in numbers], happened, now)), rows, numbers
         )
