@@ -154,7 +154,7 @@ def test_axe_finds_nothing_serious_in_a_form_with_conditions_and_variants(chromi
 def test_axe_finds_nothing_serious_on_any_page(chromium: Browser, shop: Shop, scheme: str):
     with shop.runtime.database.begin() as connection:
         store.create(connection, daily(name="looked-at"), NOW, "tests")
-    found = {}
+    found: dict[tuple[str, str], list[str]] = {}
     with visiting(chromium, shop, "admin", color_scheme=scheme, reduced_motion="reduce", bypass_csp=True) as page:
         for path in PAGES:
             page.goto(path)
