@@ -55,13 +55,6 @@ WELCOME = {
 
 
 @pytest.fixture
-def servers() -> Iterator[Servers]:
-    own = Servers()
-    yield own
-    own.close()
-
-
-@pytest.fixture
 def shop(servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
     """A shop with ten items, without users, at NOON, where a cart left alone and a first event make somebody due."""
     with servers.runtime(tmp_path / "home") as runtime:

@@ -31,13 +31,6 @@ SOON = {"schedule": {"once": "2026-03-02T06:00", "zone": "local"}, "horizon": "3
 
 
 @pytest.fixture
-def servers() -> Iterator[Servers]:
-    own = Servers()
-    yield own
-    own.close()
-
-
-@pytest.fixture
 def shop(servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
     """A shop on these servers, reached without their proxies."""
     with servers.runtime(tmp_path / "home") as runtime:

@@ -8,7 +8,6 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -38,13 +37,6 @@ work too."""
 HUNG = 4.0
 """Seconds after which workers whose connections were cut are killed, as Celery's time limit does: longer than a lease,
 so that others have taken their work over."""
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    own = Servers()
-    yield own
-    own.close()
 
 
 @dataclass

@@ -19,7 +19,7 @@ from engine.campaigns.definition import Campaign
 from engine.campaigns.fields import in_words
 from engine.errors import BadInput, Faulty
 from engine.web.console import rulebuilding, varying
-from engine.web.console.forms import Form
+from engine.web.console.forms import Form, kept, number
 
 Path = tuple[str | int, ...]
 
@@ -85,14 +85,14 @@ def fields_of(definition: Mapping[str, Any]) -> dict[str, str]:
 def read_form(form: Form) -> Given:
     """The plain values that a form stands for."""
     faults: dict[str, str] = {}
-    values = _kept(form.lines("kept"))
+    values = kept(form.lines("kept"))
     inner = values.pop("message", {})
     values |= {name: given for name in PLAIN if (given := form.text(name))}
-    values |= {name: _number(given) for name in NUMBERS if (given := form.text(name))}
+    values |= {name: number(given) for name in NUMBERS if (given := form.text(name))}
     for name in SHARES:
         if given := form.text(name).removesuffix("%").strip():
-            number = _number(given)
-            values[name] = round(number / 100, 9) if isinstance(number, int | float) else given
+            amount = number(given)
+            values[name] = round(amount / 100, 9) if isinstance(amount, int | float) else given
     values |= {name: _words(given) for name in LISTS if (given := form.text(name))}
     values |= _when(form, faults)
     if audience := _audience(form, faults):
@@ -219,26 +219,8 @@ def _tree(form: Form, name: str, faults: dict[str, str]) -> Any:
         return None
 
 
-def _kept(given: str) -> dict[str, Any]:
-    try:
-        value = json.loads(given or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 def _words(given: str) -> list[str]:
     return [word.strip() for word in given.replace("\n", ",").split(",") if word.strip()]
-
-
-def _number(given: str) -> int | float | str:
-    """A number, or the text as it is, which the definition refuses in its own words."""
-    for kind in (int, float):
-        try:
-            return kind(given)
-        except ValueError:
-            continue
-    return given
 
 
 def _text(value: Any) -> str:

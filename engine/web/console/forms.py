@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -42,3 +44,22 @@ class Form:
 
     def _values(self, name: str) -> Iterator[str]:
         return (value for key, value in self.pairs if key == name)
+
+
+def kept(given: str) -> dict[str, Any]:
+    """What a hidden field carries through a form as JSON: an object; nothing where it is anything else."""
+    try:
+        value = json.loads(given or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def number(given: str) -> int | float | str:
+    """A number, or the text as it is, which the definition refuses in its own words."""
+    for kind in (int, float):
+        try:
+            return kind(given)
+        except ValueError:
+            continue
+    return given

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.campaigns.wording import FEWEST_ARMS, MOST_ARMS
 from engine.errors import BadInput
-from engine.web.console.forms import Form
+from engine.web.console.forms import Form, kept, number
 
 ROW = ("name", "weight", "title", "body", "kept")
 NAME = "test.name"
@@ -59,8 +59,8 @@ def read(form: Form) -> dict[str, Any] | None:
         if name in arms:
             raise BadInput(TWICE)
         arms[name] = {
-            **_kept(row["kept"]),
-            "weight": _number(row["weight"].strip()),
+            **kept(row["kept"]),
+            "weight": number(row["weight"].strip()),
             **{part: said for part, said in texts.items() if said.strip()},
         }
     return {"name": form.text(NAME), "arms": arms}
@@ -80,20 +80,3 @@ def moved(fields: Mapping[str, str], action: str) -> dict[str, str]:
     if len(rows) < FEWEST_ARMS:
         return {**rest, NAME: ""}
     return rest | {f"arm.{n}.{part}": row[part] for n, row in enumerate(rows) for part in ROW}
-
-
-def _kept(given: str) -> dict[str, Any]:
-    try:
-        value = json.loads(given or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _number(given: str) -> float | str:
-    """A number, or the text as it is, which the definition refuses in its own words."""
-    try:
-        value = float(given)
-    except ValueError:
-        return given
-    return int(value) if value.is_integer() else value
