@@ -40,23 +40,20 @@ MOST_WORKERS = 4
 """Each has servers of its own."""
 
 LONGEST = (
-    *("test_demo.py", "test_servers_cli.py", "test_learning_methods.py", "test_celery.py", "test_event_api.py"),
-    *(
-        "test_planning_together.py",
-        "test_delivery_misbehaviour.py",
-        "test_delivery_storm.py",
-        "test_localtime_zones.py",
-    ),
-    *("test_delivery_machine.py", "test_beats.py", "test_ingest_killed.py", "test_delivery_kills.py"),
+    *("test_demo.py", "test_servers_cli.py", "test_learning_methods.py", "test_api_fleet.py", "test_beats.py"),
+    *("test_celery.py", "test_delivery_misbehaviour.py", "test_ingest_killed.py", "test_api_storm.py"),
+    *("test_openapi.py", "test_event_api.py", "test_architecture.py", "test_metrics.py", "test_redis_down.py"),
+    *("test_embedded.py", "test_planning_together.py", "test_localtime_zones.py", "test_explaining.py"),
 )
 """Files that take longest, longest first."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """As many workers as cores for the whole suite; none for whoever chose tests: they should not wait for workers."""
+    """One worker more than cores for the whole suite, which waits as much as it computes; none for whoever chose tests:
+    they should not wait for workers."""
     files = any(Path(argument.partition("::")[0]).is_file() for argument in config.args)
     chosen = files or any(argument.startswith(("-k", "-m")) for argument in config.invocation_params.args)
-    return 0 if chosen else min(os.cpu_count() or 1, MOST_WORKERS)
+    return 0 if chosen else min((os.cpu_count() or 1) + 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -26,6 +26,7 @@ from engine.status import gather
 from engine.store.database import Database
 from tests.running import HORAE, run, start, wait_for
 
+KEPT_RUNNING = {"plan", "dispatch", "ingest", "refresh", "beat"}
 EVERY_NAME = {"horae.tick_campaigns", "horae.tick_triggers", "horae.dispatch_due", "horae.fold", "horae.plan_shard"}
 
 
@@ -227,7 +228,7 @@ def test_a_second_up_on_the_same_directory_is_refused(home, up):
 
 def test_a_program_that_dies_is_started_again_and_so_are_the_servers(home, up):
     before = programs(up)
-    assert set(before) == {"plan", "dispatch", "ingest", "refresh", "beat", "flower"}
+    assert set(before) == KEPT_RUNNING | {"flower"}
     before["beat"].kill()
     psutil.Process(int((home / "valkey" / "valkey.pid").read_text())).kill()
 
@@ -253,7 +254,7 @@ def test_interrupting_it_stops_everything_but_the_servers_and_leaves_no_process(
 def test_a_killed_up_takes_its_programs_along_and_the_next_one_starts(home):
     log = home.parent / "killed.log"
     killed = start(*HORAE, "up", home=home, log=log, HORAE_FLOWER_PORT="0", HORAE_WORKERS="1")
-    wait_for(lambda: len(programs(killed)) == 4, "starting", log=log)
+    wait_for(lambda: set(programs(killed)) == KEPT_RUNNING, "starting", log=log)
     left = psutil.Process(killed.pid).children(recursive=True)
     killed.kill()
     killed.wait(10)
@@ -261,7 +262,7 @@ def test_a_killed_up_takes_its_programs_along_and_the_next_one_starts(home):
     assert alive == []
 
     following = start(*HORAE, "up", home=home, log=log, HORAE_FLOWER_PORT="0", HORAE_WORKERS="1")
-    wait_for(lambda: len(programs(following)) == 4, "starting again")
+    wait_for(lambda: set(programs(following)) == KEPT_RUNNING, "starting again", log=log)
     down = run(*HORAE, "down", home=home)
 
     assert down.stdout == f"stopped: horae up (process {following.pid}), Valkey, PostgreSQL\n"
