@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -33,21 +34,22 @@ def flower(shop: Shop, tmp_path) -> Iterator[tuple[Runtime, str, str]]:
             update={"flower_port": taken.getsockname()[1], "api_port": free_port()}
         )
         plan = plan_programs(wished)
-    programs = {program.name: program for program in plan.programs}
-    port = programs["api"].environment["HORAE_FLOWER_PORT"]
-    assert plan.flower_url == f"http://127.0.0.1:{port}"
-    assert int(port) != wished.flower_port
-    servers = {"HORAE_DATABASE_URL": wished.database_url or "", "HORAE_REDIS_URL": wished.redis_url or ""}
-    given = environment(home, servers | dict(programs["flower"].environment))
-    with (tmp_path / "flower.log").open("wb") as log:
-        running = subprocess.Popen(programs["flower"].command, env=given, cwd=home, stdout=log, stderr=log)
-    try:
-        wait_for(lambda: _listens(int(port)), f"Flower's start, see {tmp_path}", 60)
-        settings = wished.model_copy(update={"flower_port": int(port)})
-        yield replace(shop.runtime, settings=settings), plan.flower_url, (home / "flower-password").read_text()
-    finally:
-        running.terminate()
-        running.wait(30)
+    with closing(plan):
+        programs = {program.name: program for program in plan.programs}
+        port = programs["api"].environment["HORAE_FLOWER_PORT"]
+        assert plan.flower_url == f"http://127.0.0.1:{port}"
+        assert int(port) != wished.flower_port
+        servers = {"HORAE_DATABASE_URL": wished.database_url or "", "HORAE_REDIS_URL": wished.redis_url or ""}
+        given = environment(home, servers | dict(programs["flower"].environment))
+        with (tmp_path / "flower.log").open("wb") as log:
+            running = subprocess.Popen(programs["flower"].command, env=given, cwd=home, stdout=log, stderr=log)
+        try:
+            wait_for(lambda: _listens(int(port)), f"Flower's start, see {tmp_path}", 60)
+            settings = wished.model_copy(update={"flower_port": int(port)})
+            yield replace(shop.runtime, settings=settings), plan.flower_url, (home / "flower-password").read_text()
+        finally:
+            running.terminate()
+            running.wait(30)
 
 
 def _listens(port: int) -> bool:

@@ -10,7 +10,7 @@ from tests.chaos.servers import Servers
 
 
 @pytest.fixture
-def servers() -> Iterator[Servers]:
+def own_servers() -> Iterator[Servers]:
     """A PostgreSQL and a Valkey of this test's own, behind proxies that can cut their connections."""
     own = Servers()
     yield own

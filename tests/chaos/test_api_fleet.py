@@ -55,9 +55,9 @@ WELCOME = {
 
 
 @pytest.fixture
-def shop(servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
+def shop(own_servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
     """A shop with ten items, without users, at NOON, where a cart left alone and a first event make somebody due."""
-    with servers.runtime(tmp_path / "home") as runtime:
+    with own_servers.runtime(tmp_path / "home") as runtime:
         with runtime.database.begin() as connection:
             clock.start_virtual(connection, NOON)
             items = [f"i{n}" for n in range(10)]
@@ -121,11 +121,11 @@ def close_all(shop: Runtime, until: datetime, seconds: float, meanwhile: Callabl
         time.sleep(0.1)
 
 
-def live(servers: Servers, shop: Runtime, seconds: float, every: float, quiet: float, seed: int) -> None:
+def live(own_servers: Servers, shop: Runtime, seconds: float, every: float, quiet: float, seed: int) -> None:
     """Send for `seconds`, killing somebody `every` so often and until everything is closed; then check the books."""
     rng = Random(seed)
     key = make_key(shop.database, "write", rate=1_000_000)
-    fleet = Fleet(servers, shop.settings.home, beats=2, workers=2, apis=2)
+    fleet = Fleet(own_servers, shop.settings.home, beats=2, workers=2, apis=2)
     senders = [Sender(fleet.ports, key, visits(n), seed + n) for n in range(SENDERS)]
     killed: Counter[str] = Counter()
     begun = time.monotonic()
@@ -206,11 +206,13 @@ def check_books(shop: Runtime, accepted: list[dict[str, Any]]) -> None:
     )
 
 
-def test_nothing_is_lost_doubled_or_fired_twice_while_anybody_is_killed(servers: Servers, shop: Runtime) -> None:
-    live(servers, shop, seconds=15, every=4, quiet=5, seed=1)
+def test_nothing_is_lost_doubled_or_fired_twice_while_anybody_is_killed(own_servers: Servers, shop: Runtime) -> None:
+    live(own_servers, shop, seconds=15, every=4, quiet=5, seed=1)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", [2, 3])
-def test_nothing_is_lost_doubled_or_fired_twice_in_minutes_of_kills(servers: Servers, shop: Runtime, seed: int) -> None:
-    live(servers, shop, seconds=120, every=5, quiet=60, seed=seed)
+def test_nothing_is_lost_doubled_or_fired_twice_in_minutes_of_kills(
+    own_servers: Servers, shop: Runtime, seed: int
+) -> None:
+    live(own_servers, shop, seconds=120, every=5, quiet=60, seed=seed)

@@ -31,9 +31,9 @@ SOON = {"schedule": {"once": "2026-03-02T06:00", "zone": "local"}, "horizon": "3
 
 
 @pytest.fixture
-def shop(servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
+def shop(own_servers: Servers, tmp_path: Path) -> Iterator[Runtime]:
     """A shop on these servers, reached without their proxies."""
-    with servers.runtime(tmp_path / "home") as runtime:
+    with own_servers.runtime(tmp_path / "home") as runtime:
         yield fill_shop(runtime)
 
 
@@ -79,12 +79,12 @@ def published(shop: Runtime) -> bool:
     return bool(found) and set(found) == {"published"}
 
 
-def test_two_beats_and_two_workers_do_everything_once(servers: Servers, shop: Runtime) -> None:
+def test_two_beats_and_two_workers_do_everything_once(own_servers: Servers, shop: Runtime) -> None:
     set_caps(shop, DAILY)
     with shop.database.begin() as connection:
         connection.exec_driver_sql("UPDATE users SET timezone = 'UTC'")
     create(shop, daily(**SOON), daily(name="second", **SOON))
-    fleet = Fleet(servers, shop.settings.home, beats=2, workers=2)
+    fleet = Fleet(own_servers, shop.settings.home, beats=2, workers=2)
     try:
         wait_for(lambda: published(shop), "planning")
         drive(shop, NOW + timedelta(hours=4), 90, lambda: None)
@@ -99,12 +99,12 @@ def test_two_beats_and_two_workers_do_everything_once(servers: Servers, shop: Ru
 
 
 @pytest.mark.soak
-def test_two_beats_and_three_workers_outlive_kills_losses_and_cuts(servers: Servers, shop: Runtime) -> None:
+def test_two_beats_and_three_workers_outlive_kills_losses_and_cuts(own_servers: Servers, shop: Runtime) -> None:
     """Beats and workers are killed, servers are lost, connections are cut: what was cut hangs, and is killed a little
     later. After CHAOS seconds everybody is left alone."""
     set_caps(shop, DAILY)
     create(shop, *(daily(name=f"c{n}", horizon="9h") for n in range(4)))
-    fleet, rng = Fleet(servers, shop.settings.home, beats=2, workers=3), Random(5)
+    fleet, rng = Fleet(own_servers, shop.settings.home, beats=2, workers=3), Random(5)
     begun = time.monotonic()
     kills, hurts, cuts = [begun], [(begun, "")], [begun]
 
@@ -118,7 +118,7 @@ def test_two_beats_and_three_workers_outlive_kills_losses_and_cuts(servers: Serv
                 fleet.kill(rng)
             if now > hurts[-1][0] + 25:
                 how = HURTS[(len(hurts) - 1) % len(HURTS)]
-                servers.hurt(how)
+                own_servers.hurt(how)
                 hurts.append((time.monotonic(), how))
                 if how == "cut":
                     cuts.append(hurts[-1][0])

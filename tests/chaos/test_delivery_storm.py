@@ -207,10 +207,10 @@ def _tell_recovery(pulse: Pulse, raging: Storm) -> None:
             print(f"seconds to full rate after {kind}: {told}")
 
 
-def test_a_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(servers: Servers, tmp_path: Path) -> None:
-    storm(servers, tmp_path / "home", users=30, seconds=40, every=1, rounds=1, chance=0.08)
+def test_a_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(own_servers: Servers, tmp_path: Path) -> None:
+    storm(own_servers, tmp_path / "home", users=30, seconds=40, every=1, rounds=1, chance=0.08)
 
 
 @pytest.mark.soak
-def test_a_long_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(servers: Servers, tmp_path: Path) -> None:
-    storm(servers, tmp_path / "home", users=5000, seconds=300, every=4, rounds=6, chance=0.02)
+def test_a_long_storm_of_kills_losses_and_cuts_breaks_no_cap_and_no_book(own_servers: Servers, tmp_path: Path) -> None:
+    storm(own_servers, tmp_path / "home", users=5000, seconds=300, every=4, rounds=6, chance=0.02)
