@@ -22,9 +22,9 @@ from engine.store.partitions import ensure_partitions
 CAMPAIGN = "daily-pick"
 ITEMS = 2_000
 CAPS = (
-    {"id": "day", "limit": 30, "window": "local_day"},
-    {"id": "week", "limit": 90, "window": "local_week"},
-    {"id": "own", "scope": f"campaign:{CAMPAIGN}", "limit": 30, "window": "rolling:PT24H"},
+    {"id": "day", "limit": 60, "window": "local_day"},
+    {"id": "week", "limit": 180, "window": "local_week"},
+    {"id": "own", "scope": f"campaign:{CAMPAIGN}", "limit": 60, "window": "rolling:PT24H"},
     {"id": "channel", "scope": "channel:fcm", "limit": 200, "window": "rolling:P7D"},
 )
 MESSAGE = {
