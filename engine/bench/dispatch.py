@@ -33,7 +33,8 @@ from engine.config import read_settings
 from engine.runtime import redis_url
 from engine.store.database import Database
 
-USERS, REPEATS = 20_000, 3
+USERS, REPEATS = 30_000, 3
+"""So many users that no campaign sends ten pushes for each in a quarter of an hour: that pauses it."""
 PEER_MESSAGES = 2_000
 PROCESSES = 2
 SECONDS = 60
