@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from engine import embedded
+from engine.bench.serving import free_port, listens
 from engine.clock import monotonic
 from engine.errors import Unavailable
 from engine.store.database import Database
@@ -27,15 +27,13 @@ STOP_SECONDS = 60.0
 def running_service(home: Path, database: Database) -> Iterator[int]:
     """`horae up` on the database, with a Valkey of its own in `home`; the API's port. Raises Unavailable where the API
     does not come up."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     ports = {"HORAE_API_PORT": str(port), "HORAE_FLOWER_PORT": "0"}
     log = home / "up.log"
     with log.open("wb") as told:
         service = _start(["up"], _environment(home, database) | ports, told)
         try:
-            wait_for(lambda: _listens(port), START_SECONDS, lambda: f"horae up does not come up: {_tail(log)}")
+            wait_for(lambda: listens(port), START_SECONDS, lambda: f"horae up does not come up: {_tail(log)}")
             yield port
         finally:
             _stop(service)
@@ -112,11 +110,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _tail(log: Path) -> str:

@@ -22,15 +22,13 @@ START_SECONDS = 60.0
 def served(database_url: str, redis: str, broker: str = "memory://") -> Iterator[int]:
     """A server process on this database and Redis, and its port. broker: unless told, the wake-ups stay in the process'
     memory, as nobody is to be woken. Raises Unavailable where it does not start."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     given = (database_url, redis, broker, port)
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=given, daemon=True)
     process.start()
     try:
         until = monotonic() + START_SECONDS
-        while not _listens(port):
+        while not listens(port):
             if monotonic() > until or not process.is_alive():
                 raise Unavailable("the API's process did not start")
             time.sleep(0.05)
@@ -50,6 +48,15 @@ def _serve(database_url: str, redis: str, broker: str, port: int) -> None:
         runtime.close()
 
 
-def _listens(port: int) -> bool:
+def free_port() -> int:
+    """A port of this machine that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def listens(port: int) -> bool:
+    """Whether something listens on a port of this machine."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -13,7 +13,7 @@ from engine.campaigns.audience import AudienceQuery, audience_select, count_audi
 from engine.campaigns.audience_store import resolve
 from engine.campaigns.definition import Campaign
 from engine.campaigns.policy_store import current_policy
-from engine.campaigns.template import arm_names, compile_message, item_fields, nearest, render, user_fields
+from engine.campaigns.template import Compiled, arm_names, compile_message, item_fields, nearest, render, user_fields
 from engine.errors import BadInput
 from engine.store.tables import SLOTS, items, users
 
@@ -79,8 +79,9 @@ def said_to(
         row.external_id: row
         for row in connection.execute(_things().where(items.c.external_id.in_([i for _, i, _ in whom if i])))
     }
+    compiled = compile_message(campaign.message)
     return [
-        _said(campaign, people[user], things.get(item) if item else None, arm)
+        _said(campaign.name, compiled.of(arm), people[user], things.get(item) if item else None, arm)
         for user, item, arm in whom
         if user in people
     ]
@@ -147,7 +148,7 @@ def _things() -> Any:
     return select(*columns)
 
 
-def _said(campaign: Campaign, user: Row[Any], item: Row[Any] | None, arm: str | None) -> Said:
+def _said(name: str, compiled: Compiled, user: Row[Any], item: Row[Any] | None, arm: str | None) -> Said:
     about = None if item is None else item.title or item.external_id
     fields = None if item is None else item_fields(
         item.external_id, title=item.title, price=item.price, category=item.category, brand=item.brand,
@@ -155,15 +156,15 @@ def _said(campaign: Campaign, user: Row[Any], item: Row[Any] | None, arm: str | 
     )  # fmt: skip
     try:
         message = render(
-            compile_message(campaign.message).of(arm),
+            compiled,
             user_fields(user.external_id, user.locale, user.country, user.timezone, user.attributes),
             fields,
             {},
             user.locale,
-            campaign={"name": campaign.name},
+            campaign={"name": name},
             push={"id": _PUSH_ID},
         )
     except BadInput as error:
         return Said(user.external_id, user.locale, about, variant=arm, fault=error.message)
-    written = nearest(user.locale, {"": None, **campaign.message.locales})
+    written = nearest(user.locale, compiled.variants)
     return Said(user.external_id, user.locale, about, message.title, message.body, written, arm)

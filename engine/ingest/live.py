@@ -19,7 +19,7 @@ import pyarrow as pa
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from engine.clock import at_virtual
+from engine.clock import business_now
 from engine.errors import BadInput, Unavailable
 from engine.ingest.block import Block, Reject
 from engine.ingest.check import check_devices, check_events, check_users
@@ -84,8 +84,7 @@ class LiveIntake:
         self, store: Transactions, raws: Sequence[object], kind: str | None, sent_at: object, history: bool
     ) -> Taken:
         with store.apart() as connection:
-            [(virtual,)] = fetch(connection, "SELECT business_now FROM workspace")
-            now = at_virtual(virtual)
+            now = business_now(connection)
             taken, messages = _read(raws, now, kind=kind, sent_at=sent_at, history=history)
             names = _Names(known_names(connection, [m.anonymous_id for m in messages.values() if m.anonymous_id]))
             users = {place: names.of(message) for place, message in messages.items()}

@@ -30,6 +30,13 @@ SETTLEMENT_HELD = _held(_SETTLEMENT, "0")
 """SQL: whether some run is being settled."""
 
 
+def abandoned(lease_until: str, lease: timedelta, held: str) -> str:
+    """SQL: whether nobody is at the work any more that somebody claimed for `lease`, until `lease_until`: the lease is
+    over, or nothing has renewed it for SILENCE and nobody holds its lock (`held`)."""
+    silent = f"{lease_until} < clock_timestamp() + interval '{(lease - SILENCE).total_seconds()} s'"
+    return f"({lease_until} < clock_timestamp() OR {silent} AND NOT {held})"
+
+
 def speak_or_end(connection: Connection, lease: timedelta) -> None:
     """Let PostgreSQL end this transaction once it has heard nothing for as long as a lease: its worker may be behind a
     connection that carries nothing any more, and would keep everybody from these users."""

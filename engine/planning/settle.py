@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(minutes=5)
 """Long enough to publish a million pushes."""
 
-ABANDONED_SETTLEMENT = (
-    "(r.lease_until < clock_timestamp() OR r.lease_until < clock_timestamp()"
-    f" + interval '{(LEASE - locks.SILENCE).total_seconds()} s' AND NOT {locks.SETTLEMENT_HELD})"
-)
+ABANDONED_SETTLEMENT = locks.abandoned("r.lease_until", LEASE, locks.SETTLEMENT_HELD)
 """SQL: whether nobody is at the settlement of the run `r` any more, which somebody claimed."""
 
 

@@ -37,10 +37,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(seconds=90)
 """A shard's lease, renewed with every block of users."""
 
-ABANDONED_SHARD = (
-    "(s.lease_until < clock_timestamp() OR s.lease_until < clock_timestamp()"
-    f" + interval '{(LEASE - locks.SILENCE).total_seconds()} s' AND NOT {locks.SHARD_HELD})"
-)
+ABANDONED_SHARD = locks.abandoned("s.lease_until", LEASE, locks.SHARD_HELD)
 """SQL: whether nobody plans the shard `s` any more, which somebody claimed."""
 
 SCENE_KEPT = timedelta(minutes=5)

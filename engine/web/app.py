@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from engine import __version__
 from engine.runtime import Runtime
 from engine.web import campaigns, events, keys, people, watching, workspace
-from engine.web.addresses import networks
 from engine.web.console.building import add_console
 from engine.web.desk import Desk
 from engine.web.gate import Gate
@@ -20,7 +19,6 @@ from engine.web.problems import RESPONSES, install
 
 def create_app(runtime: Runtime, *, development: bool = False) -> FastAPI:
     """Horae's API and console on `runtime`, which the caller closes after it; `development`: see engine.web.desk."""
-    networks(runtime.settings.api_proxies)  # what is wrong with it is told at the start
     desk = Desk(runtime, development=development)
 
     @asynccontextmanager

@@ -32,6 +32,7 @@ from engine.access.users import any_enabled
 from engine.planning.recommending import Recommender
 from engine.planning.wake import BrokerWake
 from engine.runtime import Runtime, redis_client
+from engine.web.addresses import networks
 from engine.web.problems import Refusal
 
 THREADS = 8
@@ -57,6 +58,7 @@ class Desk:
 
     def __init__(self, runtime: Runtime, *, development: bool) -> None:
         self.runtime = runtime
+        self.proxies = networks(runtime.settings.api_proxies)
         self.development = development
         self._redis = redis_client(runtime.redis_url)
         self.buckets = Buckets(self._redis)

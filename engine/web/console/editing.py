@@ -29,8 +29,10 @@ SHARES = ("holdout", "exploration")
 LISTS = ("topics", "tags")
 TREES = ("audience", "trigger")
 OWN = {*PLAIN, *NUMBERS, *SHARES, *LISTS, *TREES, "schedule", "items", "message"}
-OWN_TEXTS = ("title", "body", "data", "experiment")
 """Fields of a definition that the form has, whole or in part."""
+
+OWN_TEXTS = ("title", "body", "data", "experiment")
+"""The same of its message."""
 
 WHEN = ("manual", "once", "cron", "trigger")
 FOR = ("all", "saved", "rules", "yaml")

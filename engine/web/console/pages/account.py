@@ -13,7 +13,7 @@ from starlette.responses import Response
 from engine.access import sessions, users
 from engine.clock import machine_now
 from engine.errors import BadInput
-from engine.web.addresses import address_of, networks
+from engine.web.addresses import address_of
 from engine.web.console.reception import Console
 from engine.web.console.visit import LANGUAGE, THEME, THEMES, YEAR, Visit, safe_path
 from engine.web.console.words import LANGUAGES
@@ -137,7 +137,7 @@ async def _login_page(
 def _throttle(console: Console, request: Request, name: str) -> int:
     """0, or the seconds until this name may be tried again from here."""
     who = hashlib.sha256(name.lower().encode("utf-8", "replace")).hexdigest()[:24]
-    where = address_of(request, networks(console.runtime.settings.api_proxies))
+    where = address_of(request, console.desk.proxies)
     buckets = console.desk.buckets
     return max(
         buckets.enter(f"login:address:{where}", *TRIES_PER_ADDRESS),

@@ -18,6 +18,7 @@ from engine.campaigns.loading import build
 from engine.campaigns.policy_store import current_policy
 from engine.campaigns.review import Defined, Review, define, review
 from engine.campaigns.sampled import AudienceSize, Said, audience_size, said_to_some
+from engine.campaigns.wording import MOST_ARMS
 from engine.delivery.gateways import known_gateways
 from engine.errors import BadInput, Conflict, Faulty
 from engine.web.console import editing, rulebuilding, varying
@@ -224,5 +225,6 @@ async def _page(console: Console, visit: Visit, draft: Draft, *, status: int = 2
         audiences=list(dict.fromkeys((*audiences, *filter(None, [draft.fields.get("for.saved")])))),
         groups=rulebuilding.read_groups(Form(tuple(draft.fields.items()))),
         arms=varying.rows_of(draft.fields),
+        most_arms=MOST_ARMS,
         rules=RULE_WORDS,
     )
