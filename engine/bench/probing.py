@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.01
 PATIENCE_SECONDS = 20.0
 """What does not show by then has not shown; less than the server keeps an idle connection."""
 
-_PLANNED = text("SELECT id FROM pushes WHERE id = ANY(:ids) AND state = 'planned' AND item_id = ANY(:items)")
+_PLANNED = text("SELECT id, item_id FROM pushes WHERE id = ANY(:ids) AND state = 'planned'")
 _WAITING = text("SELECT DISTINCT user_id FROM unfolded_events WHERE user_id = ANY(:users)")
 
 
@@ -169,13 +169,13 @@ class Watch:
                     continue
                 users = [one.push.user_id for one in asked if one.folded is None]
                 waiting = set(connection.execute(_WAITING, {"users": users}).scalars()) if users else set()
-                given = {"ids": [one.push.push for one in asked], "items": [one.push.item_id for one in asked]}
-                planned = set(connection.execute(_PLANNED, given).scalars())
+                given = {"ids": [one.push.push for one in asked]}
+                planned = {(row.id, row.item_id) for row in connection.execute(_PLANNED, given)}
                 now = monotonic()
                 for one in asked:
                     if one.folded is None and one.push.user_id not in waiting:
                         one.folded = now
-                    if one.push.push not in planned:
+                    if (one.push.push, one.push.item_id) not in planned:
                         one.shown = now
                         one.done.set()
 

@@ -48,6 +48,9 @@ class Recorded:
 NEWS = timedelta(days=1)
 """An event that is received later than this after it occurred changes no planned push."""
 
+URGENT = [EVENT_TYPES[name] for name in ("purchase", "unsubscribe")]
+"""Types of events that may end a planned push: it is weighed again before others."""
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -246,15 +249,18 @@ def _queue(connection: Connection, keys: np.ndarray, rows: EventRows, numbers: F
 def _mark_changed(connection: Connection, events: FoldRows, now: datetime) -> None:
     """Note in `changed_users` whose events are news: their planned pushes are weighed again."""
     news = (events.at >= (now - NEWS).timestamp()) & (events.user >= 0)
-    user, first = np.unique(events.user[news], return_index=True)
+    user, first, of = np.unique(events.user[news], return_index=True, return_inverse=True)
     if not len(user):
         return
     slot = events.slot[news][first]
+    urgent = np.bincount(of, np.isin(events.event_type[news], URGENT), len(user)) > 0
     fetch(
         connection,
-        "INSERT INTO changed_users AS known (user_id, slot, changed_at) SELECT user_id, slot, %s"
-        " FROM unnest(CAST(%s AS text)::bigint[], CAST(%s AS text)::smallint[]) AS given (user_id, slot)"
-        " ORDER BY user_id"
-        " ON CONFLICT (user_id) DO UPDATE SET changed_at = greatest(known.changed_at, excluded.changed_at)",
-        (now, array_text(user), array_text(slot)),
+        "INSERT INTO changed_users AS known (user_id, slot, changed_at, urgent) SELECT user_id, slot, %s, urgent <> 0"
+        " FROM unnest(CAST(%s AS text)::bigint[], CAST(%s AS text)::smallint[], CAST(%s AS text)::smallint[])"
+        " AS given (user_id, slot, urgent) ORDER BY user_id"
+        # Another mark even where the clock says the same: a refresh takes away the mark that it saw, not this one.
+        " ON CONFLICT (user_id) DO UPDATE SET urgent = known.urgent OR excluded.urgent,"
+        " changed_at = greatest(known.changed_at + interval '1 microsecond', excluded.changed_at)",
+        (now, array_text(user), array_text(slot), array_text(urgent.astype(np.int16))),
     )

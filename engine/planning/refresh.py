@@ -13,7 +13,7 @@ it has changed whole runs' pushes or none, and the marks are still there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,7 +32,7 @@ from engine.planning.scenes import SCENES
 from engine.planning.wake import Wake
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
-from engine.store.tables import EVENT_TYPES, PROFILE_PARTITION_SLOTS
+from engine.store.tables import EVENT_TYPES
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
@@ -40,15 +40,16 @@ if TYPE_CHECKING:
 AHEAD = timedelta(hours=48)
 """Pushes due so soon are planned again. Of later ones the next events decide, and dispatch looks at each in the end."""
 
-MOST_USERS = 2_000
-"""Users of one refresh; the rest wait for the next, seconds later."""
+AT_ONCE = 100
+"""Users planned again together: what comes meanwhile waits for them, a fraction of a second. Reading costs about as much
+for one user as for fifty, so far fewer at once would be slower."""
 
-FEW_USERS = 64
-"""So few users are read from all slots at once, more of them partition by partition."""
+PASSES = 20
+"""Of one call, so many users each; it asks for the next call where more wait."""
 
 _CHANGED = text("""
-    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
-    ORDER BY c.changed_at, c.user_id LIMIT :most
+    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c WHERE c.slot <> ALL(CAST(:busy AS int[]))
+    ORDER BY c.urgent DESC, c.changed_at, c.user_id LIMIT :most
 """)
 
 READY_RUNS = 3
@@ -88,14 +89,20 @@ class Mark(NamedTuple):
 
 
 def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
-    """Plan the marked users' pushes again at business time `now`; counts of users, of pushes that `changed` and that
-    `ended`. Twice at once or killed anywhere, it changes nothing twice."""
+    """Plan the marked users' pushes again at business time `now`, those of later events as of these; counts of users,
+    of pushes that `changed` and that `ended`, of `busy` slots. Twice at once or killed anywhere, it changes nothing
+    twice."""
     counts: Counter[str] = Counter()
-    marked = _marked(runtime.database)
-    for part in _parts(marked):
-        counts += _refresh(runtime, now, part)
-    if counts["busy"] == 0 and len(marked) == MOST_USERS:
-        wake("horae.refresh")
+    busy: set[int] = set()
+    for _ in range(PASSES):
+        marks = _marked(runtime.database, busy)
+        if not marks:
+            return dict(counts)  # nothing, where nobody was marked
+        found, theirs = _refresh(runtime, max(now, *(mark.at for mark in marks)), marks)
+        counts += found
+        counts["busy"] += len(theirs)
+        busy |= theirs
+    wake("horae.refresh")
     return dict(counts)
 
 
@@ -107,20 +114,14 @@ def keep_ready(runtime: Runtime, now: datetime) -> None:
             SCENES.of(runtime, snapshot, run_id, now)
 
 
-def _marked(database: Database) -> list[Mark]:
+def _marked(database: Database, busy: Collection[int]) -> list[Mark]:
+    """Those whose pushes may have to end, then those that wait longest, but none of `busy` slots."""
     with database.begin() as connection:
-        return [Mark(*row) for row in connection.execute(_CHANGED, {"most": MOST_USERS})]
+        return [Mark(*row) for row in connection.execute(_CHANGED, {"busy": list(busy), "most": AT_ONCE})]
 
 
-def _parts(marked: Sequence[Mark]) -> list[list[Mark]]:
-    """All together while they are few, else those of each partition of the profiles."""
-    parts: dict[int, list[Mark]] = {}
-    for mark in marked:
-        parts.setdefault(mark.slot // PROFILE_PARTITION_SLOTS if len(marked) > FEW_USERS else 0, []).append(mark)
-    return [parts[number] for number in sorted(parts)]
-
-
-def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> Counter[str]:
+def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Counter[str], set[int]]:
+    """Plan the pushes of these again: counts, and the slots that others are at."""
     counts: Counter[str] = Counter()
     database, slots = runtime.database, {mark.slot for mark in marks}
     with database.begin() as connection:
@@ -140,8 +141,7 @@ def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> Counter[
     with database.begin() as connection:
         given = {"users": [mark.user for mark in done], "at": [mark.at for mark in done]}
         counts["users"] += connection.execute(_DONE, given).rowcount
-    counts["busy"] += len(busy)
-    return counts
+    return counts, busy
 
 
 def _waiting(connection: Connection, users: Sequence[int], now: datetime) -> list[Waiting]:

@@ -410,7 +410,7 @@ changed_users = Table(
     Column("user_id", BigInteger, primary_key=True, autoincrement=False),
     Column("slot", SmallInteger, nullable=False),
     _instant("changed_at", nullable=False),
-    Index(None, "slot"),
+    Column("urgent", Boolean, nullable=False, server_default=text("false"), comment="bought, or opted out"),
 )
 
 models = Table(

@@ -134,6 +134,41 @@ def test_what_was_bought_is_replaced_and_who_opted_out_gets_nothing(shop):
     assert [(DECISION_REASONS[row.reason], row.revision) for row in told] == [("planned", 0), ("no_consent", 1)]
 
 
+def test_who_bought_or_opted_out_is_planned_again_before_others_who_wait_longer(shop, monkeypatch):
+    monkeypatch.setattr(late, "AT_ONCE", 2)
+    monkeypatch.setattr(late, "PASSES", 1)
+    first, second, buyer, leaver = loose(shop, 4)
+    happen(shop, [(first.user_id, "view", "i3"), (second.user_id, "view", "i3"), (buyer.user_id, "view", "i3")])
+    later = LATER + timedelta(seconds=1)
+    happen(shop, [(buyer.user_id, "purchase", buyer.item), (leaver.user_id, "unsubscribe", "i0")], later)
+    woken: list[str] = []
+    refresh(shop, later, lambda task, *ids: woken.append(task))
+
+    assert now_of(shop, leaver) is None
+    assert now_of(shop, buyer).item != buyer.item
+    left = rows(shop, "SELECT u.external_id FROM changed_users c JOIN users u ON u.id = c.user_id")
+    assert {row.external_id for row in left} == {first.user_id, second.user_id}
+    assert woken == ["horae.refresh"]
+
+
+def test_what_is_accepted_after_a_refresh_began_is_no_later_than_it_plans(shop):
+    buyer = loose(shop, 1)[0]
+    happen(shop, [(buyer.user_id, "purchase", buyer.item)], LATER + timedelta(minutes=2))
+    refresh(shop, LATER, ignore)
+
+    assert getattr(now_of(shop, buyer), "item", None) != buyer.item
+
+
+def test_an_event_of_the_same_instant_leaves_another_mark(shop):
+    user = loose(shop, 1)[0].user_id
+    marks = []
+    for item in ("i1", "i2"):
+        happen(shop, [(user, "view", item)])
+        marks += rows(shop, "SELECT changed_at FROM changed_users")
+
+    assert marks[0] != marks[1]
+
+
 def test_what_is_due_soon_or_drawn_or_under_way_or_of_a_busy_slot_stays(shop):
     frozen, taken, busy = loose(shop, 3)
     drawn = rows(shop, f"{PLANNED} AND explored LIMIT 1")[0]
