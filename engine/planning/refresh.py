@@ -41,7 +41,7 @@ AHEAD = timedelta(hours=48)
 """Pushes due so soon are planned again. Of later ones the next events decide, and dispatch looks at each in the end."""
 
 AT_ONCE = 100
-"""Users planned again together: what comes meanwhile waits for them, a fraction of a second. Reading costs about as much
+"""Users planned again together: what comes meanwhile waits for them, part of a second. Reading costs about as much
 for one user as for fifty, so far fewer at once would be slower."""
 
 PASSES = 20
