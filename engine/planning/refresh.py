@@ -48,7 +48,8 @@ PASSES = 20
 """Of one call, so many users each; it asks for the next call where more wait."""
 
 _CHANGED = text("""
-    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c WHERE c.slot <> ALL(CAST(:busy AS int[]))
+    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
+    WHERE c.slot <> ALL(CAST(:busy AS int[])) AND (c.urgent OR :all)
     ORDER BY c.urgent DESC, c.changed_at, c.user_id LIMIT :most
 """)
 
@@ -94,8 +95,9 @@ def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
     twice."""
     counts: Counter[str] = Counter()
     busy: set[int] = set()
-    for _ in range(PASSES):
-        marks = _marked(runtime.database, busy)
+    for number in range(PASSES):
+        # Every other pass is of the urgent alone, and so a short one: they wait for one long pass at most.
+        marks = number % 2 == 0 and _marked(runtime.database, busy, urgent=True) or _marked(runtime.database, busy)
         if not marks:
             return dict(counts)  # nothing, where nobody was marked
         found, theirs = _refresh(runtime, max(now, *(mark.at for mark in marks)), marks)
@@ -114,10 +116,12 @@ def keep_ready(runtime: Runtime, now: datetime) -> None:
             SCENES.of(runtime, snapshot, run_id, now)
 
 
-def _marked(database: Database, busy: Collection[int]) -> list[Mark]:
-    """Those whose pushes may have to end, then those that wait longest, but none of `busy` slots."""
+def _marked(database: Database, busy: Collection[int], *, urgent: bool = False) -> list[Mark]:
+    """Those whose pushes may have to end, then (unless only the `urgent` are wanted) those that wait longest; none of
+    `busy` slots."""
     with database.begin() as connection:
-        return [Mark(*row) for row in connection.execute(_CHANGED, {"busy": list(busy), "most": AT_ONCE})]
+        given = {"busy": list(busy), "all": not urgent, "most": AT_ONCE}
+        return [Mark(*row) for row in connection.execute(_CHANGED, given)]
 
 
 def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Counter[str], set[int]]:
