@@ -57,12 +57,16 @@ def read_state(
     """The state at τ of the users in slots [from, until); of `user_ids` (int64) only, where given."""
     in_slots = f"slot >= {slots[0]:d} AND slot < {slots[1]:d}"
     where = in_slots
-    if user_ids is not None:
-        user_ids = np.unique(np.asarray(user_ids, np.int64))
-        where += "" if len(user_ids) > _FEW else f" AND {_one_of('user_id', user_ids)}"
-    users = _read_users(snapshot, where.replace("user_id", "id"))
-    if user_ids is not None:
-        users = users[np.isin(users, user_ids)]
+    if user_ids is None:
+        users, _ = _read_users(snapshot, where)
+    else:
+        wanted = np.unique(np.asarray(user_ids, np.int64))
+        users, slot = _read_users(snapshot, f"{in_slots} AND {_one_of('id', wanted)}")
+        there = np.isin(users, wanted)
+        users, slot = users[there], slot[there]
+    if user_ids is not None and len(users) <= _FEW:
+        # By whole keys: an index of (slot, user) finds nobody fast by a range of slots.
+        where = f"(slot, user_id) IN (SELECT * FROM unnest({_array(slot, 'smallint')}, {_array(users, 'bigint')}))"
     profiles = Profiles(
         _read_profiles(snapshot, "user_profiles", ("user_id", "event_type"), where),
         _read_profiles(snapshot, "user_item_profiles", ("user_id", "item_id", "event_type"), where),
@@ -143,9 +147,12 @@ def _late_users(profiles: Profiles, tau: float) -> np.ndarray:
     return np.unique(np.concatenate([table.keys[0][table.last_at >= tau] for table in tables]))
 
 
-def _read_users(snapshot: Snapshot, where: str) -> np.ndarray:
-    rows = snapshot.arrow(f"SELECT id FROM users WHERE {where}")
-    return np.sort(_ints(rows["id"]))
+def _read_users(snapshot: Snapshot, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, ascending, and slots, both int64[U]."""
+    rows = snapshot.arrow(f"SELECT id, slot FROM users WHERE {where}")
+    ids = _ints(rows["id"])
+    order = np.argsort(ids)
+    return ids[order], _ints(rows["slot"])[order]
 
 
 def _read_profiles(snapshot: Snapshot, table: str, keys: tuple[str, ...], where: str) -> Folded:
@@ -185,7 +192,11 @@ def _joined(a: Folded, b: Folded) -> Folded:
 
 def _one_of(column: str, ids: np.ndarray, many: str = "true") -> str:
     """A condition that `column` is one of `ids`, or the wider `many` where there are too many to write down."""
-    return many if len(ids) > _FEW else f"{column} = ANY('{{{','.join(str(int(i)) for i in ids)}}}'::bigint[])"
+    return many if len(ids) > _FEW else f"{column} = ANY({_array(ids, 'bigint')})"
+
+
+def _array(numbers: np.ndarray, kind: str) -> str:
+    return f"'{{{','.join(map(str, numbers.tolist()))}}}'::{kind}[]"
 
 
 # An item's row as of τ: that of the first change after τ says what it was before; without one it is the current row.

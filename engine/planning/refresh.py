@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from engine.runtime import Runtime
 
 AHEAD = timedelta(hours=48)
-"""Pushes due so soon are planned again. Of later ones the next events decide, and dispatch looks at each in the end."""
+"""Pushes due so soon are planned again; those of users who bought or opted out, however late. Of the others the next
+events decide, and dispatch looks at each in the end."""
 
 AT_ONCE = 100
 """Users planned again together: what comes meanwhile waits for them, part of a second. Reading costs about as much
@@ -48,7 +49,7 @@ PASSES = 20
 """Of one call, so many users each; it asks for the next call where more wait."""
 
 _CHANGED = text("""
-    SELECT c.user_id, c.slot, c.changed_at FROM changed_users c
+    SELECT c.user_id, c.slot, c.changed_at, c.urgent FROM changed_users c
     WHERE c.slot <> ALL(CAST(:busy AS int[])) AND (c.urgent OR :all)
     ORDER BY c.urgent DESC, c.changed_at, c.user_id LIMIT :most
 """)
@@ -64,8 +65,9 @@ _WAITING = text("""
            extract(epoch FROM p.window_start)::float8 AS slot, extract(epoch FROM p.send_at)::float8 AS at
     FROM pushes p JOIN occurrences o ON o.id = p.occurrence_id
     JOIN campaign_versions v ON v.campaign_id = o.campaign_id AND v.version = o.version
-    WHERE p.user_id = ANY(:users) AND p.state = 'planned' AND p.send_at > :frozen AND p.send_at <= :until
-      AND v.definition->>'class' = 'marketing' ORDER BY p.run_id, p.user_id, p.occurrence_id
+    WHERE p.user_id = ANY(:users) AND p.state = 'planned' AND p.send_at > :frozen
+      AND (p.send_at <= :until OR p.user_id = ANY(:urgent)) AND v.definition->>'class' = 'marketing'
+    ORDER BY p.run_id, p.user_id, p.occurrence_id
 """)
 
 _HAPPENED = text("""
@@ -82,11 +84,12 @@ _DONE = text("""
 
 
 class Mark(NamedTuple):
-    """A user with new events, the user's slot, and when it was marked last."""
+    """A user with new events, the user's slot, when it was marked last, and whether a planned push may have to end."""
 
     user: int
     slot: int
     at: datetime
+    urgent: bool
 
 
 def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
@@ -97,7 +100,8 @@ def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
     busy: set[int] = set()
     for number in range(PASSES):
         # Every other pass is of the urgent alone, and so a short one: they wait for one long pass at most.
-        marks = number % 2 == 0 and _marked(runtime.database, busy, urgent=True) or _marked(runtime.database, busy)
+        urgent = [] if number % 2 else _marked(runtime.database, busy, urgent=True)
+        marks = urgent or _marked(runtime.database, busy)
         if not marks:
             return dict(counts)  # nothing, where nobody was marked
         found, theirs = _refresh(runtime, max(now, *(mark.at for mark in marks)), marks)
@@ -129,7 +133,7 @@ def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Co
     counts: Counter[str] = Counter()
     database, slots = runtime.database, {mark.slot for mark in marks}
     with database.begin() as connection:
-        runs = sorted({row.run_id for row in _waiting(connection, [mark.user for mark in marks], now)})
+        runs = sorted({row.run_id for row in _waiting(connection, marks, now)})
     if runs:
         today = now.astimezone(UTC).date()
         ensure_partitions(database, "deliveries", today, today)
@@ -137,8 +141,8 @@ def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Co
     for run_id in runs:
         with database.begin() as connection:
             busy |= slots.difference(locks.try_some(connection, slots - busy))
-            users = [mark.user for mark in marks if mark.slot not in busy]
-            rows = [row for row in _waiting(connection, users, now) if row.run_id == run_id]
+            free = [mark for mark in marks if mark.slot not in busy]
+            rows = [row for row in _waiting(connection, free, now) if row.run_id == run_id]
             if rows:
                 counts += _plan_again(runtime, connection, (run_id, now), rows)
     done = [mark for mark in marks if mark.slot not in busy]
@@ -148,8 +152,13 @@ def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Co
     return counts, busy
 
 
-def _waiting(connection: Connection, users: Sequence[int], now: datetime) -> list[Waiting]:
-    given = {"users": list(users), "frozen": now + FROZEN, "until": now + AHEAD}
+def _waiting(connection: Connection, marks: Sequence[Mark], now: datetime) -> list[Waiting]:
+    given = {
+        "users": [mark.user for mark in marks],
+        "urgent": [mark.user for mark in marks if mark.urgent],
+        "frozen": now + FROZEN,
+        "until": now + AHEAD,
+    }
     return [Waiting(**row._mapping) for row in connection.execute(_WAITING, given)]
 
 

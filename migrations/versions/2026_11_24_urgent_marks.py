@@ -17,7 +17,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply the change."""
-    urgent = sa.Column(
+    urgent: sa.Column[bool] = sa.Column(
         "urgent", sa.Boolean(), server_default=sa.text("false"), nullable=False, comment="bought, or opted out"
     )
     op.add_column("changed_users", urgent)

@@ -151,6 +151,16 @@ def test_who_bought_or_opted_out_is_planned_again_before_others_who_wait_longer(
     assert woken == ["horae.refresh"]
 
 
+def test_a_purchase_changes_a_push_that_is_not_due_for_long_and_a_view_does_not(shop, monkeypatch):
+    monkeypatch.setattr(late, "AHEAD", timedelta(0))
+    buyer, viewer = loose(shop, 2)
+    happen(shop, [(buyer.user_id, "purchase", buyer.item), *((viewer.user_id, "add_to_cart", "i9"),) * 9])
+    refresh(shop, LATER, ignore)
+
+    assert getattr(now_of(shop, buyer), "item", None) != buyer.item
+    assert now_of(shop, viewer).revision == 0
+
+
 def test_what_is_accepted_after_a_refresh_began_is_no_later_than_it_plans(shop):
     buyer = loose(shop, 1)[0]
     happen(shop, [(buyer.user_id, "purchase", buyer.item)], LATER + timedelta(minutes=2))
