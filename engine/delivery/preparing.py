@@ -162,7 +162,7 @@ def _ledger(
     desk: Desk, asking: Sequence[Reservation], since: datetime, users: Collection[int]
 ) -> Mapping[int, Sequence[Entry]]:
     attempts = {one.user_id: one.attempt for one in asking if one.user_id in users}
-    with desk.database.begin() as connection:
+    with desk.database.apart() as connection:
         return ledger_entries(connection, desk.book, attempts, since)
 
 
