@@ -16,6 +16,7 @@ from engine.campaigns.audience import AudienceQuery, as_sql, user_condition
 from engine.campaigns.audience_store import require_known, resolve
 from engine.campaigns.filters import Filter
 from engine.campaigns.policy_store import current_policy
+from engine.campaigns.spreadsheet import quoted
 from engine.errors import BadInput, did_you_mean
 from engine.store.database import Database
 from engine.store.files import written_whole
@@ -42,7 +43,8 @@ def export(
 ) -> int:
     """Write the users whom `rules` (None: all) hold as of `now` to a .csv or .parquet `file`; how many.
 
-    Columns: user_id, then `fields`, of FIELDS and attributes.NAME, as text. The file appears when it is complete.
+    Columns: user_id, then `fields`, of FIELDS and attributes.NAME, as text; in a .csv file what a spreadsheet would run
+    has an apostrophe before it (engine.campaigns.spreadsheet). The file appears when it is complete.
     Raises BadInput for another kind of file, a field that there is not, or where it cannot be written.
     """
     kind = file.suffix.lower().removeprefix(".")
@@ -75,7 +77,10 @@ def _write(
         for number, (first, until) in enumerate(ranges, 1):
             chosen = select(*columns).where(users.c.slot >= first, users.c.slot < until, held, users.c.stub.is_(False))
             found = snapshot.arrow(as_sql(snapshot.connection, chosen.order_by(users.c.slot, users.c.id)))
-            out.write_table(found.cast(schema))
+            table = found.cast(schema)
+            if kind == "csv":
+                table = pa.table([quoted(column) for column in table.columns], schema)
+            out.write_table(table)
             rows += len(found)
             if progress is not None:
                 progress(rows, number, len(ranges))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from engine.campaigns.spreadsheet import unquoted
 from engine.errors import BadInput
 
 _MOST_BYTES = 512 * 1024 * 1024
@@ -12,7 +13,7 @@ _LONGEST = 1_000
 
 
 def read_user_list(path: Path) -> tuple[str, ...]:
-    """The user ids of a file, in order, each once.
+    """The user ids of a file, in order, each once; of a CSV file with a column user_id, as an export wrote them.
 
     Raises BadInput naming the file, and the line where one is wrong.
     """
@@ -26,7 +27,7 @@ def read_user_list(path: Path) -> tuple[str, ...]:
         missing = next((number for number, row in parsed if len(row) <= column or not row[column].strip()), None)
         if missing is not None:
             raise BadInput(f"{path}, row {missing}: no user_id")
-        ids = [row[column].strip() for _, row in parsed]
+        ids = [unquoted(row[column].strip()) for _, row in parsed]
     elif len(header) > 1:
         raise BadInput(f"{path} has several columns and none is called user_id", hint=f"columns: {', '.join(header)}")
     else:

@@ -23,6 +23,7 @@ from engine.planning.explain import explain
 from engine.planning.preview import preview
 from engine.planning.runspec import read_run
 from engine.planning.trigger import Request, spec_of, trigger
+from engine.planning.userlist import read_user_list
 from engine.store.partitions import ensure_ahead
 from tests.planning_shop import NOW, Workers, daily, fill_shop
 
@@ -104,6 +105,9 @@ def ids_of(connection: Connection, zone: str) -> set[str]:
 
 def test_counts_samples_and_exports_agree_with_the_rules(shop, tmp_path):
     with shop.database.begin() as connection:
+        connection.execute(text("UPDATE users SET external_id = '=cmd', attributes = :x WHERE external_id = 'u1'"), {
+            "x": '{"x": "@SUM(1)"}'
+        })  # fmt: skip
         audience_store.create(connection, audience("berlin", IN_BERLIN))
         rules = audience_store.create(connection, audience("far", {"not": {"audience": "berlin"}})).definition.rules
         counted = audience_store.count(connection, rules, NOW, "log", needs_device=False)
@@ -132,8 +136,12 @@ def test_counts_samples_and_exports_agree_with_the_rules(shop, tmp_path):
     assert {row["user_id"] for row in written}.isdisjoint(berlin)
     assert rows == len(written) == counted.users - counted.reasons["not_eligible"]
     assert told[-1] == (rows, 16, 16)
+    assert {row["user_id"]: row["attributes.x"] for row in written}["'=cmd"] == "'@SUM(1)", "no spreadsheet runs it"
     assert export(shop.database, rules, tmp_path / "far.parquet", NOW) == rows
-    assert pq.read_table(tmp_path / "far.parquet").column_names == ["user_id"]
+    exact = pq.read_table(tmp_path / "far.parquet")
+    assert exact.column_names == ["user_id"]
+    assert "=cmd" in exact["user_id"].to_pylist()
+    assert list(read_user_list(tmp_path / "far.csv")) == exact["user_id"].to_pylist(), "the same people, read back"
     with pytest.raises(BadInput, match="no field 'contry'"):
         export(shop.database, rules, tmp_path / "no.csv", NOW, ("contry",))
     assert {path.name for path in tmp_path.glob("*.*")} >= {"far.csv", "far.parquet"}
