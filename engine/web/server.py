@@ -7,9 +7,11 @@ HTTP; more cores are used by more processes behind one proxy.
 
 from __future__ import annotations
 
+import sys
+
 import uvicorn
 
-from engine.runtime import Runtime
+from engine.runtime import Runtime, spare_collector
 from engine.web.app import create_app
 from engine.web.connections import Bounded
 
@@ -17,10 +19,18 @@ IDLE_SECONDS = 30
 GRACE_SECONDS = 30
 """For requests under way when the server is asked to stop."""
 
+SWITCH_SECONDS = 0.0005
+"""How long a thread computes before another one may: a batch asks the store a dozen times, and after each answer its
+thread would wait Python's 5 ms for one that reads the next batch."""
+
 
 def serve(runtime: Runtime, host: str, port: int, *, development: bool = False) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first."""
-    server(runtime, host, port, development=development).run()
+    """Serve until SIGINT or SIGTERM; requests under way are answered first. The process is the server's: Python's
+    collector and its threads are set for it."""
+    serving = server(runtime, host, port, development=development)
+    spare_collector()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    serving.run()
 
 
 def server(runtime: Runtime, host: str, port: int, *, development: bool = False) -> uvicorn.Server:
