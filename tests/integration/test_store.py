@@ -10,10 +10,13 @@ from sqlalchemy import text
 
 from engine import clock
 from engine.errors import BadInput, StoreUnavailable
+from engine.ingest.erased import erased_among, lock_erasure, name_hash
+from engine.store.bulk import fetch
 from engine.store.database import Database
 from engine.store.partitions import ensure_ahead, ensure_partitions
 from engine.store.slots import shard_ranges, slot_of
 from engine.store.tables import SLOTS
+from tests.running import wait_for
 
 
 def test_a_database_that_does_not_answer_is_a_clear_error():
@@ -39,6 +42,26 @@ def test_a_transaction_that_raises_leaves_nothing(database):
         fail()
     with database.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM ticks")).scalar_one() == 0
+
+
+def test_intake_that_waits_for_an_erasure_sees_whom_it_erased(database):
+    found: list[set[str]] = []
+
+    def take_in() -> None:
+        with database.begin() as connection:
+            found.append(erased_among(connection, ["gone", "there"]))
+
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    intake = threading.Thread(target=take_in)
+    with database.begin() as connection:
+        lock_erasure(connection)
+        intake.start()
+        wait_for(lambda: fetch(connection, waiting) == [(1,)], "the intake to wait")
+        secret = bytes(connection.execute(text("SELECT hash_key FROM workspace")).scalar_one())
+        gone = {"hash": name_hash(secret, "gone")}
+        connection.execute(text("INSERT INTO erased_users (name_hash, pseudonym) VALUES (:hash, -1)"), gone)
+    intake.join(30)
+    assert found == [{"gone"}]
 
 
 def test_arrow_reads_see_the_snapshot_of_their_transaction(database):
