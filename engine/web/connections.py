@@ -20,6 +20,9 @@ LARGEST_HEAD = 65_536
 ARRIVAL_SECONDS = 30.0
 """A request that has not come whole by then, from its first byte or from the connection's start, is not waited for."""
 
+CLOSING_SECONDS = 2.0
+"""And so long once the server is asked to stop: what has not come whole was not answered, and is sent again."""
+
 
 class Bounded(HttpToolsProtocol):
     """One connection."""
@@ -77,8 +80,15 @@ class Bounded(HttpToolsProtocol):
         self._arrived()
         super().on_message_complete()
 
-    def _expect(self) -> None:
-        self._late = self.loop.call_later(self.arrival, self.timeout_keep_alive_handler)
+    def shutdown(self) -> None:
+        """The server is about to stop: what has come whole is answered first."""
+        super().shutdown()
+        if self._late is not None and not self.transport.is_closing():
+            self._late.cancel()
+            self._expect(CLOSING_SECONDS)
+
+    def _expect(self, seconds: float | None = None) -> None:
+        self._late = self.loop.call_later(seconds or self.arrival, self.timeout_keep_alive_handler)
 
     def _arrived(self) -> None:
         if self._late is not None:

@@ -80,6 +80,16 @@ def test_who_holds_a_connection_without_asking_anything_is_left(api: Api, monkey
     assert api.ask("/healthz").status == 200
 
 
+def test_a_server_that_stops_waits_little_for_a_body_that_does_not_come(api: Api, writer: str) -> None:
+    with serving(api.runtime) as stopping:
+        line = connect(stopping)
+        head = f"POST /v1/batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {writer}\r\nContent-Length: 9000\r\n"
+        line.sendall(f"{head}Expect: 100-continue\r\n\r\n".encode())
+        assert line.recv(100).startswith(b"HTTP/1.1 100"), "it waits for the body"
+    with closing(line):
+        assert until_closed(line) == b"", "left, before it would have been told that the body is late"
+
+
 def test_one_connection_too_many_is_told_to_come_again(api: Api, monkeypatch) -> None:
     monkeypatch.setattr(connections.Bounded, "most", 5)
     with ExitStack() as held:
