@@ -35,7 +35,7 @@ from engine.store.database import Database
 
 USERS, REPEATS = 1_000, 5
 BATCH, SMALL = 500, 10
-CLIENTS = 3
+CLIENTS = 4
 SMALL_BATCHES = 300
 TABLES = "events, event_keys, unfolded_events, changed_users"
 

@@ -115,13 +115,13 @@ def record_events(
         users.zones,
     )
     _write(connection, keys, rows, numbers, now)
-    _mark_changed(connection, numbers, now)
     note_triggers(connection, keys, numbers, (now - NEWS).timestamp())
     note_preferences(connection, rows, numbers, (now - NEWS).timestamp())
     if recording.fold:
         add_profiles(connection, fold_events(numbers, visits=claim_visits(connection, numbers)))
     else:
         _queue(connection, keys, rows, numbers)
+    _mark_changed(connection, numbers, now)  # last: who has the same users waits for this transaction from here on
     counted = Counter(np.asarray(type_names.to_pylist(), object)[type_of].tolist())
     others = {name: number for name, number in counted.items() if name not in EVENT_TYPES}
     return Recorded(len(rows), duplicates, users.stubs, item_stubs, others, erased)
