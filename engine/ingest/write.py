@@ -1,7 +1,7 @@
 """The one path by which events enter the store.
 
 In one transaction: keys (what is known already is dropped), stubs of unknown users and items, events, then either the
-profiles (files: a chunk is folded at once) or `unfolded_events` (HTTP: a folder takes them from there), and on request
+profiles (files: a chunk is folded at once) or `unfolded_events` (HTTP: a folder takes them from there), and last
 `changed_users`. Rows are locked in this order, each table's in key order, by every writer: no deadlocks.
 """
 
@@ -48,7 +48,7 @@ class Recorded:
 NEWS = timedelta(days=1)
 """An event that is received later than this after it occurred changes no planned push."""
 
-URGENT = [EVENT_TYPES[name] for name in ("purchase", "unsubscribe")]
+URGENT = {name: EVENT_TYPES[name] for name in ("purchase", "unsubscribe")}
 """Types of events that may end a planned push: it is weighed again before others."""
 
 
@@ -253,7 +253,7 @@ def _mark_changed(connection: Connection, events: FoldRows, now: datetime) -> No
     if not len(user):
         return
     slot = events.slot[news][first]
-    urgent = np.bincount(of, np.isin(events.event_type[news], URGENT), len(user)) > 0
+    urgent = np.bincount(of, np.isin(events.event_type[news], list(URGENT.values())), len(user)) > 0
     fetch(
         connection,
         "INSERT INTO changed_users AS known (user_id, slot, changed_at, urgent) SELECT user_id, slot, %s, urgent <> 0"

@@ -64,9 +64,8 @@ def read_state(
         users, slot = _read_users(snapshot, f"{in_slots} AND {_one_of('id', wanted)}")
         there = np.isin(users, wanted)
         users, slot = users[there], slot[there]
-    if user_ids is not None and len(users) <= _FEW:
-        # By whole keys: an index of (slot, user) finds nobody fast by a range of slots.
-        where = f"(slot, user_id) IN (SELECT * FROM unnest({_array(slot, 'smallint')}, {_array(users, 'bigint')}))"
+        if len(users) <= _FEW:  # by whole keys: an index of (slot, user) finds nobody fast by a range of slots
+            where = f"(slot, user_id) IN (SELECT * FROM unnest({_array(slot, 'smallint')}, {_array(users, 'bigint')}))"
     profiles = Profiles(
         _read_profiles(snapshot, "user_profiles", ("user_id", "event_type"), where),
         _read_profiles(snapshot, "user_item_profiles", ("user_id", "item_id", "event_type"), where),

@@ -22,7 +22,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from engine import clock
-from engine.ingest.write import NEWS
+from engine.ingest.write import NEWS, URGENT
 from engine.planning import locks
 from engine.planning.replanning import Waiting, plan_again
 from engine.planning.rewriting import write
@@ -32,7 +32,6 @@ from engine.planning.scenes import SCENES
 from engine.planning.wake import Wake
 from engine.store.database import Database
 from engine.store.partitions import ensure_partitions
-from engine.store.tables import EVENT_TYPES
 
 if TYPE_CHECKING:
     from engine.runtime import Runtime
@@ -50,7 +49,7 @@ PASSES = 20
 
 _CHANGED = text("""
     SELECT c.user_id, c.slot, c.changed_at, c.urgent FROM changed_users c
-    WHERE c.slot <> ALL(CAST(:busy AS int[])) AND (c.urgent OR :all)
+    WHERE c.slot <> ALL(CAST(:busy AS int[]))
     ORDER BY c.urgent DESC, c.changed_at, c.user_id LIMIT :most
 """)
 
@@ -99,11 +98,11 @@ def refresh(runtime: Runtime, now: datetime, wake: Wake) -> dict[str, int]:
     counts: Counter[str] = Counter()
     busy: set[int] = set()
     for number in range(PASSES):
-        # Every other pass is of the urgent alone, and so a short one: they wait for one long pass at most.
-        urgent = [] if number % 2 else _marked(runtime.database, busy, urgent=True)
-        marks = urgent or _marked(runtime.database, busy)
+        marks = _marked(runtime.database, busy)
         if not marks:
             return dict(counts)  # nothing, where nobody was marked
+        if number % 2 == 0:  # of the urgent alone, and so a short pass: they wait for one long pass at most
+            marks = [mark for mark in marks if mark.urgent] or marks
         found, theirs = _refresh(runtime, max(now, *(mark.at for mark in marks)), marks)
         counts += found
         counts["busy"] += len(theirs)
@@ -120,12 +119,10 @@ def keep_ready(runtime: Runtime, now: datetime) -> None:
             SCENES.of(runtime, snapshot, run_id, now)
 
 
-def _marked(database: Database, busy: Collection[int], *, urgent: bool = False) -> list[Mark]:
-    """Those whose pushes may have to end, then (unless only the `urgent` are wanted) those that wait longest; none of
-    `busy` slots."""
+def _marked(database: Database, busy: Collection[int]) -> list[Mark]:
+    """Those whose pushes may have to end, then those that wait longest; none of `busy` slots."""
     with database.begin() as connection:
-        given = {"busy": list(busy), "all": not urgent, "most": AT_ONCE}
-        return [Mark(*row) for row in connection.execute(_CHANGED, given)]
+        return [Mark(*row) for row in connection.execute(_CHANGED, {"busy": list(busy), "most": AT_ONCE})]
 
 
 def _refresh(runtime: Runtime, now: datetime, marks: Sequence[Mark]) -> tuple[Counter[str], set[int]]:
@@ -171,12 +168,11 @@ class Happened:
 
 
 def _happened(connection: Connection, users: Sequence[int], since: datetime, now: datetime) -> Happened:
-    kinds = {name: EVENT_TYPES[name] for name in ("purchase", "unsubscribe")}
-    given = {"users": list(users), "begin": since - NEWS, "since": since, "now": now, **kinds}
+    given = {"users": list(users), "begin": since - NEWS, "since": since, "now": now, **URGENT}
     rows = connection.execute(_HAPPENED, given).all()
     return Happened(
-        frozenset(row.user_id for row in rows if row.event_type == kinds["unsubscribe"]),
-        frozenset((row.user_id, row.item_id) for row in rows if row.event_type == kinds["purchase"]),
+        frozenset(row.user_id for row in rows if row.event_type == URGENT["unsubscribe"]),
+        frozenset((row.user_id, row.item_id) for row in rows if row.event_type == URGENT["purchase"]),
     )
 
 

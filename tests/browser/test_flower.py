@@ -13,9 +13,10 @@ import pytest
 from celery import Celery
 from playwright.sync_api import Browser, expect
 
+from engine.bench.serving import free_port
 from engine.runtime import Runtime
 from engine.supervise import plan_programs
-from tests.api_server import free_port, serving
+from tests.api_server import serving
 from tests.browser.conftest import Shop, log_in, visiting
 from tests.running import environment, wait_for
 

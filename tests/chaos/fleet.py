@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
-from tests.api_server import free_port
+from engine.bench.serving import free_port
 from tests.chaos.servers import Servers
 from tests.running import CELERY, HORAE, PROJECT, environment
 

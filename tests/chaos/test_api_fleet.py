@@ -17,12 +17,13 @@ import pyarrow as pa
 import pytest
 
 from engine import clock
+from engine.bench.serving import listens
 from engine.campaigns.definition import Campaign
 from engine.delivery.dispatch import outstanding
 from engine.ingest.replay import replay
 from engine.runtime import Runtime
 from engine.store.bulk import copy_rows
-from tests.api_server import listens, make_key
+from tests.api_server import make_key
 from tests.chaos.fleet import Fleet
 from tests.chaos.senders import Sender
 from tests.chaos.servers import Servers
